@@ -1,1 +1,5 @@
 //! `msi-tokend`
+
+pub mod clock;
+pub mod config;
+pub mod key;

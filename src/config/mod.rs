@@ -1,0 +1,131 @@
+//! What the administrator wants: the typed configuration, each value with the place it came from.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+
+use crate::key::{Key, Resource};
+
+/// The effective configuration: defaults, then `config.toml`, then `conf.d/*.toml` in name order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[upstream]`
+    pub upstream: Upstream,
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[log]`
+    pub log: Log,
+    /// `[[warm]]`: fetched at start, kept for ever.
+    pub warm: Vec<Key>,
+    /// `[[allow]]`, in the order in which they were read.
+    pub allow: Vec<Allow>,
+}
+
+/// The endpoint that tokens come from, and how hard it may be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Which protocol it speaks.
+    pub kind: Kind,
+    /// Its `http` address; the kind's own default unless set.
+    pub endpoint: Uri,
+    /// Requests under way at once, at least 1.
+    pub max_concurrent: usize,
+    /// Requests started within any one second, at least 1.
+    pub max_per_second: usize,
+    /// For the TCP connection.
+    pub connect_timeout: Duration,
+    /// For a whole request, connection included.
+    pub request_timeout: Duration,
+}
+
+/// The protocols of `protocol.md` 1.1 that a VM's endpoint may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The instance metadata service, <http://169.254.169.254/metadata/identity/oauth2/token>.
+    Imds,
+    /// The VM extension of 2017, <http://localhost:50342/oauth2/token>.
+    VmExtension,
+    /// The Azure Arc agent, <http://localhost:40342/metadata/identity/oauth2/token>.
+    Arc,
+}
+
+/// Where callers are heard. Fixed for the life of the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// The Unix socket; ignored when systemd passes one.
+    pub socket: PathBuf,
+    /// Its permission bits.
+    pub socket_mode: u32,
+    /// Loopback HTTP for unmodified Azure SDKs.
+    pub sdk: Option<SocketAddr>,
+    /// The environment file for such applications; beside the socket unless set.
+    pub sdk_env: PathBuf,
+    /// `/live`, `/ready` and `/metrics` over loopback TCP.
+    pub monitor: Option<SocketAddr>,
+}
+
+/// Bounds of the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cache {
+    /// Keys in all, at least 1 and at least the warm ones.
+    pub max_tokens: usize,
+    /// Keys first asked for by one uid, at least 1.
+    pub max_tokens_per_uid: usize,
+    /// After this long without a request a key is dropped.
+    pub idle_drop: Duration,
+}
+
+/// Bounds on callers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Connections at once, at least 1.
+    pub max_connections: usize,
+    /// Connections at once of one uid, at least 1.
+    pub max_connections_per_uid: usize,
+    /// A whole request head must come within it; it also ends idle keep-alive.
+    pub header_timeout: Duration,
+    /// How long a caller without a token is held.
+    pub caller_wait: Duration,
+}
+
+/// What is written to the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: tracing::Level,
+    /// One record per (uid, key) and hour, and per refusal.
+    pub audit: bool,
+}
+
+/// One `[[allow]]` table as written: names are not looked up yet. An absent list is `None`; across the lists that are
+/// given all must match, within one list any entry does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Allow {
+    /// User names or numeric ids.
+    pub users: Option<Vec<String>>,
+    /// Group names or numeric ids.
+    pub groups: Option<Vec<String>>,
+    /// systemd units, by full name.
+    pub units: Option<Vec<String>>,
+    /// Audiences, byte for byte. `None` allows any.
+    pub resources: Option<Vec<Resource>>,
+    /// `client_ids`, `object_ids`, `resource_ids` and `default_identity` in one list. `None` allows any.
+    pub identities: Option<Vec<crate::key::Identity>>,
+    /// Where it stands, for explanations and audit records.
+    pub origin: Origin,
+}
+
+/// A place in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The file, as it was opened.
+    pub file: std::sync::Arc<std::path::Path>,
+    /// From 1.
+    pub line: usize,
+}

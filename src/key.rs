@@ -1,0 +1,202 @@
+//! What a token is for: the [`Key`] that a cached token is found under.
+//!
+//! A key is made of typed parts and never of a joined string, so no two different questions can share an answer.
+//! Whoever holds a [`Resource`] or an [`Identity`] knows that its length and characters were judged.
+
+use std::fmt;
+use std::hash::Hash;
+
+use serde::{Serialize, Serializer};
+
+/// Longest `resource`, in bytes.
+pub const MAX_RESOURCE: usize = 1024;
+/// Longest identity selector, in bytes.
+pub const MAX_IDENTITY: usize = 512;
+
+/// A resource or selector that cannot be part of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    /// Nothing between the `=` and the next `&`.
+    #[error("is empty")]
+    Empty,
+    /// Longer than the bound for its kind.
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    /// A control character, a space, or anything beyond ASCII.
+    #[error("holds a byte that is not printable ASCII, or a space")]
+    NotPrintable,
+}
+
+/// The audience asked for, byte for byte as the caller wrote it: Microsoft Entra compares exactly, so neither case nor
+/// the last slash may change (`protocol.md` 4, row 1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resource(Box<str>);
+
+/// Which of the VM's identities the token is for. Selectors are folded to lower case, since GUIDs and ARM ids compare
+/// without case; selectors of different kinds stay different keys even where they name the same identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// No selector: whatever the endpoint takes for the VM's default, which may change (`protocol.md` 4, row 4).
+    Default,
+    /// `client_id`
+    ClientId(Box<str>),
+    /// `object_id`, also written `principal_id`
+    ObjectId(Box<str>),
+    /// `msi_res_id`, also written `mi_res_id`: the identity's ARM resource id.
+    ResourceId(Box<str>),
+}
+
+/// The identity of a cached token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The audience.
+    pub resource: Resource,
+    /// Whose token.
+    pub identity: Identity,
+    /// Client capabilities (`xms_cc`), passed on to the endpoint: they change the token.
+    pub capabilities: Option<Box<str>>,
+}
+
+impl Resource {
+    /// Takes 1 to [`MAX_RESOURCE`] bytes of printable ASCII without space.
+    pub fn new(text: &str) -> Result<Self, InvalidKey> {
+        check(text, MAX_RESOURCE).map(|()| Self(text.into()))
+    }
+
+    /// As the caller wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Identity {
+    /// A `client_id`, 1 to [`MAX_IDENTITY`] bytes of printable ASCII without space.
+    pub fn client_id(text: &str) -> Result<Self, InvalidKey> {
+        folded(text).map(Self::ClientId)
+    }
+
+    /// An `object_id`; bounds as for [`Identity::client_id`].
+    pub fn object_id(text: &str) -> Result<Self, InvalidKey> {
+        folded(text).map(Self::ObjectId)
+    }
+
+    /// An ARM resource id; bounds as for [`Identity::client_id`].
+    pub fn resource_id(text: &str) -> Result<Self, InvalidKey> {
+        folded(text).map(Self::ResourceId)
+    }
+}
+
+impl Key {
+    /// A key without client capabilities, which is what nearly every caller and every warm token asks for.
+    pub fn new(resource: Resource, identity: Identity) -> Self {
+        Self {
+            resource,
+            identity,
+            capabilities: None,
+        }
+    }
+
+    /// The same key with the value of `xms_cc`; bounds as for an identity.
+    pub fn with_capabilities(self, text: &str) -> Result<Self, InvalidKey> {
+        check(text, MAX_IDENTITY)?;
+        Ok(Self {
+            capabilities: Some(text.into()),
+            ..self
+        })
+    }
+}
+
+fn check(text: &str, max: usize) -> Result<(), InvalidKey> {
+    if text.is_empty() {
+        Err(InvalidKey::Empty)
+    } else if text.len() > max {
+        Err(InvalidKey::TooLong(max))
+    } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        Err(InvalidKey::NotPrintable)
+    } else {
+        Ok(())
+    }
+}
+
+fn folded(text: &str) -> Result<Box<str>, InvalidKey> {
+    check(text, MAX_IDENTITY)?;
+    Ok(text.to_ascii_lowercase().into())
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `default`, `client_id:…`, `object_id:…` or `resource_id:…`: the form in logs, metrics and `/status`.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::ClientId(id) => write!(f, "client_id:{id}"),
+            Self::ObjectId(id) => write!(f, "object_id:{id}"),
+            Self::ResourceId(id) => write!(f, "resource_id:{id}"),
+        }
+    }
+}
+
+/// For sentences in logs and errors: "<resource> for <identity>".
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}", self.resource, self.identity)
+    }
+}
+
+impl Serialize for Resource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_keeps_its_bytes_and_a_selector_loses_its_case() {
+        assert_eq!(
+            Resource::new("https://Vault.Azure.Net/").unwrap().as_str(),
+            "https://Vault.Azure.Net/"
+        );
+        assert_ne!(
+            Resource::new("https://a/").unwrap(),
+            Resource::new("https://a").unwrap()
+        );
+        assert_eq!(Identity::client_id("ABC").unwrap(), Identity::client_id("abc").unwrap());
+        assert_ne!(Identity::client_id("abc").unwrap(), Identity::object_id("abc").unwrap());
+        assert_eq!(
+            Identity::resource_id("/Sub/X").unwrap().to_string(),
+            "resource_id:/sub/x"
+        );
+    }
+
+    #[test]
+    fn bounds_hold_at_bound_and_bound_plus_one() {
+        assert_eq!(Resource::new(""), Err(InvalidKey::Empty));
+        assert!(Resource::new(&"r".repeat(MAX_RESOURCE)).is_ok());
+        assert_eq!(
+            Resource::new(&"r".repeat(MAX_RESOURCE + 1)),
+            Err(InvalidKey::TooLong(MAX_RESOURCE))
+        );
+        assert!(Identity::client_id(&"i".repeat(MAX_IDENTITY)).is_ok());
+        assert_eq!(
+            Identity::client_id(&"i".repeat(MAX_IDENTITY + 1)),
+            Err(InvalidKey::TooLong(MAX_IDENTITY))
+        );
+        for odd in ["a b", "a\nb", "a\0", "\u{430}", "a\u{7f}"] {
+            assert_eq!(Resource::new(odd), Err(InvalidKey::NotPrintable), "{odd:?}");
+        }
+    }
+}
