@@ -1,0 +1,222 @@
+//! As much of Azure Resource Manager as the tutorial needs: `listKeys` of storage accounts.
+//!
+//! `POST /subscriptions/{id}/resourceGroups/{name}/providers/Microsoft.Storage/storageAccounts/{name}/listKeys`,
+//! with `api-version` and a bearer token for Resource Manager. The path is case-sensitive, as the tutorial warns.
+
+use super::issue::TENANT_ID;
+use super::reply::Reply;
+use super::request::Parameters;
+use super::{State, jwt, unix_now};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+/// The audiences that Resource Manager takes, each also without its slash.
+const AUDIENCES: [&str; 2] = ["https://management.azure.com/", "https://management.core.windows.net/"];
+
+/// A storage account and its first key; its second key is made up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageAccount {
+    name: String,
+    key: String,
+}
+
+impl std::str::FromStr for StorageAccount {
+    type Err = String;
+
+    /// `NAME=KEY`, the key in base64.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, key) = text.split_once('=').ok_or("NAME=BASE64KEY is wanted")?;
+        let is_name =
+            (3..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if !is_name {
+            return Err(format!(
+                "'{name}' is no account name: 3 to 24 lower-case letters and digits"
+            ));
+        }
+        // The key itself stays out of the message.
+        STANDARD
+            .decode(key)
+            .map_err(|_| format!("the key of '{name}' is not base64"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+}
+
+/// Whether Resource Manager answers for this path, rightly cased or not.
+pub(super) fn is_here(path: &str) -> bool {
+    path.get(..15)
+        .is_some_and(|start| start.eq_ignore_ascii_case("/subscriptions/"))
+}
+
+/// Answers a request: who asks is judged first, then what is asked.
+pub(super) fn answer(state: &State, head: &Parts) -> Reply {
+    if let Err(refusal) = authenticate(head, unix_now()) {
+        return refusal;
+    }
+    let parameters = Parameters::from_query(head.uri.query().unwrap_or_default()).unwrap_or_default();
+    if parameters.get("api-version").is_none_or(str::is_empty) {
+        let text = "The api-version query parameter (?api-version=) is required for all requests.";
+        return error(StatusCode::BAD_REQUEST, "MissingApiVersionParameter", text);
+    }
+    let Some(account) = account_of(head.uri.path()) else {
+        let text = format!(
+            "The resource type could not be found for the path '{}'.",
+            head.uri.path()
+        );
+        return error(StatusCode::NOT_FOUND, "InvalidResourceType", &text);
+    };
+    if head.method != Method::POST {
+        let text = format!("The requested resource does not support http method '{}'.", head.method);
+        return error(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", &text);
+    }
+    let Some(known) = state.storage_accounts.iter().find(|known| known.name == account) else {
+        let text = format!("The Resource 'Microsoft.Storage/storageAccounts/{account}' was not found.");
+        return error(StatusCode::NOT_FOUND, "ResourceNotFound", &text);
+    };
+    keys(known)
+}
+
+fn authenticate(head: &Parts, now: i64) -> Result<(), Reply> {
+    let bearer = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = bearer
+        .and_then(|value| value.split_once(' '))
+        .filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+    let Some((_, token)) = token else {
+        let text = "Authentication failed. The 'Authorization' header is missing.";
+        return Err(unauthorized("AuthenticationFailed", text));
+    };
+    let claims =
+        jwt::claims(token).ok_or_else(|| unauthorized("InvalidAuthenticationToken", "The access token is invalid."))?;
+    judge(&claims, now).map_err(|(code, text)| unauthorized(code, &text))
+}
+
+fn judge(claims: &Map<String, Value>, now: i64) -> Result<(), (&'static str, String)> {
+    let audience = claims.get("aud").and_then(Value::as_str).unwrap_or_default();
+    if !AUDIENCES
+        .iter()
+        .any(|known| known.trim_end_matches('/') == audience.strip_suffix('/').unwrap_or(audience))
+    {
+        let text = format!(
+            "The access token has been obtained for wrong audience or resource '{audience}'. It should exactly match \
+             with one of the allowed audiences '{}'.",
+            AUDIENCES.join("','")
+        );
+        return Err(("InvalidAuthenticationTokenAudience", text));
+    }
+    let time = |name| claims.get(name).and_then(Value::as_i64);
+    match (time("nbf"), time("exp")) {
+        (Some(nbf), Some(exp)) if nbf <= now && now < exp => Ok(()),
+        (Some(nbf), Some(exp)) => Err((
+            "ExpiredAuthenticationToken",
+            format!("The access token is valid from {nbf} until {exp}, and now it is {now} (Unix seconds)."),
+        )),
+        _ => Err((
+            "InvalidAuthenticationToken",
+            "The access token has no nbf or no exp.".to_owned(),
+        )),
+    }
+}
+
+/// The account's name in a `listKeys` path, whose fixed parts must be cased rightly.
+fn account_of(path: &str) -> Option<&str> {
+    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    match segments.as_slice() {
+        [
+            "subscriptions",
+            subscription,
+            "resourceGroups",
+            group,
+            "providers",
+            "Microsoft.Storage",
+            "storageAccounts",
+            account,
+            "listKeys",
+        ] if !subscription.is_empty() && !group.is_empty() => Some(account),
+        _ => None,
+    }
+}
+
+fn keys(account: &StorageAccount) -> Reply {
+    let second = STANDARD.encode(account.name.repeat(64).bytes().take(64).collect::<Vec<_>>());
+    let key = |name: &str, value: &str| json!({"keyName": name, "permissions": "Full", "value": value});
+    Reply::json(
+        StatusCode::OK,
+        &json!({"keys": [key("key1", &account.key), key("key2", &second)]}),
+    )
+}
+
+fn unauthorized(code: &str, text: &str) -> Reply {
+    let challenge = format!(
+        "Bearer authorization_uri=\"https://login.windows.net/{TENANT_ID}\", error=\"invalid_token\", error_description=\"{text}\""
+    );
+    let reply = error(StatusCode::UNAUTHORIZED, code, text);
+    match HeaderValue::from_str(&challenge) {
+        Ok(challenge) => reply.with(WWW_AUTHENTICATE, challenge),
+        Err(_) => reply,
+    }
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Reply {
+    Reply::json(status, &json!({"error": {"code": code, "message": message}}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/acct/listKeys";
+
+    #[test]
+    fn a_path_is_case_sensitive() {
+        assert_eq!(account_of(PATH), Some("acct"));
+        for (right, wrong) in [
+            ("resourceGroups", "resourcegroups"),
+            ("storageAccounts", "storageaccounts"),
+            ("listKeys", "listkeys"),
+            ("Microsoft.Storage", "microsoft.storage"),
+            ("/s/", "//"),
+        ] {
+            assert_eq!(account_of(&PATH.replace(right, wrong)), None, "{wrong}");
+        }
+        assert!(is_here("/Subscriptions/s/") && !is_here("/oauth2/token") && !is_here("/"));
+    }
+
+    #[test]
+    fn a_token_is_judged_by_audience_and_times() {
+        let code = |aud: &str, nbf: i64, exp: i64| {
+            judge(json!({"aud": aud, "nbf": nbf, "exp": exp}).as_object().unwrap(), 100).map_err(|(code, _)| code)
+        };
+        assert_eq!(code("https://management.azure.com/", 0, 200), Ok(()));
+        assert_eq!(code("https://management.core.windows.net", 100, 101), Ok(()));
+        assert_eq!(
+            code("https://management.azure.com//", 0, 200),
+            Err("InvalidAuthenticationTokenAudience")
+        );
+        assert_eq!(
+            code("https://storage.azure.com/", 0, 200),
+            Err("InvalidAuthenticationTokenAudience")
+        );
+        assert_eq!(
+            code("https://management.azure.com/", 0, 100),
+            Err("ExpiredAuthenticationToken")
+        );
+        assert_eq!(
+            code("https://management.azure.com/", 101, 200),
+            Err("ExpiredAuthenticationToken")
+        );
+    }
+
+    #[test]
+    fn an_account_is_a_name_and_a_base64_key() {
+        assert!("acct1=a2V5PQ==".parse::<StorageAccount>().is_ok());
+        for bad in ["acct1", "A=a2V5", "ab=a2V5", "acct1=***"] {
+            assert!(bad.parse::<StorageAccount>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A stand-in for an Azure VM's MSI endpoint, for development and tests: tokens that look real and are worth nothing.
+//!
+//! One listener speaks the instance metadata service's token protocol (`GET /metadata/identity/oauth2/token`), that of
+//! the 2017 VM extension (`GET` or `POST /oauth2/token`), and as much of Resource Manager as the tutorial needs
+//! (`POST /subscriptions/…/listKeys`). A [`Script`] makes it misbehave.
+//!
+//! | control route | |
+//! |---|---|
+//! | `GET /emulator/requests` | `{"count", "requests": [{"path", "query", "method", "headers", "resource", "identity", "at_ms", "concurrent"}]}`: the token requests, malformed ones too; the last 10,000 are listed |
+//! | `DELETE /emulator/requests` | forgets them and the peaks |
+//! | `GET /emulator/peak` | `{"max_concurrent", "max_in_one_second"}` |
+//! | `PUT /emulator/script` | replaces the fault script by the TOML in the body; 400 and the reason for a bad one |
+//! | `PUT /emulator/identities` | likewise the identities |
+
+mod arm;
+mod control;
+mod endpoint;
+mod identity;
+mod imds;
+mod issue;
+mod jwt;
+mod reply;
+mod request;
+mod script;
+mod traffic;
+mod vm_extension;
+
+pub use arm::StorageAccount;
+pub use identity::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, Identity, IdentitySet};
+pub use issue::TENANT_ID;
+pub use jwt::{Canary, claims};
+pub use script::Script;
+
+use endpoint::Endpoint;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use issue::Issuer;
+use parking_lot::Mutex;
+use reply::{Body, Reply, Reset};
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+use traffic::Traffic;
+
+/// The most a request's body may have.
+const BODY_LIMIT: usize = 1024 * 1024;
+const PREFIX: &str = "/emulator/";
+
+/// How the stand-in is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Whether an address that is not loopback is let pass.
+    pub any_address: bool,
+    /// How long tokens live.
+    pub lifetime: Duration,
+    /// The identities of the pretended VM.
+    pub identities: IdentitySet,
+    /// What goes wrong.
+    pub script: Script,
+    /// A text in every token, to search for.
+    pub canary: Option<Canary>,
+    /// The accounts whose keys Resource Manager lists.
+    pub storage_accounts: Vec<StorageAccount>,
+}
+
+/// A running stand-in; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Emulator {
+    address: SocketAddr,
+    state: Arc<State>,
+    accepting: AbortOnDropHandle<Infallible>,
+}
+
+/// Why the stand-in does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It hands tokens to whoever asks, so it stays on the machine unless told otherwise.
+    #[error("{0} is not a loopback address")]
+    NotLoopback(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+struct State {
+    storage_accounts: Vec<StorageAccount>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    identities: IdentitySet,
+    script: Script,
+    issuer: Issuer,
+    traffic: Traffic,
+}
+
+/// A free loopback port, the one identity, 24 hours, no faults.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            any_address: false,
+            lifetime: Duration::from_secs(24 * 3600),
+            identities: IdentitySet::default(),
+            script: Script::default(),
+            canary: None,
+            storage_accounts: Vec::new(),
+        }
+    }
+}
+
+impl Emulator {
+    /// Starts to listen; it accepts once this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let address = options.listen;
+        if !address.ip().is_loopback() && !options.any_address {
+            return Err(StartError::NotLoopback(address));
+        }
+        let cannot = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let state = Arc::new(State {
+            storage_accounts: options.storage_accounts,
+            inner: Mutex::new(Inner {
+                identities: options.identities,
+                script: options.script,
+                issuer: Issuer::new(options.lifetime, options.canary),
+                traffic: Traffic::new(tokio::time::Instant::now()),
+            }),
+        });
+        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, Arc::clone(&state))));
+        Ok(Self {
+            address,
+            state,
+            accepting,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL for `upstream.endpoint` of kind `imds`.
+    pub fn imds_endpoint(&self) -> String {
+        format!("http://{}{}", self.address, imds::PATH)
+    }
+
+    /// How many token requests have come.
+    pub fn request_count(&self) -> u64 {
+        self.state.inner.lock().traffic.count()
+    }
+
+    /// Closes the listener and all connections.
+    pub async fn stop(self) {
+        self.accepting.abort();
+        // The task ends by the abort, which is what the error says.
+        let _ = self.accepting.await;
+    }
+}
+
+/// Accepts for ever; the connections end with this task.
+async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream, Arc::clone(&state)));
+            }
+            // A peer that left, or no descriptor free at the moment.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    let service = service_fn(move |request| Box::pin(answer(Arc::clone(&state), request)));
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let stream = connection.into_parts().io.into_inner();
+    if ended.is_err_and(|error| error.source().is_some_and(<dyn Error>::is::<Reset>)) {
+        // With no time to linger, the close is a reset. A failure to set this leaves an ordinary close.
+        let _ = stream.set_zero_linger();
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
+        return Ok(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "").into_response());
+    };
+    let body = body.to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    let path = head.uri.path();
+    let reply = if let Some(kind) = Endpoint::at(path) {
+        endpoint::answer(kind, &state, &head, &text).await?
+    } else if path.starts_with(PREFIX) {
+        control::answer(&state, &head, &text)
+    } else if arm::is_here(path) {
+        arm::answer(&state, &head)
+    } else {
+        endpoint::error(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")
+    };
+    Ok(reply.into_response())
+}
+
+/// The wall clock, in Unix seconds.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the stand-in is the other side: it has its own clock, the real one"
+)]
+fn unix_now() -> i64 {
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
+}
