@@ -1,12 +1,28 @@
 //! What the administrator wants: the typed configuration, each value with the place it came from.
 
+mod effective;
+mod files;
+mod load;
+mod names;
+mod problem;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::key::{Key, Resource};
+pub use self::effective::Effective;
+pub use self::load::{Loaded, load};
+pub use self::problem::{Problem, Problems};
+use crate::key::{Identity, Key, Resource};
 
 /// The effective configuration: defaults, then `config.toml`, then `conf.d/*.toml` in name order.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +132,7 @@ pub struct Allow {
     /// Audiences, byte for byte. `None` allows any.
     pub resources: Option<Vec<Resource>>,
     /// `client_ids`, `object_ids`, `resource_ids` and `default_identity` in one list. `None` allows any.
-    pub identities: Option<Vec<crate::key::Identity>>,
+    pub identities: Option<Vec<Identity>>,
     /// Where it stands, for explanations and audit records.
     pub origin: Origin,
 }
@@ -125,7 +141,73 @@ pub struct Allow {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The file, as it was opened.
-    pub file: std::sync::Arc<std::path::Path>,
+    pub file: Arc<Path>,
     /// From 1.
     pub line: usize,
+}
+
+impl Kind {
+    /// Where this kind of endpoint listens unless the administrator says otherwise (`protocol.md` 1.1).
+    pub fn default_endpoint(self) -> Uri {
+        Uri::from_static(match self {
+            Self::Imds => "http://169.254.169.254/metadata/identity/oauth2/token",
+            Self::VmExtension => "http://localhost:50342/oauth2/token",
+            Self::Arc => "http://localhost:40342/metadata/identity/oauth2/token",
+        })
+    }
+}
+
+impl Listen {
+    /// The environment file's place unless set: beside the socket.
+    fn sdk_env_beside(socket: &Path) -> PathBuf {
+        socket.with_file_name("sdk.env")
+    }
+}
+
+/// No warm tokens and no rules: only root and the daemon's own uid are served.
+impl Default for Config {
+    fn default() -> Self {
+        let socket = PathBuf::from("/run/msi-tokend/msi-tokend.sock");
+        Self {
+            upstream: Upstream {
+                kind: Kind::Imds,
+                endpoint: Kind::Imds.default_endpoint(),
+                max_concurrent: 4,
+                max_per_second: 10,
+                connect_timeout: Duration::from_secs(2),
+                request_timeout: Duration::from_secs(30),
+            },
+            listen: Listen {
+                sdk_env: Listen::sdk_env_beside(&socket),
+                socket,
+                socket_mode: 0o666,
+                sdk: None,
+                monitor: None,
+            },
+            cache: Cache {
+                max_tokens: 1000,
+                max_tokens_per_uid: 64,
+                idle_drop: Duration::from_secs(24 * 60 * 60),
+            },
+            limits: Limits {
+                max_connections: 1024,
+                max_connections_per_uid: 256,
+                header_timeout: Duration::from_secs(30),
+                caller_wait: Duration::from_secs(20),
+            },
+            log: Log {
+                level: tracing::Level::INFO,
+                audit: true,
+            },
+            warm: Vec::new(),
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// `file:line`, on one line whatever the file is called.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", problem::printable(&self.file), self.line)
+    }
 }

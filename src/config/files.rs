@@ -1,0 +1,177 @@
+//! Opens the files of a configuration, each once, and judges what was opened: a file that somebody else can write is
+//! somebody else's configuration. Judged on the descriptor that is then read, so nothing can be swapped in between.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+
+use super::problem::{Class, Problem, printable};
+
+/// Far beyond any real file, far below what could hurt.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// No link is followed, and the open of a FIFO does not wait for its other end.
+const FLAGS: OFlag = OFlag::O_NOFOLLOW
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+
+/// One file, judged and read.
+pub(super) struct Source {
+    /// As it was opened.
+    pub(super) path: Arc<Path>,
+    pub(super) text: String,
+}
+
+/// Why a file is not read, and what to do.
+type Refusal = (String, String);
+
+/// The main file, then `conf.d/*.toml` beside it in name order, as a shell's `*.toml` would find them. What cannot be
+/// read is a problem; a missing `conf.d` is none.
+pub(super) fn read_all(main: &Path, problems: &mut Vec<Problem>) -> Vec<Source> {
+    let mut sources = Vec::new();
+    let mut take = |path: &Path, opened: io::Result<File>| match read(path, opened) {
+        Ok(text) => sources.push(Source {
+            path: path.into(),
+            text,
+        }),
+        Err(refusal) => problems.push(problem(path, refusal)),
+    };
+
+    take(main, open(main, OFlag::empty()));
+    let drop_ins = main.with_file_name("conf.d");
+    match list(&drop_ins) {
+        Ok(Some((directory, names))) => {
+            for name in names {
+                let opened = openat(&directory, name.as_os_str(), FLAGS, Mode::empty());
+                take(&drop_ins.join(name), opened.map(File::from).map_err(io::Error::from));
+            }
+        }
+        Ok(None) => {}
+        Err(refusal) => problems.push(problem(&drop_ins, refusal)),
+    }
+    sources
+}
+
+fn open(path: &Path, more: OFlag) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((FLAGS | more).bits())
+        .open(path)
+}
+
+/// The judged directory and the names in it that count; none if there is no such directory.
+fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Refusal> {
+    let directory = match open(path, OFlag::O_DIRECTORY) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err((
+                "is not a directory, or is a symbolic link".into(),
+                "make it a directory".into(),
+            ));
+        }
+        Err(error) => return Err(unreadable(path, &error)),
+    };
+    let unreadable = |error: io::Error| unreadable(path, &error);
+    judge(path, &directory.metadata().map_err(unreadable)?)?;
+    let copy = directory.try_clone().map_err(unreadable)?;
+    let mut entries = Dir::from_fd(copy.into()).map_err(|errno| unreadable(errno.into()))?;
+    let mut names = Vec::new();
+    for entry in entries.iter() {
+        let entry = entry.map_err(|errno| unreadable(errno.into()))?;
+        let name = entry.file_name().to_bytes();
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            names.push(OsString::from_vec(name.to_vec()));
+        }
+    }
+    names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    Ok(Some((directory, names)))
+}
+
+fn read(path: &Path, opened: io::Result<File>) -> Result<String, Refusal> {
+    let file = opened.map_err(|error| unreadable(path, &error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+    if !metadata.is_file() {
+        return Err(("is not a regular file".into(), "put a plain file there".into()));
+    }
+    judge(path, &metadata)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err((format!("is larger than {MAX_BYTES} bytes"), "shorten it".into()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + line.filter(|&&byte| byte == b'\n').count();
+        (format!("is not UTF-8 text in line {line}"), "save it as UTF-8".into())
+    })
+}
+
+/// Only root and the user whom this process runs as may be able to write it. The group is not trusted either, not even
+/// root's: who is in it is decided elsewhere.
+fn judge(path: &Path, metadata: &Metadata) -> Result<(), Refusal> {
+    let (owner, ours) = (metadata.uid(), geteuid().as_raw());
+    if owner != 0 && owner != ours {
+        let trusted = if ours == 0 {
+            "root, whom this process runs as".to_owned()
+        } else {
+            format!("root or to uid {ours}, whom this process runs as")
+        };
+        return Err((
+            format!("belongs to uid {owner} and must belong to {trusted}"),
+            format!("chown root {}", printable(path)),
+        ));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err((
+            format!(
+                "can be written by others than its owner (mode {:04o})",
+                metadata.mode() & 0o7777
+            ),
+            format!("chmod go-w {}", printable(path)),
+        ));
+    }
+    Ok(())
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Refusal {
+    let path = printable(path);
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::ENOENT) => (
+            "does not exist".into(),
+            "create it, or name another one with --config".into(),
+        ),
+        Some(nix::errno::Errno::ELOOP) => (
+            "is a symbolic link, which is not followed".into(),
+            "put the file itself there".into(),
+        ),
+        Some(nix::errno::Errno::EACCES) => (
+            format!("cannot be read by uid {}", geteuid()),
+            format!("check the mode of {path} and of the directories above it"),
+        ),
+        _ => (format!("cannot be read ({error})"), format!("check {path}")),
+    }
+}
+
+fn problem(path: &Path, (what, remedy): Refusal) -> Problem {
+    Problem {
+        file: path.into(),
+        line: None,
+        key: None,
+        what,
+        remedy,
+        class: Class::File,
+    }
+}

@@ -1,0 +1,235 @@
+//! From files to a [`Config`]: one file over the other, then what only the whole can tell.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use hyper::Uri;
+
+use super::effective::Printer;
+use super::files;
+use super::problem::Class;
+use super::read::{Names, Origins, Reader};
+use super::schema::{Draft, Rule, Warm};
+use super::{Allow, Config, Effective, Listen, Origin, Problem, Problems};
+use crate::key::{Identity, Key};
+
+/// A configuration without fault.
+#[derive(Debug)]
+pub struct Loaded {
+    /// To act by.
+    pub config: Config,
+    /// To show to people.
+    pub effective: Effective,
+}
+
+/// Reads `main` and `conf.d/*.toml` beside it, in name order: a later file wins key by key, `[[warm]]` and `[[allow]]`
+/// append. A warm token that is listed twice is one: two packages may want the same.
+///
+/// Each file must be a regular one, not a link, belong to root or to the user of this process and be writable by its
+/// owner alone; so must `conf.d`, which may be missing.
+pub fn load(main: &Path) -> Result<Loaded, Problems> {
+    let mut problems = Vec::new();
+    let names = names();
+    let mut draft = Draft::new(Config::default());
+    let mut origins = Origins::new();
+    for source in files::read_all(main, &mut problems) {
+        let (mut reader, root) = Reader::parse(&source, &names, &mut problems);
+        let Some(mut root) = root else { continue };
+        reader.section(&mut root, "upstream", &mut origins, |v| draft.upstream_keys(v));
+        reader.section(&mut root, "listen", &mut origins, |v| draft.listen_keys(v));
+        reader.section(&mut root, "cache", &mut origins, |v| draft.cache_keys(v));
+        reader.section(&mut root, "limits", &mut origins, |v| draft.limits_keys(v));
+        reader.section(&mut root, "log", &mut origins, |v| draft.log_keys(v));
+        for (origin, table) in reader.tables(&mut root, "warm") {
+            let mut warm = Warm::default();
+            let given = reader.table("warm", table, None, |v| warm.keys(v));
+            reader.judge(judge_warm(&given, &origin));
+            draft.warm.push((origin, warm));
+        }
+        for (origin, table) in reader.tables(&mut root, "allow") {
+            let mut rule = Rule::default();
+            let given = reader.table("allow", table, None, |v| rule.keys(v));
+            reader.judge(judge_rule(&given, rule.default_identity, &origin));
+            draft.allow.push((origin, rule));
+        }
+        reader.unknown_sections(&root);
+    }
+    // What a file that was not understood would have set is not known: judging the whole would be guessing.
+    let whole = problems.iter().all(|problem| problem.class > Class::Syntax);
+    let config = complete(&mut draft);
+    if whole {
+        judge_whole(&config, &draft, &origins, &mut problems);
+    }
+    if problems.is_empty() {
+        let effective = print(&mut draft, &origins);
+        Ok(Loaded { config, effective })
+    } else {
+        Err(Problems::new(problems))
+    }
+}
+
+fn names() -> Names {
+    let mut draft = Draft::new(Config::default());
+    let mut names = Names::default();
+    draft.upstream_keys(names.enter("upstream"));
+    draft.listen_keys(names.enter("listen"));
+    draft.cache_keys(names.enter("cache"));
+    draft.limits_keys(names.enter("limits"));
+    draft.log_keys(names.enter("log"));
+    Warm::default().keys(names.enter("warm"));
+    Rule::default().keys(names.enter("allow"));
+    names
+}
+
+/// Judged by the keys that were given: a key whose value was refused is told already, and is not missing.
+fn judge_warm(given: &[&str], origin: &Origin) -> Option<Problem> {
+    if !given.contains(&"resource") {
+        let remedy = "add resource, such as resource = \"https://storage.azure.com/\"";
+        Some(Problem::at(origin, "warm", "names no resource", remedy))
+    } else if given.len() > 2 {
+        let what = "names more than one identity";
+        let remedy = "keep one of client_id, object_id, resource_id, and add a [[warm]] for each other one";
+        Some(Problem::at(origin, "warm", what, remedy))
+    } else {
+        None
+    }
+}
+
+fn judge_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -> Option<Problem> {
+    let any_of = |keys: [&str; 3]| keys.iter().any(|key| given.contains(key));
+    if !any_of(["users", "groups", "units"]) {
+        let what = "says nobody who is allowed";
+        let remedy = "add users, groups or units, or remove the rule";
+        Some(Problem::at(origin, "allow", what, remedy))
+    } else if default_identity == Some(false) && !any_of(["client_ids", "object_ids", "resource_ids"]) {
+        let what = "says no identity that is allowed";
+        let remedy = "list the identities in client_ids, or leave default_identity out to allow any identity";
+        Some(Problem::at(origin, "allow.default_identity", what, remedy))
+    } else {
+        None
+    }
+}
+
+/// Fills in what depends on other keys, also in the draft, for the printer.
+fn complete(draft: &mut Draft) -> Config {
+    let (kind, socket) = (draft.upstream.kind, &draft.listen.socket);
+    draft.upstream.endpoint = draft.endpoint.get_or_insert_with(|| kind.default_endpoint()).clone();
+    draft.listen.sdk_env = draft
+        .sdk_env
+        .get_or_insert_with(|| Listen::sdk_env_beside(socket))
+        .clone();
+    let mut warm = Vec::new();
+    for key in draft.warm.iter().filter_map(|(_, warm)| key_of(warm)) {
+        if !warm.contains(&key) {
+            warm.push(key);
+        }
+    }
+    Config {
+        upstream: draft.upstream.clone(),
+        listen: draft.listen.clone(),
+        cache: draft.cache.clone(),
+        limits: draft.limits.clone(),
+        log: draft.log.clone(),
+        warm,
+        allow: draft.allow.iter().map(|(origin, rule)| allow(rule, origin)).collect(),
+    }
+}
+
+fn key_of(warm: &Warm) -> Option<Key> {
+    let selector = warm
+        .client_id
+        .as_ref()
+        .or(warm.object_id.as_ref())
+        .or(warm.resource_id.as_ref());
+    Some(Key::new(
+        warm.resource.clone()?,
+        selector.cloned().unwrap_or(Identity::Default),
+    ))
+}
+
+fn allow(rule: &Rule, origin: &Origin) -> Allow {
+    let lists = [&rule.client_ids, &rule.object_ids, &rule.resource_ids];
+    let given = rule.default_identity.is_some() || lists.iter().any(|list| list.is_some());
+    let default = rule.default_identity.unwrap_or(false).then_some(Identity::Default);
+    let identities = lists.into_iter().flatten().flatten().cloned().chain(default);
+    Allow {
+        users: rule.users.clone(),
+        groups: rule.groups.clone(),
+        units: rule.units.clone(),
+        resources: rule.resources.clone(),
+        identities: given.then(|| identities.collect()),
+        origin: origin.clone(),
+    }
+}
+
+fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut Vec<Problem>) {
+    if config.warm.len() > config.cache.max_tokens
+        && let Some((origin, _)) = draft.warm.get(config.cache.max_tokens)
+    {
+        let (count, max) = (config.warm.len(), config.cache.max_tokens);
+        problems.push(Problem::at(
+            origin,
+            "warm",
+            format!("is listed for {count} tokens and the cache holds {max}"),
+            format!("set cache.max_tokens to {count} or more, or remove some"),
+        ));
+    }
+    let listeners = [("sdk", config.listen.sdk), ("monitor", config.listen.monitor)];
+    for (key, address) in listeners {
+        if let Some(address) = address
+            && reaches(&config.upstream.endpoint, address)
+            && let Some(origin) = origins.get(&("listen", key))
+        {
+            problems.push(Problem::at(
+                origin,
+                format!("listen.{key}"),
+                "is the address of upstream.endpoint: the daemon would ask itself",
+                "choose another port",
+            ));
+        }
+    }
+    if let [(_, Some(sdk)), (_, Some(monitor))] = listeners
+        && sdk == monitor
+        && sdk.port() != 0
+        && let Some(origin) = origins.get(&("listen", "monitor"))
+    {
+        let what = "is the address of listen.sdk as well";
+        problems.push(Problem::at(origin, "listen.monitor", what, "choose another port"));
+    }
+    if config.listen.sdk_env == config.listen.socket
+        && let Some(origin) = origins
+            .get(&("listen", "sdk_env"))
+            .or_else(|| origins.get(&("listen", "socket")))
+    {
+        let what = "is the path of listen.socket as well";
+        problems.push(Problem::at(origin, "listen.sdk_env", what, "choose another name"));
+    }
+}
+
+/// Whether a request to `endpoint` would come in at the loopback address `listener`. Names other than `localhost` are
+/// not looked up.
+fn reaches(endpoint: &Uri, listener: SocketAddr) -> bool {
+    let host = endpoint.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ours = match host.parse::<std::net::IpAddr>() {
+        Ok(ip) => ip.is_unspecified() || ip.to_canonical() == listener.ip().to_canonical(),
+        Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    };
+    ours && endpoint.port_u16().unwrap_or(80) == listener.port()
+}
+
+fn print(draft: &mut Draft, origins: &Origins) -> Effective {
+    let mut printer = Printer::new(origins);
+    draft.upstream_keys(printer.section("upstream"));
+    draft.listen_keys(printer.section("listen"));
+    draft.cache_keys(printer.section("cache"));
+    draft.limits_keys(printer.section("limits"));
+    draft.log_keys(printer.section("log"));
+    for (origin, warm) in &mut draft.warm {
+        warm.keys(printer.item("warm", origin));
+    }
+    for (origin, rule) in &mut draft.allow {
+        rule.keys(printer.item("allow", origin));
+    }
+    printer.finish()
+}

@@ -1,0 +1,130 @@
+//! The forms of values that name something: users, groups, units, resources, identities. Whether a user or group
+//! exists is not asked here: that may change while the file does not.
+
+use super::read::{Fault, Form, Node};
+use super::values::{quoted, text};
+use crate::key::{Identity, InvalidKey, Resource};
+
+/// The name or the numeric id of a user or group.
+pub(super) struct Account;
+
+/// The full name of a systemd unit that processes can belong to.
+pub(super) struct Unit;
+
+/// An audience, byte for byte.
+pub(super) struct Audience;
+
+/// One kind of identity selector.
+pub(super) struct Selector(pub(super) fn(&str) -> Result<Identity, InvalidKey>);
+
+impl Form<String> for Account {
+    fn read(&self, node: &Node<'_>) -> Result<String, Vec<Fault>> {
+        let text = text(node)?;
+        if text.is_empty() || text.len() > 256 || text.trim() != text {
+            Err(Fault::bad(
+                node,
+                "must be a name of 1 to 256 bytes without space around it",
+            ))
+        } else if text.chars().any(|c| c.is_control() || matches!(c, ':' | '/' | '*')) {
+            Err(Fault::with_remedy(
+                node,
+                format!("cannot be the name of an account: {text:?}"),
+                "write the name or the numeric id of one account; there are no patterns",
+            ))
+        } else if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u32>().is_ok_and(|id| id < u32::MAX) {
+            Ok(text.to_owned())
+        } else if text.bytes().all(|b| b.is_ascii_digit()) {
+            Err(Fault::bad(node, format!("is beyond the numeric ids: {text}")))
+        } else {
+            Ok(text.to_owned())
+        }
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(quoted(value))
+    }
+
+    fn example(&self) -> String {
+        "\"backup\"".into()
+    }
+}
+
+impl Form<String> for Unit {
+    fn read(&self, node: &Node<'_>) -> Result<String, Vec<Fault>> {
+        let text = text(node)?;
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@'));
+        if text.is_empty() || text.len() > 255 || !plain {
+            return Err(Fault::with_remedy(
+                node,
+                format!("cannot be the name of a unit: {text:?}"),
+                "write one unit's full name; there are no patterns",
+            ));
+        }
+        match text.rsplit_once('.') {
+            Some((name, "service" | "scope" | "socket" | "mount" | "swap")) if name.ends_with('@') => {
+                Err(Fault::with_remedy(
+                    node,
+                    format!("is a template, which no process belongs to: {text}"),
+                    format!("write an instance of it, {}", text.replacen('@', "@INSTANCE", 1)),
+                ))
+            }
+            Some((name, "service" | "scope" | "socket" | "mount" | "swap")) if !name.is_empty() => Ok(text.to_owned()),
+            Some((_, "slice")) => Err(Fault::with_remedy(
+                node,
+                format!("is a slice, which only holds units: {text}"),
+                "name the units in it",
+            )),
+            Some((name, kind @ ("timer" | "path" | "target" | "device" | "automount"))) => Err(Fault::with_remedy(
+                node,
+                format!("is a {kind}, which no process belongs to: {text}"),
+                format!("name what it starts, such as {name}.service"),
+            )),
+            _ => Err(Fault::with_remedy(
+                node,
+                format!("is not the full name of a unit: {text}"),
+                format!("write {text}.service if that is meant"),
+            )),
+        }
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(quoted(value))
+    }
+
+    fn example(&self) -> String {
+        "\"nightly-backup.service\"".into()
+    }
+}
+
+impl Form<Resource> for Audience {
+    fn read(&self, node: &Node<'_>) -> Result<Resource, Vec<Fault>> {
+        Resource::new(text(node)?).map_err(|error| Fault::bad(node, error.to_string()))
+    }
+
+    fn show(&self, value: &Resource) -> Option<String> {
+        Some(quoted(value.as_str()))
+    }
+
+    fn example(&self) -> String {
+        "\"https://storage.azure.com/\"".into()
+    }
+}
+
+impl Form<Identity> for Selector {
+    fn read(&self, node: &Node<'_>) -> Result<Identity, Vec<Fault>> {
+        (self.0)(text(node)?).map_err(|error| Fault::bad(node, error.to_string()))
+    }
+
+    fn show(&self, value: &Identity) -> Option<String> {
+        match value {
+            Identity::Default => None,
+            Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(quoted(id)),
+        }
+    }
+
+    fn example(&self) -> String {
+        "\"73444643-8088-4d70-9532-c3a0fdc190fa\"".into()
+    }
+}

@@ -1,0 +1,112 @@
+//! What is wrong with a configuration: every violation at once, each with its place and what to do.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Origin;
+
+/// One violation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, or the directory `conf.d`.
+    pub file: Arc<Path>,
+    /// From 1; none where the file as a whole is meant.
+    pub line: Option<usize>,
+    /// As `section.key`, or a section's name; none where no key is meant.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub what: String,
+    /// What the administrator can do.
+    pub remedy: String,
+    pub(super) class: Class,
+}
+
+/// How deep the reader had come: per file, what kept it from looking further is told first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// The file cannot be opened or may not be trusted.
+    File,
+    /// Not TOML.
+    Syntax,
+    /// TOML, but a string where a number belongs.
+    Type,
+    /// An unknown key, a value out of range, a contradiction.
+    Value,
+}
+
+/// All violations, one line each: by file in the order of reading, then by class, then by line. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problem {
+    /// Something in a table as a whole, or in how values go together.
+    pub(super) fn at(
+        origin: &Origin,
+        key: impl Into<String>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            file: Arc::clone(&origin.file),
+            line: Some(origin.line),
+            key: Some(key.into()),
+            what: what.into(),
+            remedy: remedy.into(),
+            class: Class::Value,
+        }
+    }
+}
+
+impl Problems {
+    /// Sorts within each file; the files keep the order in which they first appear.
+    pub(super) fn new(mut problems: Vec<Problem>) -> Self {
+        let mut files: Vec<Arc<Path>> = Vec::new();
+        for problem in &problems {
+            if !files.contains(&problem.file) {
+                files.push(Arc::clone(&problem.file));
+            }
+        }
+        problems.sort_by_key(|p| (files.iter().position(|file| *file == p.file), p.class, p.line));
+        Self(problems)
+    }
+
+    /// In the order in which they are printed.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// `file:line: key what: remedy`
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.file))?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        f.write_str(": ")?;
+        if let Some(key) = &self.key {
+            write!(f, "{key} ")?;
+        }
+        write!(f, "{}: {}", self.what, self.remedy)
+    }
+}
+
+/// A path for one line of text: whoever names a file may not write lines of ours.
+pub(super) fn printable(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}

@@ -1,0 +1,360 @@
+//! Takes keys out of parsed TOML and remembers where each came from; what nobody took is unknown.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Origin;
+use super::files::Source;
+use super::problem::{Class, Problem};
+
+/// A value with its place in the text.
+pub(super) type Node<'i> = Spanned<DeValue<'i>>;
+
+/// What a value may be: how it is read, and how it is written back.
+pub(super) trait Form<T> {
+    /// All that is wrong with `node`, if anything is.
+    fn read(&self, node: &Node<'_>) -> Result<T, Vec<Fault>>;
+    /// As TOML; `None` where the value means "not set".
+    fn show(&self, value: &T) -> Option<String>;
+    /// A good value as TOML, for remedies.
+    fn example(&self) -> String;
+}
+
+/// What is wrong with one value.
+#[derive(Debug)]
+pub(super) struct Fault {
+    class: Class,
+    /// Byte offset in the text.
+    at: usize,
+    what: String,
+    /// `None` where the form's example says it.
+    remedy: Option<String>,
+}
+
+impl Fault {
+    /// A value of another TOML type than `wanted`.
+    pub(super) fn wrong_type(node: &Node<'_>, wanted: &str) -> Vec<Self> {
+        vec![Self {
+            class: Class::Type,
+            at: node.span().start,
+            what: format!("must be {wanted}, not {}", name_of_type(node.get_ref())),
+            remedy: None,
+        }]
+    }
+
+    /// A value of the right type that will not do; the remedy is the form's example.
+    pub(super) fn bad(node: &Node<'_>, what: impl Into<String>) -> Vec<Self> {
+        vec![Self {
+            class: Class::Value,
+            at: node.span().start,
+            what: what.into(),
+            remedy: None,
+        }]
+    }
+
+    /// As [`Fault::bad`], with something better to say than an example.
+    pub(super) fn with_remedy(node: &Node<'_>, what: impl Into<String>, remedy: impl Into<String>) -> Vec<Self> {
+        vec![Self {
+            class: Class::Value,
+            at: node.span().start,
+            what: what.into(),
+            remedy: Some(remedy.into()),
+        }]
+    }
+}
+
+fn name_of_type(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Meets every key, in the order of the documentation: see [`super::schema`].
+pub(super) trait Visit {
+    /// One key of the table at hand.
+    fn value<T>(&mut self, key: &'static str, place: &mut T, form: &impl Form<T>);
+}
+
+/// Collects the names of all keys by their section, for suggestions.
+#[derive(Default)]
+pub(super) struct Names {
+    /// Section and key.
+    pub(super) all: Vec<(&'static str, &'static str)>,
+    section: &'static str,
+}
+
+impl Names {
+    /// Whatever is visited next belongs to `section`.
+    pub(super) fn enter(&mut self, section: &'static str) -> &mut Self {
+        self.section = section;
+        self
+    }
+}
+
+impl Visit for Names {
+    fn value<T>(&mut self, key: &'static str, _: &mut T, _: &impl Form<T>) {
+        self.all.push((self.section, key));
+    }
+}
+
+/// Sections of which there may be many.
+const REPEATED: [&str; 2] = ["warm", "allow"];
+
+/// The line that begins a section.
+fn header(section: &str) -> String {
+    if REPEATED.contains(&section) {
+        format!("[[{section}]]")
+    } else {
+        format!("[{section}]")
+    }
+}
+
+/// Where each key of each section was last set.
+pub(super) type Origins = HashMap<(&'static str, &'static str), Origin>;
+
+/// One file under reading.
+pub(super) struct Reader<'a> {
+    source: &'a Source,
+    names: &'a Names,
+    /// Offsets of the text's line ends.
+    line_ends: Vec<usize>,
+    problems: &'a mut Vec<Problem>,
+}
+
+/// One table under reading.
+pub(super) struct Table<'r, 'a, 'i> {
+    reader: &'r mut Reader<'a>,
+    section: &'static str,
+    left: DeTable<'i>,
+    given: Vec<&'static str>,
+    /// Where the keys that were found stand; of no use for tables in an array.
+    origins: Option<&'r mut Origins>,
+}
+
+impl<'a> Reader<'a> {
+    /// Parses a source. On a syntax error there is nothing to read further: a half understood file says little.
+    pub(super) fn parse(
+        source: &'a Source,
+        names: &'a Names,
+        problems: &'a mut Vec<Problem>,
+    ) -> (Self, Option<DeTable<'a>>) {
+        let line_ends = source.text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        let mut reader = Self {
+            source,
+            names,
+            line_ends: line_ends.map(|(at, _)| at).collect(),
+            problems,
+        };
+        let (table, errors) = DeTable::parse_recoverable(&source.text);
+        let sound = errors.is_empty();
+        for error in errors {
+            reader.report(
+                Class::Syntax,
+                error.span().map(|span| span.start),
+                None,
+                error.message().escape_debug().to_string(),
+                "correct the TOML here; nothing else in this file was looked at".into(),
+            );
+        }
+        (reader, sound.then(|| table.into_inner()))
+    }
+
+    /// Takes `[section]` and visits its keys.
+    pub(super) fn section<'i>(
+        &mut self,
+        root: &mut DeTable<'i>,
+        section: &'static str,
+        origins: &mut Origins,
+        visit: impl FnOnce(&mut Table<'_, 'a, 'i>),
+    ) {
+        let Some((key, node)) = root.remove_entry(section) else {
+            return;
+        };
+        match node.into_inner() {
+            DeValue::Table(left) => {
+                self.table(section, left, Some(origins), visit);
+            }
+            other => self.report(
+                Class::Type,
+                Some(key.span().start),
+                Some(section.into()),
+                format!("must be a table, not {}", name_of_type(&other)),
+                format!("write [{section}] and its keys below"),
+            ),
+        }
+    }
+
+    /// Takes the tables of `[[section]]`, each with its place.
+    pub(super) fn tables<'i>(&mut self, root: &mut DeTable<'i>, section: &'static str) -> Vec<(Origin, DeTable<'i>)> {
+        let Some((key, node)) = root.remove_entry(section) else {
+            return Vec::new();
+        };
+        let wrong = |reader: &mut Self, at, value: &DeValue<'_>| {
+            reader.report(
+                Class::Type,
+                Some(at),
+                Some(section.into()),
+                format!("must be a list of tables, not {}", name_of_type(value)),
+                format!("write [[{section}]] and its keys below, once for each"),
+            );
+        };
+        match node.into_inner() {
+            DeValue::Array(items) => {
+                let mut tables = Vec::new();
+                for item in items {
+                    let at = item.span().start;
+                    match item.into_inner() {
+                        DeValue::Table(table) => tables.push((self.origin(at), table)),
+                        other => wrong(self, at, &other),
+                    }
+                }
+                tables
+            }
+            other => {
+                wrong(self, key.span().start, &other);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Visits the keys of one table; what the visit leaves is unknown. The keys that were given, good or bad.
+    pub(super) fn table<'r, 'i>(
+        &'r mut self,
+        section: &'static str,
+        left: DeTable<'i>,
+        origins: Option<&'r mut Origins>,
+        visit: impl FnOnce(&mut Table<'_, 'a, 'i>),
+    ) -> Vec<&'static str> {
+        let mut table = Table {
+            reader: self,
+            section,
+            left,
+            given: Vec::new(),
+            origins,
+        };
+        visit(&mut table);
+        let Table {
+            reader, left, given, ..
+        } = table;
+        for key in left.keys() {
+            reader.unknown_key(section, key.get_ref(), key.span().start);
+        }
+        given
+    }
+
+    /// Adds what the caller found by itself.
+    pub(super) fn judge(&mut self, problem: Option<Problem>) {
+        self.problems.extend(problem);
+    }
+
+    /// Reports what is left at the top of the file.
+    pub(super) fn unknown_sections(&mut self, root: &DeTable<'_>) {
+        for (name, node) in root {
+            let text = name.get_ref();
+            let sections = || self.names.all.iter().map(|&(section, _)| section);
+            let home = self.names.all.iter().find(|&&(_, key)| key == text.as_ref());
+            let remedy = match (nearest(text, sections()), home) {
+                (_, Some((section, _))) if !node.get_ref().is_table() => {
+                    format!("move it below the line {}", header(section))
+                }
+                (Some(section), _) => format!("did you mean {section}?"),
+                (None, _) => {
+                    let mut known: Vec<_> = sections().collect();
+                    known.dedup();
+                    format!("remove it; there are {}", known.join(", "))
+                }
+            };
+            let (at, what) = (name.span().start, "is not known here");
+            let key = Some(text.escape_debug().to_string());
+            self.report(Class::Value, Some(at), key, what.into(), remedy);
+        }
+    }
+
+    fn unknown_key(&mut self, section: &'static str, key: &str, at: usize) {
+        let of_section = || {
+            self.names
+                .all
+                .iter()
+                .filter(|(of, _)| *of == section)
+                .map(|&(_, key)| key)
+        };
+        let home = self.names.all.iter().find(|&&(_, known)| known == key);
+        let remedy = match (home, nearest(key, of_section())) {
+            (Some((home, _)), _) if !REPEATED.contains(home) => format!("move it below the line {}", header(home)),
+            (_, Some(near)) => format!("did you mean {near}?"),
+            (_, None) => {
+                let known: Vec<_> = of_section().collect();
+                format!("remove it; there are {}", known.join(", "))
+            }
+        };
+        let path = format!("{section}.{}", key.escape_debug());
+        self.report(Class::Value, Some(at), Some(path), "is not known".into(), remedy);
+    }
+
+    /// The place of the byte at `at`.
+    pub(super) fn origin(&self, at: usize) -> Origin {
+        Origin {
+            file: Arc::clone(&self.source.path),
+            line: 1 + self.line_ends.partition_point(|&end| end < at),
+        }
+    }
+
+    fn report(&mut self, class: Class, at: Option<usize>, key: Option<String>, what: String, remedy: String) {
+        self.problems.push(Problem {
+            file: Arc::clone(&self.source.path),
+            line: at.map(|at| self.origin(at).line),
+            key,
+            what,
+            remedy,
+            class,
+        });
+    }
+}
+
+impl Visit for Table<'_, '_, '_> {
+    /// Leaves `place` as it was where the key is missing or its value will not do.
+    fn value<T>(&mut self, key: &'static str, place: &mut T, form: &impl Form<T>) {
+        let Some((name, node)) = self.left.remove_entry(key) else {
+            return;
+        };
+        self.given.push(key);
+        match form.read(&node) {
+            Ok(value) => {
+                *place = value;
+                if let Some(origins) = &mut self.origins {
+                    origins.insert((self.section, key), self.reader.origin(name.span().start));
+                }
+            }
+            Err(faults) => {
+                for fault in faults {
+                    let remedy = fault
+                        .remedy
+                        .unwrap_or_else(|| format!("write for example {key} = {}", form.example()));
+                    let path = Some(format!("{}.{key}", self.section));
+                    self.reader
+                        .report(fault.class, Some(fault.at), path, fault.what, remedy);
+                }
+            }
+        }
+    }
+}
+
+/// The name that was probably meant.
+fn nearest(wrong: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    /// Below it two names look less alike than a slip of the finger leaves them.
+    const ALIKE: f64 = 0.8;
+    names
+        .map(|name| (strsim::jaro_winkler(&wrong.to_lowercase(), name), name))
+        .filter(|&(score, _)| score >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,314 @@
+//! The forms of values that stand for themselves: numbers, durations, addresses, paths. Names are in [`super::names`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+use toml::de::DeValue;
+
+use super::read::{Fault, Form, Node};
+
+/// A whole number from 1 to [`Count::MAX`].
+pub(super) struct Count;
+
+/// A duration such as `"24h"` or `"1m 30s"`, within bounds.
+pub(super) struct Period {
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+}
+
+/// `true` or `false`
+pub(super) struct Switch;
+
+/// One of a few words.
+pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+/// Permission bits as an octal string.
+pub(super) struct OctalMode;
+
+/// An absolute path of a file.
+pub(super) struct AbsolutePath {
+    /// In bytes.
+    pub(super) max: usize,
+}
+
+/// Address and port of a loopback interface.
+pub(super) struct Loopback;
+
+/// The address of an MSI endpoint.
+pub(super) struct Endpoint;
+
+/// A key that may be left out, which is told from every value.
+pub(super) struct Optional<F>(pub(super) F);
+
+/// A list of at least one.
+pub(super) struct List<F>(pub(super) F);
+
+/// The text of a string.
+pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Vec<Fault>> {
+    node.get_ref()
+        .as_str()
+        .ok_or_else(|| Fault::wrong_type(node, "a string"))
+}
+
+/// Text as a TOML string. A JSON string is one too, but for a raw DEL, and no value that passed its form holds one.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// As people write it: "24h", not "1day". humantime reads it back.
+fn in_one_unit(period: Duration) -> String {
+    let nanoseconds = period.as_nanos();
+    let units = [
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+    ];
+    let whole = units.iter().find(|(_, size)| nanoseconds.is_multiple_of(*size));
+    let (unit, size) = whole.unwrap_or(&("ns", 1));
+    format!("{}{unit}", nanoseconds / size)
+}
+
+impl Count {
+    /// More than any VM can hold of anything that is counted here.
+    const MAX: usize = 1_000_000;
+}
+
+impl Form<usize> for Count {
+    fn read(&self, node: &Node<'_>) -> Result<usize, Vec<Fault>> {
+        let DeValue::Integer(number) = node.get_ref() else {
+            return Err(Fault::wrong_type(node, "an integer"));
+        };
+        usize::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .filter(|count| (1..=Self::MAX).contains(count))
+            .ok_or_else(|| Fault::bad(node, format!("must be from 1 to {}", Self::MAX)))
+    }
+
+    fn show(&self, value: &usize) -> Option<String> {
+        Some(value.to_string())
+    }
+
+    fn example(&self) -> String {
+        "100".into()
+    }
+}
+
+impl Form<Duration> for Period {
+    fn read(&self, node: &Node<'_>) -> Result<Duration, Vec<Fault>> {
+        let Some(text) = node.get_ref().as_str() else {
+            return Err(Fault::wrong_type(node, "a string with a unit"));
+        };
+        let period =
+            humantime::parse_duration(text).map_err(|error| Fault::bad(node, format!("is no duration ({error})")))?;
+        if (self.min..=self.max).contains(&period) {
+            Ok(period)
+        } else {
+            let what = format!("must be from {} to {}", in_one_unit(self.min), in_one_unit(self.max));
+            Err(Fault::bad(node, what))
+        }
+    }
+
+    fn show(&self, value: &Duration) -> Option<String> {
+        Some(quoted(&in_one_unit(*value)))
+    }
+
+    fn example(&self) -> String {
+        "\"30s\"".into()
+    }
+}
+
+impl Form<bool> for Switch {
+    fn read(&self, node: &Node<'_>) -> Result<bool, Vec<Fault>> {
+        node.get_ref()
+            .as_bool()
+            .ok_or_else(|| Fault::wrong_type(node, "true or false without quotes"))
+    }
+
+    fn show(&self, value: &bool) -> Option<String> {
+        Some(value.to_string())
+    }
+
+    fn example(&self) -> String {
+        "true".into()
+    }
+}
+
+impl<T: Copy + PartialEq> Form<T> for Choice<T> {
+    fn read(&self, node: &Node<'_>) -> Result<T, Vec<Fault>> {
+        let text = text(node)?;
+        let found = self.0.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<_> = self.0.iter().map(|(word, _)| quoted(word)).collect();
+            Fault::with_remedy(
+                node,
+                format!("cannot be {text:?}"),
+                format!("write one of {}", words.join(", ")),
+            )
+        })
+    }
+
+    fn show(&self, value: &T) -> Option<String> {
+        let found = self.0.iter().find(|(_, known)| known == value);
+        found.map(|(word, _)| quoted(word))
+    }
+
+    fn example(&self) -> String {
+        self.0.first().map_or_else(String::new, |(word, _)| quoted(word))
+    }
+}
+
+impl Form<u32> for OctalMode {
+    fn read(&self, node: &Node<'_>) -> Result<u32, Vec<Fault>> {
+        let text = text(node)?;
+        let octal = !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| octal && *mode <= 0o777)
+            .ok_or_else(|| Fault::bad(node, "must be permission bits in octal, \"0000\" to \"0777\""))
+    }
+
+    fn show(&self, value: &u32) -> Option<String> {
+        Some(quoted(&format!("{value:04o}")))
+    }
+
+    fn example(&self) -> String {
+        "\"0666\"".into()
+    }
+}
+
+impl Form<PathBuf> for AbsolutePath {
+    fn read(&self, node: &Node<'_>) -> Result<PathBuf, Vec<Fault>> {
+        let text = text(node)?;
+        let path = PathBuf::from(text);
+        if !path.is_absolute() || path.file_name().is_none() || text.ends_with('/') {
+            Err(Fault::bad(node, "must be the absolute path of a file"))
+        } else if text.chars().any(char::is_control) {
+            Err(Fault::bad(node, "holds a control character"))
+        } else if text.len() > self.max {
+            Err(Fault::bad(node, format!("is longer than {} bytes", self.max)))
+        } else {
+            Ok(path)
+        }
+    }
+
+    fn show(&self, value: &PathBuf) -> Option<String> {
+        Some(quoted(&value.to_string_lossy()))
+    }
+
+    fn example(&self) -> String {
+        "\"/run/msi-tokend/NAME\"".into()
+    }
+}
+
+impl Form<SocketAddr> for Loopback {
+    fn read(&self, node: &Node<'_>) -> Result<SocketAddr, Vec<Fault>> {
+        let address: SocketAddr = text(node)?
+            .parse()
+            .map_err(|_| Fault::bad(node, "is not an IP address with a port"))?;
+        if address.ip().is_loopback() {
+            Ok(address)
+        } else {
+            Err(Fault::bad(
+                node,
+                "must be a loopback address: tokens never leave the machine through the daemon",
+            ))
+        }
+    }
+
+    fn show(&self, value: &SocketAddr) -> Option<String> {
+        Some(quoted(&value.to_string()))
+    }
+
+    fn example(&self) -> String {
+        "\"127.0.0.1:40343\"".into()
+    }
+}
+
+impl Form<Uri> for Endpoint {
+    fn read(&self, node: &Node<'_>) -> Result<Uri, Vec<Fault>> {
+        let text = text(node)?;
+        endpoint(text).map_err(|what| Fault::bad(node, what))
+    }
+
+    fn show(&self, value: &Uri) -> Option<String> {
+        Some(quoted(&value.to_string()))
+    }
+
+    fn example(&self) -> String {
+        "\"http://169.254.169.254/metadata/identity/oauth2/token\"".into()
+    }
+}
+
+fn endpoint(text: &str) -> Result<Uri, &'static str> {
+    let Some(rest) = text.strip_prefix("http://") else {
+        return Err("must begin with http:// (a VM's endpoint speaks no TLS)");
+    };
+    // Judged on the text, since the parser drops a fragment without a word.
+    if text.contains(['?', '#']) {
+        return Err("must have neither query nor fragment (the daemon adds the query itself)");
+    }
+    let Some((authority, _)) = rest.split_once('/') else {
+        return Err("has no path (the address of the token itself is wanted)");
+    };
+    if authority.contains('@') {
+        return Err("must not hold a user name or password");
+    }
+    let uri: Uri = text.parse().map_err(|_| "is not an address")?;
+    let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
+        return Err("has no host");
+    };
+    match authority.strip_prefix(host) {
+        Some("") => Ok(uri),
+        Some(port) if uri.port_u16().is_some_and(|port| port > 0) && port.starts_with(':') => Ok(uri),
+        _ => Err("has a port that is none"),
+    }
+}
+
+impl<T, F: Form<T>> Form<Option<T>> for Optional<F> {
+    fn read(&self, node: &Node<'_>) -> Result<Option<T>, Vec<Fault>> {
+        self.0.read(node).map(Some)
+    }
+
+    fn show(&self, value: &Option<T>) -> Option<String> {
+        value.as_ref().and_then(|value| self.0.show(value))
+    }
+
+    fn example(&self) -> String {
+        self.0.example()
+    }
+}
+
+impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
+    fn read(&self, node: &Node<'_>) -> Result<Vec<T>, Vec<Fault>> {
+        let Some(items) = node.get_ref().as_array() else {
+            return Err(Fault::wrong_type(node, "a list in brackets"));
+        };
+        if items.is_empty() {
+            return Err(Fault::with_remedy(
+                node,
+                "is empty and would match nothing",
+                "leave the key out, or list what is meant",
+            ));
+        }
+        let (mut values, mut faults) = (Vec::new(), Vec::new());
+        for item in items {
+            match self.0.read(item) {
+                Ok(value) => values.push(value),
+                Err(of_item) => faults.extend(of_item),
+            }
+        }
+        if faults.is_empty() { Ok(values) } else { Err(faults) }
+    }
+
+    fn show(&self, value: &Vec<T>) -> Option<String> {
+        let items: Vec<_> = value.iter().filter_map(|value| self.0.show(value)).collect();
+        Some(format!("[{}]", items.join(", ")))
+    }
+
+    fn example(&self) -> String {
+        format!("[{}]", self.0.example())
+    }
+}
