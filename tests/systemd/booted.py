@@ -1,0 +1,136 @@
+"""A machine with a real systemd for a suite to use, and the few lines that run a suite.
+
+A suite is a module of functions named test_*, each taking a Machine and having a docstring that says what it
+shows. They run in the order they are written, on one machine: later ones may build on what earlier ones did.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+BINARIES = Path(os.environ.get("MSI_BIN_DIR", REPOSITORY / "target" / "debug"))
+ROOTFS = Path(os.environ.get("MSI_TEST_DIR", "/var/tmp/msi-tokend-test"), "rootfs")
+RUN = ROOTFS.parent / "run"
+
+
+class CommandFailed(AssertionError):
+    """A command inside the machine that should have succeeded; its text has what it printed."""
+
+
+class Machine:
+    """One booted systemd; gone, with everything in it, when the `with` block ends."""
+
+    def __init__(self, suite):
+        self.suite = suite
+        # The process id keeps apart two runs of the same suite on one host.
+        self.name = f"{suite}-{os.getpid()}"
+
+    def __enter__(self):
+        self._sdboot("start", self.name, str(ROOTFS / self.suite), stdout=None)
+        return self
+
+    def __exit__(self, *_):
+        self._sdboot("stop", self.name)
+
+    def _sdboot(self, *arguments, **options):
+        options.setdefault("stdout", subprocess.PIPE)
+        return subprocess.run([HERE / "sdboot", *arguments], check=True, text=True, **options)
+
+    def reboot(self):
+        self._sdboot("reboot", self.name)
+
+    def popen(self, *command, user=None, groups=(), **options):
+        """Starts a command inside: as root, or as `user` with just its own group and `groups`."""
+        if user is not None:
+            listed = ",".join(groups)
+            command = ("setpriv", "--reuid", user, "--regid", user,
+                       *(("--groups", listed) if listed else ("--clear-groups",)), *command)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        return subprocess.Popen([HERE / "sdboot", "exec", self.name, *map(str, command)], **options)
+
+    def try_(self, *command, timeout=120, stdin=None, **options):
+        """Runs a command to its end; returns it with returncode, stdout and stderr."""
+        process = self.popen(*command, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL, **options)
+        try:
+            out, err = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise CommandFailed(f"{command} did not end in {timeout} s") from None
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def run(self, *command, **options):
+        """Runs a command that has to succeed; returns its standard output without the last newline."""
+        done = self.try_(*command, **options)
+        if done.returncode != 0:
+            raise CommandFailed(f"{command} exited {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout.rstrip("\n")
+
+    def python(self, program, *arguments, **options):
+        """Runs a Python program of the rootfs' own interpreter; returns what it printed, read as JSON."""
+        return json.loads(self.run("python3", "-c", program, *arguments, **options))
+
+    @property
+    def root(self):
+        """The machine's root directory as the host sees it."""
+        return Path("/proc", (RUN / self.name / "leader").read_text().strip(), "root")
+
+    def write(self, path, text, mode=0o644):
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+    def copy_in(self, source, path, mode=0o755):
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(mode)
+
+    def show(self, unit, *properties):
+        """Properties of a unit as a dict of strings."""
+        lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def journal(self, *matches):
+        """Records of the journal as dicts, oldest first; matches as for journalctl."""
+        self.run("journalctl", "--sync")
+        text = self.run("journalctl", "--output=json", "--all", *matches)
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def wait_for(what, condition, seconds=60):
+    """Waits until condition() is true and returns its value; fails after a generous time, saying what was awaited."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def run_checks(title, checks, *arguments):
+    """Runs the checks in order, prints one line each, and returns how many passed and how many failed."""
+    passed = failed = 0
+    for check in checks:
+        began = time.monotonic()
+        says = " ".join(check.__doc__.split())
+        try:
+            check(*arguments)
+        except Exception:  # noqa: BLE001  a check may fail in any way, and the others still run
+            failed += 1
+            print(f"FAILED {title}: {says}\n{traceback.format_exc()}", flush=True)
+        else:
+            passed += 1
+            print(f"ok {title}: {says} ({time.monotonic() - began:.1f} s)", flush=True)
+    return passed, failed
+
+
+def tests_of(module):
+    """The functions named test_* of a module, in the order they are written."""
+    return [value for name, value in vars(module).items() if name.startswith("test_") and callable(value)]

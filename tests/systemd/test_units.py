@@ -1,0 +1,50 @@
+"""The units as systemd itself judges them: no unknown key, no loose end in the sandbox."""
+
+import json
+import re
+
+from booted import REPOSITORY
+
+UNITS = ["msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket"]
+# Every directive the units use, all of which systemd 249 (Ubuntu 22.04) knows: its manual's "Added in version" is at
+# most 249, or missing because it is older than those notes. A directive gets in here only after looking there.
+KNOWN_TO_249 = set("""
+    After Also AmbientCapabilities Backlog CapabilityBoundingSet Description DevicePolicy DirectoryMode Documentation
+    ExecReload ExecStart FileDescriptorName Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitNOFILE
+    ListenStream LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges PrivateDevices
+    PrivateMounts PrivateTmp ProcSubset ProtectClock ProtectControlGroups ProtectHome ProtectHostname
+    ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectSystem RemoveIPC Requires Restart RestartSec
+    RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID RuntimeDirectory
+    RuntimeDirectoryPreserve Service SocketMode StartLimitIntervalSec SystemCallArchitectures SystemCallErrorNumber
+    SystemCallFilter TasksMax TimeoutStartSec TimeoutStopSec TriggerLimitIntervalSec Type UMask User WantedBy
+    WatchdogSec WatchdogSignal
+""".split())
+
+
+def test_verify(machine):
+    """systemd-analyze verify has nothing to say about the units"""
+    done = machine.try_("systemd-analyze", "verify", "--man=no", *UNITS)
+    # It exits 0 for an unknown key and only prints it.
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+
+def test_old_systemd(_):
+    """no directive is newer than systemd 249"""
+    used = set()
+    for unit in UNITS:
+        text = (REPOSITORY / "systemd" / unit).read_text()
+        used |= set(re.findall(r"^(\w+)=", text, re.MULTILINE))
+    assert used == KNOWN_TO_249, f"not in the list: {used - KNOWN_TO_249}; no longer used: {KNOWN_TO_249 - used}"
+
+
+def test_exposure(machine):
+    """the service's exposure is at most 1.4, and the unit gives a reason for each point that is left"""
+    machine.run("systemd-analyze", "security", "--threshold=14", "msi-tokend.service")
+    points = json.loads(machine.run("systemd-analyze", "security", "--json=short", "msi-tokend.service"))
+    left = {point["name"] for point in points if not point["set"] and point["exposure"]}
+    comments = "\n".join(re.findall("^#.*", (REPOSITORY / "systemd/msi-tokend.service").read_text(), re.MULTILINE))
+    for name in left:
+        # Such as PrivateNetwork=, RootDirectory=/RootImage=, RestrictAddressFamilies=~AF_(INET|INET6).
+        terms = [name.split("=")[0] + "="] if "~" not in name else re.findall(r"[A-Z][A-Z_0-9]+", name.split("~")[1])
+        terms = ["IPAddressAllow=" if term == "IPAddressDeny=" else term for term in terms]
+        assert all(term.removeprefix("AF_") in comments for term in terms), f"no reason given in the unit for {name}"
