@@ -1,0 +1,20 @@
+//! The `MESSAGE_ID` of events that an operator may want to act on: 128 random bits each, made once, never used for
+//! anything else (`systemd.journal-fields(7)`). Give one to a record as the field `message_id`; then
+//! `journalctl MESSAGE_ID=…` finds it whatever the text says, and the message catalog explains it.
+
+/// A token that can still be served could not be refreshed; said once, until [`REFRESH_RECOVERED`].
+pub const REFRESH_FAILING: &str = "d71fe2c880a04153a8db58d37d9d31b0";
+/// A refresh succeeded after failures.
+pub const REFRESH_RECOVERED: &str = "81a11e3ed5a34d8bbb12ead24c7bee25";
+/// A token expired while its refresh failed: callers are refused from now on.
+pub const TOKEN_EXPIRED: &str = "5358a2e7fe7b4d74b2786b7430ef61b3";
+/// The endpoint said that the VM asks too much (429).
+pub const UPSTREAM_THROTTLED: &str = "349e0cfd70dd4f3fac59c517696d7980";
+/// The VM's default identity is another one than before.
+pub const DEFAULT_IDENTITY_CHANGED: &str = "84a20b1bb329427797c1f212c38db38e";
+/// A caller asked for a token that no rule allows it.
+pub const ACCESS_DENIED: &str = "c97820b49b15429d90f38a2696fab94d";
+/// A reload took effect.
+pub const CONFIGURATION_RELOADED: &str = "6ec7a91ee6504f039cc4b6aae6798ab5";
+/// A configuration was refused; at a reload the one before stays in force.
+pub const CONFIGURATION_REJECTED: &str = "ecc07d5a6ac640dca10939fd8c38b120";

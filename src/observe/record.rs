@@ -1,0 +1,219 @@
+//! One record of the log, taken out of a `tracing` event: every text bounded, and free of anything that a terminal or
+//! a log reader could take for more than text.
+
+use std::fmt::{self, Debug, Write};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level};
+use tracing_log::NormalizeEvent;
+
+/// Longest message and longest value of a field, in bytes.
+const MAX_VALUE: usize = 1024;
+
+/// What is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) level: Level,
+    pub(super) target: String,
+    pub(super) message: String,
+    /// In the order of the event.
+    pub(super) fields: Vec<(&'static str, String)>,
+}
+
+impl Record {
+    pub(super) fn new(level: Level, target: &str, message: impl fmt::Display) -> Self {
+        Self {
+            level,
+            target: target.to_owned(),
+            message: bounded(format_args!("{message}")),
+            fields: Vec::new(),
+        }
+    }
+
+    /// `None` for an event that is not worth a record: chatter of the libraries.
+    pub(super) fn of(event: &Event<'_>) -> Option<Self> {
+        let normalized = event.normalized_metadata();
+        let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
+        let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        if !ours && *metadata.level() > Level::WARN {
+            return None;
+        }
+        let mut record = Self::new(*metadata.level(), metadata.target(), "");
+        event.record(&mut record);
+        Some(record)
+    }
+
+    /// The message and its fields for people: `message key=value key="a value"`. The id of the message is for machines.
+    pub(super) fn text(&self) -> String {
+        let mut text = self.message.clone();
+        for (name, value) in self.fields.iter().filter(|(name, _)| *name != "message_id") {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(name);
+            text.push('=');
+            if value.is_empty() || value.contains([' ', '"', '=']) {
+                text.push('"');
+                text.push_str(&value.replace('\\', "\\\\").replace('"', "\\\""));
+                text.push('"');
+            } else {
+                text.push_str(value);
+            }
+        }
+        text
+    }
+}
+
+impl Visit for Record {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let value = bounded(format_args!("{value:?}"));
+        match field.name() {
+            "message" => self.message = value,
+            // What `log` says of itself; the target is known already.
+            name if name.starts_with("log.") => {}
+            name => self.fields.push((name, value)),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+/// Formats no more than is kept.
+fn bounded(value: fmt::Arguments<'_>) -> String {
+    let mut out = Bounded(String::new());
+    if out.write_fmt(value).is_err() {
+        out.0.push('…');
+    }
+    out.0
+}
+
+/// Escapes what is not printable and fails beyond [`MAX_VALUE`] bytes.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            let before = self.0.len();
+            match c {
+                '"' | '\'' | '\\' => self.0.push(c),
+                _ => self.0.extend(c.escape_debug()),
+            }
+            if self.0.len() > MAX_VALUE {
+                self.0.truncate(before);
+                return Err(fmt::Error);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+    use tracing_subscriber::{Layer, Registry};
+
+    use super::*;
+
+    struct Keep(Arc<Mutex<Vec<Record>>>);
+
+    impl Layer<Registry> for Keep {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
+            self.0.lock().extend(Record::of(event));
+        }
+    }
+
+    /// The records that `f` makes.
+    fn records(f: impl FnOnce()) -> Vec<Record> {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&kept)));
+        tracing::subscriber::with_default(subscriber, f);
+        std::mem::take(&mut kept.lock())
+    }
+
+    #[test]
+    fn message_and_fields_are_taken_in_order() {
+        let error = std::io::Error::other("no route");
+        let records = records(|| {
+            tracing::warn!(
+                message_id = "abc",
+                resource = %"https://r/",
+                uid = 1000,
+                warm = true,
+                error = &error as &dyn std::error::Error,
+                "refresh {}",
+                "failing"
+            );
+        });
+        let [record] = records.as_slice() else {
+            panic!("{records:?}")
+        };
+        assert_eq!(record.level, Level::WARN);
+        assert_eq!(record.message, "refresh failing");
+        assert_eq!(
+            record.fields,
+            [
+                ("message_id", "abc".to_owned()),
+                ("resource", "https://r/".to_owned()),
+                ("uid", "1000".to_owned()),
+                ("warm", "true".to_owned()),
+                ("error", "no route".to_owned()),
+            ]
+        );
+        assert_eq!(
+            record.text(),
+            "refresh failing resource=https://r/ uid=1000 warm=true error=\"no route\""
+        );
+    }
+
+    #[test]
+    fn nothing_unprintable_gets_through_and_values_cannot_pose_as_fields() {
+        let records = records(|| {
+            tracing::info!(
+                evil = "a\nerror forged=\"1\" \u{1b}[2J\u{202e}\0",
+                empty = "",
+                path = r"C:\x 'é' \",
+                odd = r"\",
+                "x\r\ny"
+            );
+        });
+        assert_eq!(
+            records[0].text(),
+            r#"x\r\ny evil="a\\nerror forged=\"1\" \\u{1b}[2J\\u{202e}\\0" empty="" path="C:\\x 'é' \\" odd=\"#
+        );
+    }
+
+    #[test]
+    fn a_long_value_is_cut_and_says_so() {
+        let records = records(|| {
+            tracing::info!(
+                fits = "f".repeat(MAX_VALUE),
+                long = "é".repeat(MAX_VALUE),
+                "{}",
+                "m".repeat(MAX_VALUE + 1)
+            );
+        });
+        assert_eq!(records[0].fields[0].1, "f".repeat(MAX_VALUE));
+        assert_eq!(records[0].fields[1].1, format!("{}…", "é".repeat(MAX_VALUE / 2)));
+        assert_eq!(records[0].message, format!("{}…", "m".repeat(MAX_VALUE)));
+    }
+
+    #[test]
+    fn of_the_libraries_only_warnings_are_taken() {
+        let records = records(|| {
+            tracing::info!(target: "hyper::proto", "chatter");
+            tracing::warn!(target: "hyper::proto", "trouble");
+            tracing::debug!("ours");
+        });
+        let messages: Vec<_> = records.iter().map(|record| record.message.as_str()).collect();
+        assert_eq!(messages, ["trouble", "ours"]);
+    }
+}
