@@ -1,0 +1,101 @@
+//! Every configuration that we show to people is one that the daemon takes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use msi_tokend::config::{Config, Loaded, load};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Loads `text` from a file of its own, since those of a working copy may be writable by a group.
+fn load_text(name: &str, text: &str) -> Loaded {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    load(&path).unwrap_or_else(|problems| panic!("{name}:\n{problems}"))
+}
+
+#[test]
+fn the_packaged_file_changes_no_default_and_has_one_rule() {
+    let loaded = load_text(
+        "config.toml",
+        &fs::read_to_string(repository("config/config.toml")).unwrap(),
+    );
+    let [rule] = loaded.config.allow.as_slice() else {
+        panic!("{:?}", loaded.config.allow)
+    };
+    assert_eq!(rule.groups.as_deref().unwrap(), ["msi-tokend"]);
+    assert!(rule.users.is_none() && rule.units.is_none() && rule.resources.is_none() && rule.identities.is_none());
+    assert_eq!(
+        Config {
+            allow: Vec::new(),
+            ..loaded.config
+        },
+        Config::default()
+    );
+}
+
+/// `#key` is a setting, `# text` is prose: with the settings taken in, each key there is, at its default.
+#[test]
+fn the_packaged_file_shows_every_key_with_its_default() {
+    let text = fs::read_to_string(repository("config/config.toml")).unwrap();
+    let taken_in: Vec<_> = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .collect();
+    let loaded = load_text("config.toml", &taken_in.join("\n"));
+    let effective = loaded.effective.to_string();
+    let not_shown: Vec<_> = effective
+        .lines()
+        .filter(|line| line.ends_with("# default") || line.ends_with("is not set"))
+        .collect();
+    assert!(not_shown.is_empty(), "{not_shown:#?}");
+    let (config, default) = (loaded.config, Config::default());
+    assert_eq!(config.upstream, default.upstream);
+    assert_eq!(config.cache, default.cache);
+    assert_eq!(config.limits, default.limits);
+    assert_eq!(config.log, default.log);
+    assert_eq!(
+        msi_tokend::config::Listen {
+            sdk: None,
+            monitor: None,
+            ..config.listen
+        },
+        default.listen
+    );
+    let rule = config.allow.last().unwrap();
+    assert!(rule.users.is_some() && rule.groups.is_some() && rule.units.is_some() && rule.resources.is_some());
+    assert_eq!(rule.identities.as_ref().unwrap().len(), 4, "each kind of selector");
+    assert_eq!(config.warm.len(), 1);
+}
+
+#[test]
+fn the_examples_load() {
+    let mut count = 0;
+    for entry in fs::read_dir(repository("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        load_text(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        count += 1;
+    }
+    assert!(count >= 4, "{count} examples found");
+}
+
+#[test]
+fn what_the_readme_shows_loads() {
+    let Ok(readme) = fs::read_to_string(repository("README.md")) else {
+        return; // not written yet
+    };
+    for (index, block) in readme.split("```toml\n").skip(1).enumerate() {
+        let text = block.split_once("```").expect("a block that ends").0;
+        load_text(&format!("block {index} of README.md"), text);
+    }
+}
