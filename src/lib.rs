@@ -1,8 +1,44 @@
-//! `msi-tokend`
+//! `msi-tokend`: the access tokens of a VM's managed identities, asked for once and handed to those that may have them.
+//!
+//! # The way of a token
+//!
+//! A caller connects to the Unix socket and [`server`] asks the kernel who it is. The request is read by one parser
+//! into a [`key::Key`] (resource and identity); [`access`] judges whether this caller may have it. The [`engine`] takes
+//! the question to the [`broker`], which decides: serve the cached token, wait for one, or refuse. Where it wants one
+//! fetched, the engine has [`upstream`] ask the VM's endpoint and judge the reply; the [`token::Token`] goes back
+//! through the broker, which keeps it, to everybody who waits. The server writes it out with what is left of its life at
+//! that second. Before half of that life is over the broker asks for a new one, and nobody notices.
+//!
+//! # The house
+//!
+//! Each module imports only from those below it.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
+//! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
+//! | [`observe`] | what people see: log, status |
+//! | [`engine`] | does what the broker decides: clock, timer, fetches, waking callers |
+//! | [`upstream`] | the fetch: what each kind of endpoint is sent, what its answers mean |
+//! | [`access`] | who is calling, and what the rules say |
+//! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
+//! | [`config`] | files to typed configuration |
+//! | [`harden`] | what the process asks the kernel to keep others from |
+//! | [`token`], [`failure`], [`key`], [`clock`] | the values that the others speak in |
+//!
+//! [`emulator`] is the stand-in endpoint for development and tests; nothing imports it but its own program.
 
+pub mod access;
+pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod emulator;
+pub mod engine;
+pub mod failure;
 pub mod harden;
 pub mod key;
 pub mod observe;
+pub mod server;
+pub mod token;
+pub mod upstream;

@@ -1,2 +1,44 @@
-#![allow(missing_docs)]
-fn main() {}
+//! `msi-tokend`: arguments, then [`daemon::run`]; an error becomes an exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use msi_tokend::daemon;
+
+/// Gets the access tokens of an Azure VM's managed identities, keeps them fresh and serves them over a Unix socket.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file; conf.d/*.toml beside it is read after it.
+    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    config: PathBuf,
+    /// Validate the configuration, print what is in effect and where each value came from, and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to stdout; if even that fails there is nobody to tell.
+            _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { 64 });
+        }
+    };
+    let result = if arguments.check {
+        daemon::check(&arguments.config)
+    } else {
+        daemon::run(&arguments.config)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("msi-tokend: {error}");
+            error.exit_code()
+        }
+    }
+}

@@ -187,7 +187,7 @@ impl Default for Config {
             cache: Cache {
                 max_tokens: 1000,
                 max_tokens_per_uid: 64,
-                idle_drop: Duration::from_secs(24 * 60 * 60),
+                idle_drop: Duration::from_hours(24),
             },
             limits: Limits {
                 max_connections: 1024,

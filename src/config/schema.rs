@@ -137,7 +137,7 @@ impl Rule {
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// `sun_path` of unix(7) less its NUL.
 const MAX_SOCKET_PATH: usize = 107;
 /// `PATH_MAX` of linux/limits.h less its NUL.

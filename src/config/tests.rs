@@ -160,7 +160,7 @@ audit = false
         Cache {
             max_tokens: 5,
             max_tokens_per_uid: 6,
-            idle_drop: Duration::from_secs(7 * 3600),
+            idle_drop: Duration::from_hours(7),
         }
     );
     assert_eq!(

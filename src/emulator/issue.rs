@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_token_looks_like_a_real_one() {
-        let mut issuer = Issuer::new(Duration::from_secs(86_400), None);
+        let mut issuer = Issuer::new(Duration::from_hours(24), None);
         let grant = ask(&mut issuer, NOW, Wanted::Usual);
         assert!(
             (1700..2000).contains(&grant.access_token.len()),
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn capabilities_are_a_claim_and_part_of_the_key() {
         let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
-        let mut issuer = Issuer::new(Duration::from_secs(3600), None);
+        let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let plain = ask(&mut issuer, NOW, Wanted::Usual);
         let able = issuer.grant(NOW, (STORAGE, &identity, Some("cp1,cp2")), Wanted::Usual, None);
         assert_ne!(plain.access_token, able.access_token);
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn every_token_has_its_own_uti_and_a_one_off_is_not_kept() {
         let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
-        let mut issuer = Issuer::new(Duration::from_secs(3600), None);
+        let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let first = ask(&mut issuer, NOW, Wanted::Usual);
         let stray = issuer.one_off(NOW, STORAGE, &identity, None);
         let uti = |grant: &Grant| jwt::claims(&grant.access_token).unwrap()["uti"].clone();

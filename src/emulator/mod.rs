@@ -120,7 +120,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             any_address: false,
-            lifetime: Duration::from_secs(24 * 3600),
+            lifetime: Duration::from_hours(24),
             identities: IdentitySet::default(),
             script: Script::default(),
             canary: None,

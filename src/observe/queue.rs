@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     fn record(text: &str) -> Record {
         Record::new(Level::INFO, "test", text)

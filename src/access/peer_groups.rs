@@ -1,0 +1,55 @@
+//! `SO_PEERGROUPS`, which no crate of the house wraps: the one place where the kernel is asked by hand.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::libc;
+
+/// More groups than this (the kernel allows 65,536) are asked for in a second call.
+const USUAL: usize = 64;
+
+/// The supplementary groups that the peer of a Unix socket had when it connected.
+///
+/// # Errors
+/// Those of `getsockopt(2)`: `ENODATA` where the kernel recorded no groups.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Box<[u32]>> {
+    let mut groups = vec![0_u32; USUAL];
+    loop {
+        match fill(socket, &mut groups) {
+            Ok(count) => {
+                groups.truncate(count);
+                return Ok(groups.into());
+            }
+            Err((error, needed)) if error.raw_os_error() == Some(libc::ERANGE) && needed > groups.len() => {
+                groups.resize(needed, 0);
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Fills `groups` and says how many there are, or with `ERANGE` how many there would be.
+#[expect(
+    unsafe_code,
+    reason = "SO_PEERGROUPS has no safe wrapper; the pointer and length are those of one live slice"
+)]
+fn fill(socket: BorrowedFd<'_>, groups: &mut [u32]) -> Result<usize, (io::Error, usize)> {
+    let mut bytes = libc::socklen_t::try_from(size_of_val(groups)).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel writes at most `bytes` bytes to `groups`, which it may, as gid_t is u32; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    let count = bytes as usize / size_of::<libc::gid_t>();
+    if result == 0 {
+        Ok(count)
+    } else {
+        Err((io::Error::last_os_error(), count))
+    }
+}

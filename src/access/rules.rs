@@ -1,0 +1,317 @@
+//! What a caller may have: pure judgement, the same for a request and for `msi-token explain`.
+
+use std::fmt;
+
+use nix::unistd::{Group, User};
+
+use super::Caller;
+use crate::config::{Allow, Origin};
+use crate::key::{Identity, Key, Resource};
+
+/// What the kernel calls a uid that it cannot map into our user namespace.
+const NOBODY: u32 = 65534;
+
+/// The rules in force, names looked up.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    own_uid: u32,
+}
+
+/// One `[[allow]]`.
+#[derive(Debug)]
+pub struct Rule {
+    users: Option<Vec<u32>>,
+    groups: Option<Vec<u32>>,
+    units: Option<Vec<String>>,
+    resources: Option<Vec<Resource>>,
+    identities: Option<Vec<Identity>>,
+    /// Where it stands in the configuration.
+    pub origin: Origin,
+}
+
+/// A kind of condition; all that a rule has must match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `users`
+    Users,
+    /// `groups`
+    Groups,
+    /// `units`
+    Units,
+    /// `resources`
+    Resources,
+    /// `client_ids`, `object_ids`, `resource_ids`, `default_identity`
+    Identities,
+}
+
+/// Why a caller may have a token.
+#[derive(Clone, Copy, Debug)]
+pub enum Grant<'a> {
+    /// Root, or the daemon's own uid.
+    Privileged,
+    /// This rule allows it.
+    Rule(&'a Rule),
+}
+
+/// A name in a rule that stands for nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownName {
+    /// "user" or "group"
+    pub kind: &'static str,
+    /// As written.
+    pub name: String,
+    /// The rule.
+    pub origin: Origin,
+}
+
+impl Rules {
+    /// Looks the names up. Those that do not exist match nobody and are given back, to be warned of.
+    pub fn resolve(allow: &[Allow], own_uid: u32) -> (Self, Vec<UnknownName>) {
+        let mut unknown = Vec::new();
+        let rules = allow.iter().map(|allow| Rule::resolve(allow, &mut unknown)).collect();
+        (Self { rules, own_uid }, unknown)
+    }
+
+    /// The verdict on one request: `None` means no.
+    pub fn judge(&self, caller: &Caller, key: &Key) -> Option<Grant<'_>> {
+        if self.is_privileged(caller.uid) {
+            return Some(Grant::Privileged);
+        }
+        self.rules
+            .iter()
+            .find(|rule| rule.matches(caller, key))
+            .map(Grant::Rule)
+    }
+
+    /// Root and the daemon's own uid may have every token, rules or not.
+    pub fn is_privileged(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+
+    /// Each rule with the parts of it that do not match; no part at all means that the rule allows.
+    pub fn explain(&self, caller: &Caller, key: &Key) -> Vec<(&Rule, Vec<Part>)> {
+        self.rules
+            .iter()
+            .map(|rule| (rule, rule.mismatches(caller, key).collect()))
+            .collect()
+    }
+
+    /// Whether any rule asks for the caller's unit.
+    pub fn need_units(&self) -> bool {
+        self.rules.iter().any(|rule| rule.units.is_some())
+    }
+}
+
+impl Rule {
+    fn resolve(allow: &Allow, unknown: &mut Vec<UnknownName>) -> Self {
+        let mut ids = |kind, names: &Option<Vec<String>>, look_up: fn(&str) -> Option<u32>| {
+            names.as_ref().map(|names| {
+                let found = names.iter().filter_map(|name| {
+                    let id = name.parse().ok().or_else(|| look_up(name));
+                    if id.is_none() {
+                        unknown.push(UnknownName {
+                            kind,
+                            name: name.clone(),
+                            origin: allow.origin.clone(),
+                        });
+                    }
+                    id
+                });
+                found.collect()
+            })
+        };
+        Self {
+            users: ids("user", &allow.users, |name| {
+                Some(User::from_name(name).ok()??.uid.as_raw())
+            }),
+            groups: ids("group", &allow.groups, |name| {
+                Some(Group::from_name(name).ok()??.gid.as_raw())
+            }),
+            units: allow.units.clone(),
+            resources: allow.resources.clone(),
+            identities: allow.identities.clone(),
+            origin: allow.origin.clone(),
+        }
+    }
+
+    fn matches(&self, caller: &Caller, key: &Key) -> bool {
+        self.mismatches(caller, key).next().is_none()
+    }
+
+    fn mismatches(&self, caller: &Caller, key: &Key) -> impl Iterator<Item = Part> {
+        // The caller's unit costs a look into /proc, so it comes last.
+        const PARTS: [Part; 5] = [
+            Part::Users,
+            Part::Groups,
+            Part::Resources,
+            Part::Identities,
+            Part::Units,
+        ];
+        PARTS
+            .into_iter()
+            .filter(move |part| !self.part_matches(*part, caller, key))
+    }
+
+    fn part_matches(&self, part: Part, caller: &Caller, key: &Key) -> bool {
+        match part {
+            // An unmapped uid is anybody's, so only a rule that names it lets it in.
+            Part::Users => self
+                .users
+                .as_ref()
+                .map_or(caller.uid != NOBODY, |users| users.contains(&caller.uid)),
+            Part::Groups => any(self.groups.as_deref(), |gid| caller.is_in_group(*gid)),
+            Part::Units => any(self.units.as_deref(), |unit| caller.unit() == Some(unit)),
+            Part::Resources => any(self.resources.as_deref(), |resource| *resource == key.resource),
+            Part::Identities => any(self.identities.as_deref(), |identity| *identity == key.identity),
+        }
+    }
+}
+
+/// A list that is not given matches everything; one that is, if any entry does.
+fn any<T>(list: Option<&[T]>, matches: impl Fn(&T) -> bool) -> bool {
+    list.is_none_or(|list| list.iter().any(matches))
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, origin } = self;
+        write!(
+            f,
+            "{}:{}: allow: no {kind} \"{name}\" on this machine: it matches nobody; create it or correct the name",
+            origin.file.display(),
+            origin.line
+        )
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Users => "users",
+            Self::Groups => "groups",
+            Self::Units => "units",
+            Self::Resources => "resources",
+            Self::Identities => "identities",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn allow() -> Allow {
+        let origin = Origin {
+            file: Path::new("config.toml").into(),
+            line: 1,
+        };
+        Allow {
+            users: None,
+            groups: None,
+            units: None,
+            resources: None,
+            identities: None,
+            origin,
+        }
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn rules(allow: &[Allow]) -> Rules {
+        Rules::resolve(allow, 999).0
+    }
+
+    fn key(resource: &str, identity: Identity) -> Key {
+        Key::new(Resource::new(resource).unwrap(), identity)
+    }
+
+    #[test]
+    fn without_a_rule_only_root_and_the_daemon_itself_get_a_token() {
+        let (rules, key) = (rules(&[]), key("https://a/", Identity::Default));
+        for (uid, allowed) in [(0, true), (999, true), (1000, false), (NOBODY, false)] {
+            assert_eq!(
+                rules.judge(&Caller::described(uid, vec![0], None), &key).is_some(),
+                allowed,
+                "{uid}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_entry_matches_within_a_list_and_all_lists_must() {
+        let rules = rules(&[Allow {
+            users: Some(strings(&["7", "8"])),
+            groups: Some(strings(&["70", "80"])),
+            units: Some(strings(&["a.service"])),
+            resources: Some(vec![Resource::new("https://a/").unwrap()]),
+            identities: Some(vec![Identity::Default, Identity::client_id("C").unwrap()]),
+            ..allow()
+        }]);
+        let judge = |uid, gid, unit: &str, resource, identity| {
+            let caller = Caller::described(uid, vec![1, gid], Some(unit.to_owned()));
+            rules.judge(&caller, &key(resource, identity)).is_some()
+        };
+        assert!(judge(7, 70, "a.service", "https://a/", Identity::Default));
+        assert!(judge(
+            8,
+            80,
+            "a.service",
+            "https://a/",
+            Identity::client_id("c").unwrap()
+        ));
+        assert!(!judge(9, 70, "a.service", "https://a/", Identity::Default));
+        assert!(!judge(7, 71, "a.service", "https://a/", Identity::Default));
+        assert!(!judge(7, 70, "b.service", "https://a/", Identity::Default));
+        assert!(!judge(7, 70, "a.service", "https://a", Identity::Default));
+        assert!(!judge(
+            7,
+            70,
+            "a.service",
+            "https://a/",
+            Identity::object_id("c").unwrap()
+        ));
+    }
+
+    #[test]
+    fn an_unmapped_uid_must_be_named_and_an_unknown_name_is_nobody() {
+        let key = key("https://a/", Identity::Default);
+        let by_group = rules(&[Allow {
+            groups: Some(strings(&["5"])),
+            ..allow()
+        }]);
+        let named = rules(&[Allow {
+            users: Some(strings(&["65534"])),
+            ..allow()
+        }]);
+        let nobody = Caller::described(NOBODY, vec![5], None);
+        assert!(by_group.judge(&nobody, &key).is_none() && named.judge(&nobody, &key).is_some());
+        let (rules, unknown) = Rules::resolve(
+            &[Allow {
+                users: Some(strings(&["no-such-user", "root"])),
+                ..allow()
+            }],
+            999,
+        );
+        assert_eq!(unknown.len(), 1);
+        assert!(rules.judge(&Caller::described(1000, vec![], None), &key).is_none());
+    }
+
+    #[test]
+    fn a_rule_explains_every_part_that_does_not_match() {
+        let rules = rules(&[Allow {
+            users: Some(strings(&["7"])),
+            groups: Some(strings(&["70"])),
+            ..allow()
+        }]);
+        let key = key("https://a/", Identity::Default);
+        let parts = |uid, gids| rules.explain(&Caller::described(uid, gids, None), &key)[0].1.clone();
+        assert_eq!(parts(8, vec![]), [Part::Users, Part::Groups]);
+        assert_eq!(parts(7, vec![]), [Part::Groups]);
+        assert_eq!(parts(7, vec![70]), []);
+    }
+}

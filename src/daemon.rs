@@ -1,0 +1,233 @@
+//! The wiring, which reads as a story: configuration, log, socket, broker, ready, signals, drain.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::access::Rules;
+use crate::broker::Policy;
+use crate::clock::SystemClock;
+use crate::config::{self, Config};
+use crate::engine::Engine;
+use crate::harden::harden;
+use crate::observe::events;
+use crate::observe::log::{self, LogHandle};
+use crate::observe::report::Reporter;
+use crate::server::{self, BindError, Bounds, Server};
+use crate::upstream::Upstream;
+
+/// What runs at SIGTERM gets this long to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// The last records get this long to reach the journal.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
+
+/// Why the daemon did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration is wrong; the text has a line for each violation.
+    #[error("{0}")]
+    Config(#[from] config::Problems),
+    /// Rules name users or groups that do not exist; the text has a line for each.
+    #[error("{0}")]
+    UnknownNames(String),
+    /// There is no socket to serve on.
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    /// The system would not let us set up what we need.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// As the system says it.
+        source: io::Error,
+    },
+    /// A core task ended; alive without it would be worse than gone.
+    #[error("internal error: {0} ended by itself; systemd starts the daemon anew")]
+    TaskEnded(&'static str),
+}
+
+impl DaemonError {
+    /// By sysexits.h.
+    pub fn exit_code(&self) -> ExitCode {
+        use BindError::{Foreign, Live, NoDirectory, Occupied, Refused, UnsafeDirectory};
+        ExitCode::from(match self {
+            Self::Config(_) | Self::UnknownNames(_) | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. }) => 78,
+            Self::Bind(Live(_)) => 69,
+            Self::Bind(Occupied { .. } | Refused { .. } | Foreign(_)) | Self::System { .. } => 71,
+            Self::TaskEnded(_) => 70,
+        })
+    }
+}
+
+/// Validates the configuration and prints what is in effect.
+///
+/// # Errors
+/// Every violation; also a user or group that does not exist, of which a running daemon only warns.
+pub fn check(config_path: &Path) -> Result<(), DaemonError> {
+    let loaded = config::load(config_path)?;
+    let (_, unknown) = Rules::resolve(&loaded.config.allow, nix::unistd::geteuid().as_raw());
+    if unknown.is_empty() {
+        println!("{}", loaded.effective);
+        return Ok(());
+    }
+    Err(DaemonError::UnknownNames(
+        unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    ))
+}
+
+/// Runs the daemon until a signal ends it.
+pub fn run(config_path: &Path) -> Result<(), DaemonError> {
+    let config = config::load(config_path)?.config;
+    harden().map_err(|errno| DaemonError::System {
+        what: "keep others out of this process",
+        source: errno.into(),
+    })?;
+    let log = log::start(config.log.level).map_err(|source| DaemonError::System {
+        what: "start the log's thread",
+        source,
+    })?;
+    // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System {
+            what: "start the runtime",
+            source,
+        })?;
+    let result = runtime.block_on(serve(config_path, config, &log));
+    if let Err(error) = &result {
+        error!("{error}");
+    }
+    log.flush(LOG_FLUSH);
+    result
+}
+
+async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Result<(), DaemonError> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|source| DaemonError::System {
+        what: "listen for signals",
+        source,
+    })?;
+    let bound = server::bind(&config.listen.socket, config.listen.socket_mode)?;
+    let engine = Engine::new(
+        policy(&config),
+        Upstream::new(&config.upstream),
+        Arc::new(SystemClock),
+        Arc::new(Reporter),
+    );
+    let server = Server::new(
+        Arc::clone(&engine),
+        rules(&config),
+        bounds(&config),
+        config.limits.header_timeout,
+    );
+
+    let mut timer = tokio::spawn(Arc::clone(&engine).run());
+    let mut accepting = tokio::spawn(Arc::clone(&server).run(bound));
+    info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    loop {
+        tokio::select! {
+            _ = &mut timer => return Err(DaemonError::TaskEnded("the timer")),
+            _ = &mut accepting => return Err(DaemonError::TaskEnded("the accept loop")),
+            signal = signals.next() => match signal {
+                Some(SIGHUP) => reload(config_path, &mut config, log, &engine, &server),
+                _ => break,
+            },
+        }
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    info!("stopping: running requests get up to {} s", DRAIN.as_secs());
+    tokio::select! {
+        drained = drain(&server, accepting) => if !drained {
+            warn!("some requests had not ended in time and were cut off");
+        },
+        _ = signals.next() => warn!("a second signal: stopping at once"),
+    }
+    Ok(())
+}
+
+async fn drain(server: &Server, accepting: JoinHandle<io::Result<()>>) -> bool {
+    server.stop();
+    tokio::time::timeout(DRAIN, async {
+        _ = accepting.await;
+        server.drained().await;
+    })
+    .await
+    .is_ok()
+}
+
+/// All or nothing: a configuration with any fault, or one that moves the sockets, changes nothing.
+fn reload(path: &Path, config: &mut Config, log: &LogHandle, engine: &Arc<Engine>, server: &Server) {
+    let loaded = match config::load(path) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => {
+            for problem in problems.iter() {
+                error!(
+                    outcome = "rejected",
+                    "reload refused, the running configuration stays: {problem}"
+                );
+            }
+            return;
+        }
+    };
+    if loaded.listen != config.listen {
+        error!(
+            message_id = events::CONFIGURATION_REJECTED,
+            outcome = "rejected",
+            "reload refused, the running configuration stays: [listen] changed: restart needed"
+        );
+        return;
+    }
+    *config = loaded;
+    log.set_level(config.log.level);
+    engine.reconfigure(policy(config), Upstream::new(&config.upstream));
+    server.reconfigure(rules(config), bounds(config), config.limits.header_timeout);
+    info!(
+        message_id = events::CONFIGURATION_RELOADED,
+        outcome = "ok",
+        "configuration reloaded"
+    );
+}
+
+fn rules(config: &Config) -> Rules {
+    let (rules, unknown) = Rules::resolve(&config.allow, nix::unistd::geteuid().as_raw());
+    for name in unknown {
+        warn!("{name}");
+    }
+    rules
+}
+
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        total: config.limits.max_connections,
+        per_uid: config.limits.max_connections_per_uid,
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        max_tokens: config.cache.max_tokens,
+        max_tokens_per_uid: config.cache.max_tokens_per_uid,
+        idle_drop: config.cache.idle_drop,
+        caller_wait: config.limits.caller_wait,
+        max_concurrent: config.upstream.max_concurrent,
+        max_per_second: config.upstream.max_per_second,
+        warm: config.warm.clone(),
+    }
+}
+
+/// Outside systemd there is nobody to tell, which is no error.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd cannot be told how we are");
+    }
+}

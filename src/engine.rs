@@ -1,0 +1,208 @@
+//! Does what the broker decides: reads the clock, drives the timer, sends requests to the upstream, wakes callers.
+//!
+//! One mutex around the broker, never held across an await; one task for the timer; one detached task a fetch, so that
+//! a caller that hangs up takes nothing with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::broker::{Answer, Ask, Broker, Decision, Effect, Entry, Fetch, Note, Policy, Unserved, WaiterId};
+use crate::clock::{Clock, Now};
+use crate::failure::{Class, Failure};
+use crate::token::Token;
+use crate::upstream::Upstream;
+
+/// The timer looks at the clocks at least this often: they may have been stepped, or the VM may have slept.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Hears what the broker has to tell people and how the upstream answered.
+pub trait Observer: Send + Sync {
+    /// The broker noticed a change.
+    fn note(&self, note: &Note);
+    /// A request to the upstream ended after `took`.
+    fn fetched(&self, outcome: Result<&Token, &Failure>, took: Duration);
+}
+
+/// The broker at work.
+pub struct Engine {
+    state: Mutex<State>,
+    upstream: Mutex<Arc<Upstream>>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    /// The timer must be set anew.
+    rearm: Notify,
+    /// Boot-time milliseconds of the timer's last round.
+    last_beat: AtomicU64,
+}
+
+struct State {
+    broker: Broker,
+    waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
+}
+
+impl Engine {
+    /// Nothing happens before [`Engine::run`].
+    pub fn new(policy: Policy, upstream: Upstream, clock: Arc<dyn Clock>, observer: Arc<dyn Observer>) -> Arc<Self> {
+        let now = clock.now();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                broker: Broker::new(policy, fastrand::u64(..), now),
+                waiting: HashMap::new(),
+            }),
+            upstream: Mutex::new(Arc::new(upstream)),
+            clock,
+            observer,
+            rearm: Notify::new(),
+            last_beat: AtomicU64::new(millis(now.boot)),
+        })
+    }
+
+    /// The answer to one request; at once, or when the broker has one.
+    pub async fn token(self: &Arc<Self>, ask: Ask<'_>) -> Answer {
+        let waiting = match self.with(|state, now, effects| match state.broker.ask(now, ask, effects) {
+            Decision::Now(answer) => Err(answer),
+            Decision::Wait(id) => {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.insert(id, sender);
+                Ok((id, receiver))
+            }
+        }) {
+            Err(answer) => return answer,
+            Ok(waiting) => waiting,
+        };
+        self.rearm.notify_one();
+        let guard = Waiting {
+            engine: self,
+            id: waiting.0,
+        };
+        let answer = waiting.1.await;
+        std::mem::forget(guard);
+        answer.unwrap_or(Err(Unserved::TimedOut))
+    }
+
+    /// Drives the timer; never returns.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let (now, wake) = self.with(|state, now, effects| {
+                state.broker.tick(now, effects);
+                (now, state.broker.next_wake(now))
+            });
+            self.last_beat.store(millis(now.boot), Ordering::Relaxed);
+            let pause = wake.map_or(HEARTBEAT, |wake| wake.saturating_sub(now.boot).min(HEARTBEAT));
+            // Either end of the pause leads to the same round.
+            _ = timeout(pause, self.rearm.notified()).await;
+        }
+    }
+
+    /// Whether the timer has come round lately.
+    pub fn beats(&self) -> bool {
+        let last = Duration::from_millis(self.last_beat.load(Ordering::Relaxed));
+        self.clock.now().boot.saturating_sub(last) < 2 * HEARTBEAT
+    }
+
+    /// Takes over a new configuration; fetches under way end as they began.
+    pub fn reconfigure(self: &Arc<Self>, policy: Policy, upstream: Upstream) {
+        *self.upstream.lock() = Arc::new(upstream);
+        self.with(|state, now, effects| state.broker.reconfigure(now, policy, effects));
+        self.rearm.notify_one();
+    }
+
+    /// What is cached, as of now.
+    pub fn entries(&self) -> (Now, Vec<Entry>) {
+        let state = self.state.lock();
+        let now = self.clock.now();
+        (now, state.broker.entries(now).collect())
+    }
+
+    /// Runs one event through the broker and does what follows from it.
+    fn with<T>(self: &Arc<Self>, event: impl FnOnce(&mut State, Now, &mut Vec<Effect>) -> T) -> T {
+        let mut effects = Vec::new();
+        let (result, answers) = {
+            let mut state = self.state.lock();
+            let result = event(&mut state, self.clock.now(), &mut effects);
+            let mut answers = Vec::new();
+            effects.retain_mut(|effect| {
+                let Effect::Answer(id, answer) = effect else {
+                    return true;
+                };
+                if let Some(sender) = state.waiting.remove(id) {
+                    answers.push((sender, answer.clone()));
+                }
+                false
+            });
+            (result, answers)
+        };
+        for (sender, answer) in answers {
+            // A receiver that is gone is a caller that hung up.
+            _ = sender.send(answer);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Fetch(fetch) => self.spawn(fetch),
+                Effect::Note(note) => self.observer.note(&note),
+                Effect::Answer(..) => {}
+            }
+        }
+        result
+    }
+
+    fn spawn(self: &Arc<Self>, fetch: Fetch) {
+        let engine = Arc::clone(self);
+        let upstream = self.upstream.lock().clone();
+        tokio::spawn(async move {
+            // Reports back whatever happens: a fetch that panics must not leave its callers waiting.
+            let mut report = Report {
+                engine,
+                fetch,
+                outcome: None,
+            };
+            let started = report.engine.clock.now().boot;
+            let outcome = upstream
+                .fetch(&report.fetch.key, report.fetch.bypass, &*report.engine.clock)
+                .await;
+            let took = report.engine.clock.now().boot.saturating_sub(started);
+            report.engine.observer.fetched(outcome.as_ref(), took);
+            report.outcome = Some(outcome);
+        });
+    }
+}
+
+/// Tells the broker when a caller hangs up.
+struct Waiting<'a> {
+    engine: &'a Engine,
+    id: WaiterId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.engine.state.lock();
+        state.waiting.remove(&self.id);
+        state.broker.forget(self.id);
+    }
+}
+
+struct Report {
+    engine: Arc<Engine>,
+    fetch: Fetch,
+    outcome: Option<Result<Token, Failure>>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let lost = || Err(Failure::new(Class::Faulty, "the fetch ended without an answer"));
+        let outcome = self.outcome.take().unwrap_or_else(lost);
+        self.engine
+            .with(|state, now, effects| state.broker.reply(now, &self.fetch, outcome, effects));
+        self.engine.rearm.notify_one();
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,129 @@
+//! What is cached and whether it can be served, as documents for people and agents. Never a token.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::broker::Entry;
+use crate::clock::Now;
+use crate::engine::Engine;
+use crate::key::{Identity, Key, Resource};
+
+/// `/status`
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: &'static str,
+    /// The daemon's wall clock, seconds since 1970.
+    pub now: u64,
+    /// Soonest trouble first: what cannot be served, then by expiry.
+    pub tokens: Vec<TokenStatus>,
+}
+
+/// One cached key.
+#[derive(Debug, Serialize)]
+pub struct TokenStatus {
+    /// As asked.
+    pub resource: Resource,
+    /// `default`, `client_id:…`, `object_id:…` or `resource_id:…`.
+    pub identity: Identity,
+    /// Kept for ever by the configuration.
+    pub warm: bool,
+    /// Seconds since 1970; null without a token.
+    pub expires_on: Option<u64>,
+    /// Seconds for which it can still be served; 0 if it cannot.
+    pub expires_in: u64,
+    /// When the upstream is asked next, seconds since 1970.
+    pub next_try: u64,
+    /// A request to the upstream is under way or in line.
+    pub fetching: bool,
+    /// The last failure, null after a good reply.
+    pub last_error: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When somebody last asked, seconds since 1970.
+    pub last_asked: u64,
+    /// Answers given from the cache.
+    pub hits: u64,
+}
+
+/// `/ready`
+#[derive(Debug, Serialize)]
+pub struct Ready {
+    /// Every warm token can be served now.
+    pub ready: bool,
+    /// The warm tokens.
+    pub tokens: Vec<TokenReady>,
+}
+
+/// One warm key.
+#[derive(Debug, Serialize)]
+pub struct TokenReady {
+    /// As configured.
+    pub resource: Resource,
+    /// As configured.
+    pub identity: Identity,
+    /// It can be served now.
+    pub ready: bool,
+    /// Why, or what is wrong with it.
+    pub reason: String,
+}
+
+/// The keys that `may_see` lets through.
+pub fn status(engine: &Engine, may_see: impl Fn(&Key) -> bool) -> Status {
+    let (now, entries) = engine.entries();
+    let mut visible: Vec<Entry> = entries.into_iter().filter(|entry| may_see(&entry.key)).collect();
+    visible.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        now: now.wall.as_secs(),
+        tokens: visible.iter().map(|entry| TokenStatus::new(entry, now)).collect(),
+    }
+}
+
+/// Whether the warm tokens can be served.
+pub fn ready(engine: &Engine) -> Ready {
+    let (_, mut entries) = engine.entries();
+    entries.retain(|entry| entry.warm);
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    let tokens: Vec<TokenReady> = entries.iter().map(TokenReady::new).collect();
+    Ready {
+        ready: tokens.iter().all(|token| token.ready),
+        tokens,
+    }
+}
+
+impl TokenStatus {
+    fn new(entry: &Entry, now: Now) -> Self {
+        Self {
+            resource: entry.key.resource.clone(),
+            identity: entry.key.identity.clone(),
+            warm: entry.warm,
+            expires_on: entry.expires_on.as_ref().map(Duration::as_secs),
+            expires_in: entry.left.as_secs(),
+            next_try: now.wall.saturating_add(entry.next_in).as_secs(),
+            fetching: entry.fetching,
+            last_error: entry.last_failure.as_ref().map(|failure| failure.cause.clone()),
+            failures: entry.failures,
+            last_asked: now.wall.saturating_sub(entry.asked_ago).as_secs(),
+            hits: entry.hits,
+        }
+    }
+}
+
+impl TokenReady {
+    fn new(entry: &Entry) -> Self {
+        let reason = match (&entry.last_failure, entry.left.as_secs()) {
+            (None, 0) => "the first request to the endpoint is under way".to_owned(),
+            (None, left) => format!("can be served for {left} s"),
+            (Some(failure), 0) => format!("no token; the last request failed: {}", failure.cause),
+            (Some(failure), left) => format!("can be served for {left} s; the last refresh failed: {}", failure.cause),
+        };
+        Self {
+            resource: entry.key.resource.clone(),
+            identity: entry.key.identity.clone(),
+            ready: !entry.left.is_zero(),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The accept loop and the seats that connections take.
+//!
+//! A seat is free before a connection is accepted, so that a full house leaves callers in the kernel's queue rather
+//! than in our memory; no uid gets more than its share of them.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tracing::{debug, error};
+
+/// Out of descriptors or memory: this long until the next accept.
+const BREATHER: Duration = Duration::from_millis(200);
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// In all.
+    pub total: usize,
+    /// Of one uid.
+    pub per_uid: usize,
+}
+
+/// Who sits where.
+pub struct Seats {
+    taken: Mutex<Taken>,
+    changed: Notify,
+}
+
+struct Taken {
+    bounds: Bounds,
+    total: usize,
+    by_uid: HashMap<u32, usize>,
+}
+
+/// A connection's place; free again when dropped.
+pub struct Seat {
+    seats: Arc<Seats>,
+    uid: u32,
+}
+
+impl Seats {
+    /// An empty house.
+    pub fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self {
+            taken: Mutex::new(Taken {
+                bounds,
+                total: 0,
+                by_uid: HashMap::new(),
+            }),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Takes over new bounds; nobody who sits is thrown out.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.taken.lock().bounds = bounds;
+        self.changed.notify_waiters();
+    }
+
+    /// Connections at this moment.
+    pub fn taken(&self) -> usize {
+        self.taken.lock().total
+    }
+
+    /// Waits until one more connection may be accepted.
+    pub async fn free(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let taken = self.taken.lock();
+                if taken.total < taken.bounds.total {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// A seat for one of this uid's connections, unless it has its share.
+    pub fn take(self: &Arc<Self>, uid: u32) -> Option<Seat> {
+        let mut taken = self.taken.lock();
+        let per_uid = taken.bounds.per_uid;
+        let mine = taken.by_uid.entry(uid).or_default();
+        if *mine >= per_uid {
+            return None;
+        }
+        *mine += 1;
+        taken.total += 1;
+        Some(Seat {
+            seats: Arc::clone(self),
+            uid,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken.lock();
+        taken.total = taken.total.saturating_sub(1);
+        if let Some(mine) = taken.by_uid.get_mut(&self.uid) {
+            *mine = mine.saturating_sub(1);
+            if *mine == 0 {
+                taken.by_uid.remove(&self.uid);
+            }
+        }
+        drop(taken);
+        self.seats.changed.notify_waiters();
+    }
+}
+
+/// The next connection, whatever went wrong with the ones before it.
+///
+/// # Errors
+/// Only what means that the listener itself is broken.
+pub async fn next(listener: &UnixListener, seats: &Seats) -> io::Result<UnixStream> {
+    loop {
+        seats.free().await;
+        match listener.accept().await {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => {
+                    debug!(%error, "a caller left before it was let in");
+                }
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    error!(%error, "no connection can be accepted until others close: raise LimitNOFILE or lower limits.max_connections");
+                    tokio::time::sleep(BREATHER).await;
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_uid_gets_its_share_and_the_house_its_bound() {
+        let seats = Seats::new(Bounds { total: 3, per_uid: 2 });
+        let first = seats.take(1).unwrap();
+        let _second = seats.take(1).unwrap();
+        assert!(seats.take(1).is_none(), "its share is two");
+        let _third = seats.take(2).unwrap();
+        let full = tokio::time::timeout(Duration::ZERO, seats.free()).await;
+        assert!(full.is_err(), "three sit");
+        drop(first);
+        seats.free().await;
+        assert!(seats.take(1).is_some());
+        assert_eq!(seats.taken(), 2);
+    }
+}

@@ -1,0 +1,45 @@
+//! `/live`, `/ready` and `/status`: what people and monitoring agents ask.
+
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::answer::{self, Reply};
+use crate::access::{Caller, Rules};
+use crate::engine::Engine;
+use crate::observe::status;
+
+/// 200 while the daemon's own loops beat; says nothing of the upstream.
+pub fn live(engine: &Arc<Engine>) -> Response<Reply> {
+    let live = engine.beats();
+    let status = if live {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    answer::json(status, bytes(&json!({ "live": live })))
+}
+
+/// 200 when every warm token can be served now, else 503, with the reason per token.
+pub fn ready(engine: &Arc<Engine>) -> Response<Reply> {
+    let ready = status::ready(engine);
+    let status = if ready.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    answer::json(status, bytes(&ready))
+}
+
+/// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
+pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<Reply> {
+    answer::json(
+        StatusCode::OK,
+        bytes(&status::status(engine, |key| rules.judge(caller, key).is_some())),
+    )
+}
+
+fn bytes(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

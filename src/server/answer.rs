@@ -1,0 +1,195 @@
+//! From a token or a problem to the bytes of the answer.
+
+use std::convert::Infallible;
+use std::io::{Cursor, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::buf::Chain;
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+use super::problem::Problem;
+use super::route::Shape;
+use crate::broker::Served;
+
+/// A body of two pieces: what is true at this second only, and the token's own lasting piece, which is shared and not
+/// copied.
+pub struct Reply(Option<Chain<Cursor<Now>, Bytes>>);
+
+/// Room for the members that change from second to second.
+const NOW_SIZE: usize = 104;
+
+/// The first piece, built in place.
+pub struct Now {
+    bytes: [u8; NOW_SIZE],
+    len: usize,
+}
+
+/// The answer that carries a token. `expires_in` is what is left at this moment (`protocol.md` 4, row 6); it and
+/// `ext_expires_in` are numbers in quotes and the rest is the token's own JSON, so nothing needs escaping here.
+pub fn token(shape: Shape, served: &Served) -> Response<Reply> {
+    let seconds = served.left.as_secs();
+    let refresh_token = if shape == Shape::VmExtension {
+        r#""refresh_token":"","#
+    } else {
+        ""
+    };
+    let mut now = Cursor::new([0; NOW_SIZE]);
+    // Two 20-digit numbers fit, so the write cannot fail.
+    _ = write!(
+        now,
+        r#"{{{refresh_token}"expires_in":"{seconds}","ext_expires_in":"{seconds}","#
+    );
+    let len = usize::try_from(now.position()).unwrap_or(NOW_SIZE);
+    let now = Now {
+        bytes: now.into_inner(),
+        len,
+    };
+    response(StatusCode::OK, Reply(Some(Cursor::new(now).chain(served.token.json()))))
+}
+
+/// The answer that says why not.
+pub fn problem(shape: Shape, problem: &Problem) -> Response<Reply> {
+    let mut response = json(problem.status, problem.body(shape));
+    let headers = response.headers_mut();
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+    }
+    if let Some(allow) = problem.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if problem.close {
+        close(&mut response);
+    }
+    response
+}
+
+/// Nothing more is read from the connection after this answer.
+pub fn close(response: &mut Response<Reply>) {
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Any other JSON answer.
+pub fn json(status: StatusCode, body: Vec<u8>) -> Response<Reply> {
+    response(status, Reply(Some(Cursor::new(Now::empty()).chain(body.into()))))
+}
+
+fn response(status: StatusCode, body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+impl Now {
+    fn empty() -> Self {
+        Self {
+            bytes: [0; NOW_SIZE],
+            len: 0,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Now {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Body for Reply {
+    type Data = Chain<Cursor<Now>, Bytes>;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |data| data.remaining() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::key::Resource;
+    use crate::token::{Parts, Token};
+
+    async fn body(response: Response<Reply>) -> Value {
+        let size = response.body().size_hint().exact().unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes.len() as u64, size);
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    fn served(left: u64) -> Served {
+        let parts = Parts {
+            access_token: Zeroizing::new("a.b.c".to_owned()),
+            client_id: None,
+            expires_on: Duration::from_secs(1_700_000_003),
+            not_before: Duration::from_secs(1_600_000_003),
+        };
+        let token = Arc::new(Token::new(&Resource::new("https://a/").unwrap(), &parts).unwrap());
+        Served {
+            token,
+            left: Duration::from_secs(left),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_in_each_shape_has_string_values_only() {
+        for shape in [Shape::Imds, Shape::AppService, Shape::VmExtension] {
+            for left in [1, 86_399, u64::MAX] {
+                let mut body = body(token(shape, &served(left))).await;
+                let refresh_token = body.as_object_mut().unwrap().remove("refresh_token");
+                assert_eq!(refresh_token.is_some(), shape == Shape::VmExtension);
+                assert_eq!(
+                    body,
+                    json!({
+                        "access_token": "a.b.c", "expires_in": left.to_string(), "ext_expires_in": left.to_string(),
+                        "expires_on": "1700000003", "not_before": "1600000003", "resource": "https://a/",
+                        "token_type": "Bearer",
+                    })
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_told_in_the_shape_of_its_route() {
+        let why = Problem::invalid_request("a \"quoted\"\nreason");
+        let imds = body(problem(Shape::Imds, &why)).await;
+        assert_eq!(
+            imds,
+            json!({"error": "invalid_request", "error_description": "a \"quoted\"\nreason"})
+        );
+        let app_service = body(problem(Shape::AppService, &why)).await;
+        assert_eq!(app_service["statusCode"], 400);
+        assert_eq!(app_service["message"], "a \"quoted\"\nreason");
+        assert!(body(problem(Shape::Imds, &Problem::bad_api_version())).await["newest-versions"].is_array());
+    }
+}

@@ -1,0 +1,162 @@
+//! Error answers: a status, an OAuth error code and a sentence that says what to do, in the shape of the route.
+//!
+//! SDKs act on the status alone (`protocol.md` 2.4 and 4, row 15): 400 and 403 end their tries, 429 and 503 with a small
+//! `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are never our own fault's.
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::route::Shape;
+use crate::broker::{Bound, Unserved};
+use crate::failure::Class;
+use crate::key::Key;
+
+/// What a caller is told instead of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// An OAuth error code.
+    pub error: String,
+    /// For people: what was wrong and what to do.
+    pub description: String,
+    /// Seconds, 1 to 10, where another try makes sense.
+    pub retry_after: Option<u8>,
+    /// The methods that would do, for a 405.
+    pub allow: Option<&'static str>,
+    /// Whether the connection's framing can no longer be trusted.
+    pub close: bool,
+    newest_versions: &'static [&'static str],
+}
+
+/// `protocol.md` 1.3, row "IMDS token", with what App Service has besides.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "statusCode", skip_serializing_if = "Option::is_none")]
+    status_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    error: &'a str,
+    error_description: &'a str,
+    #[serde(rename = "newest-versions", skip_serializing_if = "<[_]>::is_empty")]
+    newest_versions: &'a [&'static str],
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>, description: impl Into<String>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            description: description.into(),
+            retry_after: None,
+            allow: None,
+            close: false,
+            newest_versions: &[],
+        }
+    }
+
+    /// 400: asking the same again will not help.
+    pub fn invalid_request(description: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", description)
+    }
+
+    /// 400 as the metadata service has it, with the versions to choose from.
+    pub fn bad_api_version() -> Self {
+        let description =
+            "Bad request. api-version is invalid or was not specified in the request: use one from 2018-02-01 on.";
+        Self {
+            newest_versions: &["2025-04-07", "2021-02-01", "2018-02-01"],
+            ..Self::invalid_request(description)
+        }
+    }
+
+    /// 400 for the header that shows that no browser or proxy was tricked into this request.
+    pub fn missing_header(name: &str) -> Self {
+        Self::invalid_request(format!("Required header not specified: {name}."))
+    }
+
+    /// 403 in words that help an administrator; what the rules are is not told.
+    pub fn forbidden(uid: u32, key: &Key) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "access_denied",
+            format!(
+                "No rule of msi-tokend allows uid {uid} a token for {key}. An administrator can add an [[allow]] rule \
+                 to /etc/msi-tokend/config.toml or put the user into a group that has one; `msi-token explain` shows \
+                 what each rule asks for."
+            ),
+        )
+    }
+
+    /// 404: there is no such route, which no configuration changes.
+    pub fn no_such_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")
+    }
+
+    /// 405
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let description = format!("This route answers {allow} only.");
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", description)
+        }
+    }
+
+    /// What the broker answered in place of a token.
+    pub fn unserved(key: &Key, unserved: &Unserved) -> Self {
+        match unserved {
+            Unserved::Failed(failure, retry_in) => {
+                let seconds = u8::try_from(retry_in.as_secs().saturating_add(1)).unwrap_or(10).min(10);
+                let why = format!("No token for {key}: the VM's identity endpoint: {}.", failure.cause);
+                let retry = |status, error| Self {
+                    retry_after: Some(seconds),
+                    ..Self::new(status, error, why)
+                };
+                match &failure.class {
+                    Class::Refused(refusal) => {
+                        Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
+                    }
+                    Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+                    Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+                }
+            }
+            Unserved::TimedOut => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                format!("No token for {key}: the VM's identity endpoint has not answered in time. Try again."),
+            ),
+            Unserved::Full(bound) => {
+                let (what, setting) = match bound {
+                    Bound::Total => ("all callers together", "max_tokens"),
+                    Bound::PerUid => ("this user", "max_tokens_per_uid"),
+                };
+                let description = format!(
+                    "No room for {key}: {what} ask for more different tokens at once than `cache.{setting}` allows."
+                );
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description);
+                Self {
+                    retry_after: Some(10),
+                    ..problem
+                }
+            }
+        }
+    }
+
+    /// The connection closes after this answer: where framing is in doubt, nothing more is read.
+    pub fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// The JSON body in the shape of the route.
+    pub fn body(&self, shape: Shape) -> Vec<u8> {
+        let app_service = shape == Shape::AppService;
+        let body = Body {
+            status_code: app_service.then_some(self.status.as_u16()),
+            message: app_service.then_some(&self.description),
+            error: &self.error,
+            error_description: &self.description,
+            newest_versions: self.newest_versions,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}

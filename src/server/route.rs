@@ -1,0 +1,397 @@
+//! From a request to what is asked: the one parser for every token route.
+//!
+//! Everything that could be read in two ways is refused with a text that says so: what this parser makes of a request is
+//! what the rules judge and what the cache is asked for.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use super::problem::Problem;
+use crate::broker::Renewal;
+use crate::key::{Identity, InvalidKey, Key, Resource};
+
+/// The protocol that a token route speaks (`protocol.md` 1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// The instance metadata service.
+    Imds,
+    /// The VM extension of 2017.
+    VmExtension,
+    /// App Service, 2019-08-01.
+    AppService,
+}
+
+/// What lives at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A token.
+    Token(Shape),
+    /// Whether the daemon's own loops beat.
+    Live,
+    /// Whether every warm token can be served.
+    Ready,
+    /// What is cached.
+    Status,
+}
+
+/// A token request, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Which token.
+    pub key: Key,
+    /// Whether the cached one will do.
+    pub renewal: Renewal,
+}
+
+impl Route {
+    /// Paths match without case, with or without a last slash, doubled slashes as one: SDKs write all of these
+    /// (`protocol.md` 4, row 12).
+    pub fn at(path: &str) -> Option<Self> {
+        Self::exactly(path).or_else(|| {
+            let parts: Vec<String> = path
+                .split('/')
+                .filter(|part| !part.is_empty())
+                .map(str::to_ascii_lowercase)
+                .collect();
+            Self::exactly(&format!("/{}", parts.join("/")))
+        })
+    }
+
+    fn exactly(path: &str) -> Option<Self> {
+        Some(match path {
+            "/metadata/identity/oauth2/token" => Self::Token(Shape::Imds),
+            "/oauth2/token" => Self::Token(Shape::VmExtension),
+            "/msi/token" => Self::Token(Shape::AppService),
+            "/live" => Self::Live,
+            "/ready" => Self::Ready,
+            "/status" => Self::Status,
+            _ => return None,
+        })
+    }
+}
+
+/// The parameters as they came, each at most once.
+#[derive(Default)]
+struct Parameters<'a> {
+    resource: Option<Cow<'a, str>>,
+    client_id: Option<Cow<'a, str>>,
+    object_id: Option<Cow<'a, str>>,
+    principal_id: Option<Cow<'a, str>>,
+    msi_res_id: Option<Cow<'a, str>>,
+    mi_res_id: Option<Cow<'a, str>>,
+    api_version: Option<Cow<'a, str>>,
+    bypass_cache: Option<Cow<'a, str>>,
+    token_sha256_to_refresh: Option<Cow<'a, str>>,
+    xms_cc: Option<Cow<'a, str>>,
+}
+
+impl TokenRequest {
+    /// Understands the query and, for a POST, the form.
+    pub fn parse(shape: Shape, query: Option<&str>, form: Option<&str>) -> Result<Self, Problem> {
+        let mut parameters = Parameters::default();
+        parameters.read(query.unwrap_or_default(), Cow::Borrowed)?;
+        parameters.read(form.unwrap_or_default(), |value| {
+            if value.contains('+') {
+                Cow::Owned(value.replace('+', " "))
+            } else {
+                Cow::Borrowed(value)
+            }
+        })?;
+        check_api_version(shape, parameters.api_version.as_deref())?;
+        let resource = parameters.resource.as_deref().ok_or_else(|| {
+            Problem::invalid_request("The parameter \"resource\" is missing: name the service that the token is for, such as https://management.azure.com/.")
+        })?;
+        let resource = Resource::new(resource).map_err(|why| unfit("resource", why))?;
+        let key = Key::new(resource, parameters.identity()?);
+        let key = match parameters.xms_cc.as_deref() {
+            Some(value) => key.with_capabilities(value).map_err(|why| unfit("xms_cc", why))?,
+            None => key,
+        };
+        Ok(Self {
+            key,
+            renewal: parameters.renewal()?,
+        })
+    }
+}
+
+impl<'a> Parameters<'a> {
+    /// Reads `a=1&b=2`; `unescape` is what differs between a query and a form, before percent-decoding.
+    fn read(&mut self, text: &'a str, unescape: impl Fn(&'a str) -> Cow<'a, str>) -> Result<(), Problem> {
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let place = self
+                .place(name)
+                .ok_or_else(|| Problem::invalid_request(format!("Unknown parameter \"{}\".", excerpt(name))))?;
+            let value = decoded(unescape(value)).ok_or_else(|| {
+                Problem::invalid_request(format!("The parameter \"{name}\" is not percent-encoded UTF-8."))
+            })?;
+            if place.replace(value).is_some() {
+                return Err(Problem::invalid_request(format!(
+                    "The parameter \"{name}\" is given more than once."
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
+        Some(match name {
+            "resource" => &mut self.resource,
+            "client_id" => &mut self.client_id,
+            "object_id" => &mut self.object_id,
+            "principal_id" => &mut self.principal_id,
+            "msi_res_id" => &mut self.msi_res_id,
+            "mi_res_id" => &mut self.mi_res_id,
+            "api-version" => &mut self.api_version,
+            "bypass_cache" => &mut self.bypass_cache,
+            "token_sha256_to_refresh" => &mut self.token_sha256_to_refresh,
+            "xms_cc" => &mut self.xms_cc,
+            _ => return None,
+        })
+    }
+
+    fn identity(&self) -> Result<Identity, Problem> {
+        type Make = fn(&str) -> Result<Identity, InvalidKey>;
+        let selectors: [(&str, &Option<Cow<'_, str>>, Make); 5] = [
+            ("client_id", &self.client_id, Identity::client_id),
+            ("object_id", &self.object_id, Identity::object_id),
+            ("principal_id", &self.principal_id, Identity::object_id),
+            ("msi_res_id", &self.msi_res_id, Identity::resource_id),
+            ("mi_res_id", &self.mi_res_id, Identity::resource_id),
+        ];
+        let mut given = selectors
+            .into_iter()
+            .filter_map(|(name, value, make)| Some((name, value.as_deref()?, make)));
+        match (given.next(), given.next()) {
+            (None, _) => Ok(Identity::Default),
+            (Some((name, value, make)), None) => make(value).map_err(|why| unfit(name, why)),
+            (Some((one, ..)), Some((two, ..))) => Err(Problem::invalid_request(format!(
+                "Both \"{one}\" and \"{two}\" are given: name the identity once, or leave both out for the VM's default."
+            ))),
+        }
+    }
+
+    fn renewal(&self) -> Result<Renewal, Problem> {
+        let replace = match self.token_sha256_to_refresh.as_deref() {
+            None => Renewal::No,
+            Some(hex) => Renewal::Replace(sha256(hex).ok_or_else(|| {
+                Problem::invalid_request("\"token_sha256_to_refresh\" is 64 lower-case hexadecimal digits.")
+            })?),
+        };
+        match self.bypass_cache.as_deref() {
+            None => Ok(replace),
+            Some(value) if value.eq_ignore_ascii_case("true") => Ok(Renewal::Bypass),
+            Some(_) => Err(Problem::invalid_request(
+                "\"bypass_cache\" can only be \"true\"; leave it out otherwise.",
+            )),
+        }
+    }
+}
+
+/// As each endpoint has it: required from 2018-02-01 on, ignored, or checked only for the form that is not served.
+fn check_api_version(shape: Shape, version: Option<&str>) -> Result<(), Problem> {
+    match (shape, version) {
+        (Shape::Imds, Some(version)) if is_date(version) && version >= "2018-02-01" => Ok(()),
+        (Shape::Imds, _) => Err(Problem::bad_api_version()),
+        (Shape::AppService, Some("2017-09-01")) => Err(Problem::invalid_request(
+            "api-version 2017-09-01 with its \"secret\" header is not served here; use 2019-08-01 with X-IDENTITY-HEADER.",
+        )),
+        (Shape::AppService | Shape::VmExtension, _) => Ok(()),
+    }
+}
+
+/// `YYYY-MM-DD`, with or without `-preview`; dates in this form compare as text.
+fn is_date(version: &str) -> bool {
+    let date = version.strip_suffix("-preview").unwrap_or(version);
+    date.len() == 10
+        && date.bytes().enumerate().all(|(i, b)| {
+            if i == 4 || i == 7 {
+                b == b'-'
+            } else {
+                b.is_ascii_digit()
+            }
+        })
+}
+
+/// `None` for a `%` without two hexadecimal digits, and for what is not UTF-8.
+fn decoded(value: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    if !value.contains('%') {
+        return Some(value);
+    }
+    let good = value.split('%').skip(1).all(|rest| {
+        rest.get(..2)
+            .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    });
+    let text = percent_decode_str(&value).decode_utf8().ok()?;
+    good.then(|| Cow::Owned(text.into_owned()))
+}
+
+fn sha256(hex: &str) -> Option<[u8; 32]> {
+    let digit = |b: u8| {
+        matches!(b, b'0'..=b'9' | b'a'..=b'f')
+            .then(|| (b as char).to_digit(16))
+            .flatten()
+    };
+    let mut hash = [0; 32];
+    if hex.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let &[high, low] = pair else { return None };
+        *byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
+    }
+    Some(hash)
+}
+
+fn unfit(name: &str, why: InvalidKey) -> Problem {
+    Problem::invalid_request(format!("The parameter \"{name}\" {why}."))
+}
+
+/// Enough of a foreign name to recognise it.
+fn excerpt(text: &str) -> String {
+    text.chars()
+        .take(40)
+        .map(|c| if c.is_ascii_graphic() { c } else { '?' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Result<TokenRequest, Problem> {
+        TokenRequest::parse(Shape::VmExtension, Some(text), None)
+    }
+
+    fn form(text: &str) -> Result<TokenRequest, Problem> {
+        TokenRequest::parse(Shape::VmExtension, None, Some(text))
+    }
+
+    fn resource(request: Result<TokenRequest, Problem>) -> String {
+        request.unwrap().key.resource.to_string()
+    }
+
+    #[test]
+    fn paths_match_as_sdks_write_them() {
+        for path in [
+            "/metadata/identity/oauth2/token",
+            "//metadata/identity/oauth2/token/",
+            "/METADATA//Identity/OAuth2/token",
+        ] {
+            assert_eq!(Route::at(path), Some(Route::Token(Shape::Imds)), "{path}");
+        }
+        for path in [
+            "/",
+            "",
+            "/metadata/identity/oauth2",
+            "/metadata/identity/oauth2/token/x",
+            "/%6cive",
+            "/oauth2/token/..",
+        ] {
+            assert_eq!(Route::at(path), None, "{path}");
+        }
+        assert_eq!(Route::at("/MSI/token"), Some(Route::Token(Shape::AppService)));
+    }
+
+    #[test]
+    fn raw_and_encoded_resources_are_one_and_the_last_slash_counts() {
+        let encoded = query("resource=https%3A%2F%2Fvault.azure.net%2f").unwrap();
+        assert_eq!(encoded, query("resource=https://vault.azure.net/").unwrap());
+        assert_ne!(encoded, query("resource=https://vault.azure.net").unwrap());
+        assert_eq!(encoded, form("resource=https%3A%2F%2Fvault.azure.net%2F").unwrap());
+    }
+
+    #[test]
+    fn a_plus_is_itself_in_a_query_and_a_space_in_a_form() {
+        assert_eq!(resource(query("resource=a+b")), "a+b");
+        assert_eq!(resource(form("resource=a%2Bb")), "a+b");
+        assert!(form("resource=a+b").is_err(), "a space is no part of a resource");
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for text in [
+            "",
+            "resource=",
+            "resource",
+            "resource=a&resource=a",
+            "resource=a&RESOURCE=b",
+            "resource=a&scope=b",
+            "resource=a&%72esource=b",
+            "resource=%",
+            "resource=%4",
+            "resource=%zz",
+            "resource=a%0d%0aX",
+            "resource=%ff",
+            "resource=%00",
+            "resource=a%20b",
+            "resource=\u{440}",
+            "resource=a&client_id=",
+            "resource=a&client_id=b&object_id=c",
+            "resource=a&object_id=b&principal_id=b",
+            "resource=a&msi_res_id=b&mi_res_id=b",
+            "resource=a&authority=x",
+            "resource=a&bypass_cache=1",
+            "resource=a&bypass_cache=",
+            "resource=a&token_sha256_to_refresh=00",
+            "resource=a&xms_cc=",
+            "\u{feff}resource=a",
+        ] {
+            let problem = query(text).unwrap_err();
+            assert_eq!(problem.status.as_u16(), 400, "{text:?}");
+        }
+        assert!(TokenRequest::parse(Shape::VmExtension, Some("resource=a"), Some("resource=a")).is_err());
+    }
+
+    #[test]
+    fn selectors_go_by_all_their_names() {
+        let identity = |text: &str| query(text).unwrap().key.identity;
+        assert_eq!(identity("resource=a"), Identity::Default);
+        assert_eq!(identity("resource=a&client_id=X"), Identity::client_id("x").unwrap());
+        assert_eq!(
+            identity("resource=a&principal_id=X"),
+            identity("resource=a&object_id=x")
+        );
+        assert_eq!(
+            identity("resource=a&mi_res_id=%2FX"),
+            identity("resource=a&msi_res_id=/x")
+        );
+    }
+
+    #[test]
+    fn renewals() {
+        let renewal = |text: &str| query(text).unwrap().renewal;
+        let hex = "00ff".repeat(16);
+        assert_eq!(renewal("resource=a"), Renewal::No);
+        assert_eq!(renewal("resource=a&bypass_cache=True"), Renewal::Bypass);
+        let hash = std::array::from_fn(|i| if i % 2 == 0 { 0 } else { 255 });
+        assert_eq!(
+            renewal(&format!("resource=a&token_sha256_to_refresh={hex}")),
+            Renewal::Replace(hash)
+        );
+        assert!(query(&format!("resource=a&token_sha256_to_refresh={}", hex.to_uppercase())).is_err());
+        assert!(query(&format!("resource=a&token_sha256_to_refresh={hex}0")).is_err());
+    }
+
+    #[test]
+    fn api_versions_as_each_endpoint_has_them() {
+        let status =
+            |shape, version: &str| TokenRequest::parse(shape, Some(&format!("resource=a{version}")), None).is_ok();
+        for (version, good) in [
+            ("", false),
+            ("&api-version=2018-02-01", true),
+            ("&api-version=2025-04-07", true),
+            ("&api-version=2018-01-31", false),
+            ("&api-version=2018-2-1", false),
+            ("&api-version=latest", false),
+        ] {
+            assert_eq!(status(Shape::Imds, version), good, "{version}");
+        }
+        assert!(status(Shape::VmExtension, "&api-version=nonsense"));
+        assert!(
+            !status(Shape::AppService, "&api-version=2017-09-01")
+                && status(Shape::AppService, "&api-version=2019-08-01")
+        );
+    }
+}

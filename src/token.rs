@@ -1,0 +1,177 @@
+//! An access token, held in the form in which it is handed out.
+//!
+//! A [`Token`] cannot be printed: no `Display`, a `Debug` without the secret, and its bytes are wiped when the last
+//! holder lets go (best effort: what the kernel or the allocator copied is out of reach). It is kept once, inside the
+//! JSON that every answer ends with, so that serving it copies nothing.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::key::Resource;
+
+/// What came before the secret in [`Token::json`].
+const BEFORE_SECRET: &str = r#""access_token":""#;
+
+/// The pieces that a token is made of, as the upstream's reply gave them.
+pub struct Parts {
+    /// The secret itself.
+    pub access_token: Zeroizing<String>,
+    /// The application (client) id of the identity, where the reply named it.
+    pub client_id: Option<String>,
+    /// End of validity, since 1970.
+    pub expires_on: Duration,
+    /// Begin of validity, since 1970.
+    pub not_before: Duration,
+}
+
+/// A secret that no HTTP header can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("access_token is empty or holds bytes that are not safe in a header")]
+pub struct UnsafeToken;
+
+/// A bearer token for one resource.
+pub struct Token {
+    /// The members of the answer's JSON object that do not change from second to second, without the opening brace.
+    json: Bytes,
+    secret_len: usize,
+    client_id: Option<Box<str>>,
+    expires_on: Duration,
+}
+
+/// In the order of `protocol.md` 2.3's safe body; the secret comes first, at a place that is known.
+#[derive(Serialize)]
+struct Members<'a> {
+    access_token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+    expires_on: String,
+    not_before: String,
+    resource: &'a Resource,
+    token_type: &'static str,
+}
+
+impl Token {
+    /// Judges and keeps the secret: printable ASCII without space, quote and backslash, so that it fits a header and a
+    /// JSON string unchanged. `resource` is echoed as it was asked.
+    pub fn new(resource: &Resource, parts: &Parts) -> Result<Self, UnsafeToken> {
+        let secret = parts.access_token.as_str();
+        if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
+            return Err(UnsafeToken);
+        }
+        let members = Members {
+            access_token: secret,
+            client_id: parts.client_id.as_deref(),
+            expires_on: parts.expires_on.as_secs().to_string(),
+            not_before: parts.not_before.as_secs().to_string(),
+            resource,
+            token_type: "Bearer",
+        };
+        // Sized once: a buffer that grows leaves copies of the secret behind.
+        let mut object = Zeroizing::new(Vec::with_capacity(secret.len() + resource.as_str().len() + 512));
+        serde_json::to_writer(&mut *object, &members).map_err(|_| UnsafeToken)?;
+        Ok(Self {
+            json: Bytes::from_owner(object).slice(1..),
+            secret_len: secret.len(),
+            client_id: parts.client_id.as_deref().map(Into::into),
+            expires_on: parts.expires_on,
+        })
+    }
+
+    /// The end of every answer that carries this token: `"access_token":"…", … }`.
+    pub fn json(&self) -> Bytes {
+        self.json.clone()
+    }
+
+    /// End of validity by the wall clock, since 1970.
+    pub fn expires_on(&self) -> Duration {
+        self.expires_on
+    }
+
+    /// The client id that the upstream named, which tells who a default identity is.
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    /// Whether `hash` is the SHA-256 of the secret, as `token_sha256_to_refresh` names a bad token.
+    pub fn has_sha256(&self, hash: &[u8; 32]) -> bool {
+        Sha256::digest(self.secret()).as_slice() == hash
+    }
+
+    /// Whether the upstream gave the same secret again.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.secret() == other.secret()
+    }
+
+    fn secret(&self) -> &[u8] {
+        self.json
+            .get(BEFORE_SECRET.len()..BEFORE_SECRET.len() + self.secret_len)
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("client_id", &self.client_id)
+            .field("expires_on", &self.expires_on.as_secs())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("client_id", &self.client_id)
+            .field("expires_on", &self.expires_on.as_secs())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(secret: &str) -> Result<Token, UnsafeToken> {
+        let parts = Parts {
+            access_token: Zeroizing::new(secret.to_owned()),
+            client_id: Some("abc".to_owned()),
+            expires_on: Duration::from_secs(2_000_000_000),
+            not_before: Duration::from_secs(1_900_000_000),
+        };
+        Token::new(&Resource::new("https://storage.azure.com/").unwrap(), &parts)
+    }
+
+    #[test]
+    fn the_tail_of_the_answer_holds_every_lasting_member() {
+        let json = [b"{", token("e30.e30.c2ln").unwrap().json().as_ref()].concat();
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "access_token": "e30.e30.c2ln", "client_id": "abc", "expires_on": "2000000000",
+                "not_before": "1900000000", "resource": "https://storage.azure.com/", "token_type": "Bearer",
+            })
+        );
+    }
+
+    #[test]
+    fn the_secret_is_found_for_comparison_and_nowhere_else() {
+        let (one, two) = (token("one").unwrap(), token("two").unwrap());
+        assert!(one.is_same_as(&token("one").unwrap()) && !one.is_same_as(&two));
+        let hash: [u8; 32] = Sha256::digest(b"one").into();
+        assert!(one.has_sha256(&hash) && !two.has_sha256(&hash));
+        assert!(!format!("{one:?}").contains("one"));
+    }
+
+    #[test]
+    fn a_secret_that_no_header_carries_is_refused() {
+        for odd in ["", "a b", "a\r\nX: y", "a\"b", "a\\b", "\u{e9}", "a\0"] {
+            assert_eq!(token(odd).unwrap_err(), UnsafeToken, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One HTTP exchange: connect, send, read a bounded body.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::{HeaderMap, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use crate::failure::{Class, Failure};
+
+/// No token is near it; an endless body is not read on.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What came back, whatever it is.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// Wiped on drop, since it may hold a token.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Sends `request` over a connection of its own: a token is asked for a few times a day, and a kept connection would
+/// only be one more thing to break.
+///
+/// # Errors
+/// [`Class::Restarting`] for a refused connection, [`Class::Faulty`] for anything else that ends the exchange.
+pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Duration) -> Result<Answer, Failure> {
+    let stream = connect(uri, connect_timeout).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_BODY)
+            .collect()
+            .await
+            .map_err(|error| broken(&*error))?;
+        // Gathered into one buffer that is wiped; the pieces are the allocator's again.
+        let mut bytes = body.aggregate();
+        let mut whole = Zeroizing::new(vec![0; bytes.remaining()]);
+        bytes.copy_to_slice(&mut whole);
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: whole,
+        })
+    };
+    // The connection is driven here and not in a task of its own, so that dropping the exchange ends it.
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+async fn connect(uri: &Uri, patience: Duration) -> Result<TcpStream, Failure> {
+    let host = uri
+        .host()
+        .unwrap_or_default()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    let port = uri.port_u16().unwrap_or(80);
+    match tokio::time::timeout(patience, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(Failure::new(Class::Restarting, "connection refused"))
+        }
+        Ok(Err(error)) => Err(Failure::new(Class::Faulty, format!("no connection: {error}"))),
+        Err(_) => Err(timed_out("no connection", patience)),
+    }
+}
+
+/// A wait that ran out.
+pub fn timed_out(what: &str, patience: Duration) -> Failure {
+    Failure::new(
+        Class::Faulty,
+        format!("{what} within {}", humantime::format_duration(patience)),
+    )
+}
+
+/// hyper's errors name what broke, and never quote what was received.
+fn broken(error: &(dyn Error + 'static)) -> Failure {
+    let mut cause = format!("the exchange broke off: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        cause.push_str(": ");
+        cause.push_str(&error.to_string());
+        source = error.source();
+    }
+    Failure::new(Class::Faulty, cause)
+}

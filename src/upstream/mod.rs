@@ -1,0 +1,138 @@
+//! The VM's endpoint: one request out, one judged answer back. A file per kind of endpoint says what is sent; the rest
+//! is the same for all.
+//!
+//! A request is rebuilt from typed values, so nothing of a caller's request passes through. hyper follows no redirect and
+//! reads no proxy variable, which is what this endpoint asks for (`protocol.md` 3, row "Transport").
+
+mod exchange;
+mod imds;
+mod judge;
+mod reply;
+mod vm_extension;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderValue, USER_AGENT};
+use hyper::{Request, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::clock::Clock;
+use crate::config::{self, Kind};
+use crate::failure::{Class, Failure};
+use crate::key::{Identity, Key};
+use crate::token::Token;
+
+/// What RFC 3986 calls unreserved stays as it is in a query value; everything else is encoded.
+const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How a kind of endpoint is asked for a token.
+trait Endpoint: Send + Sync {
+    /// The parameters that come before the resource and the identity.
+    fn parameters(&self, bypass: bool) -> &'static [(&'static str, &'static str)];
+}
+
+/// The endpoint that tokens come from.
+pub struct Upstream {
+    endpoint: Box<dyn Endpoint>,
+    uri: Uri,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl Upstream {
+    /// Nothing is sent before the first [`Upstream::fetch`].
+    pub fn new(config: &config::Upstream) -> Self {
+        Self {
+            endpoint: match config.kind {
+                Kind::Imds => Box::new(imds::Imds),
+                Kind::VmExtension | Kind::Arc => Box::new(vm_extension::VmExtension),
+            },
+            uri: config.endpoint.clone(),
+            connect_timeout: config.connect_timeout,
+            request_timeout: config.request_timeout,
+        }
+    }
+
+    /// Asks for a token and judges the answer; with `bypass` past the endpoint's own cache, where the kind can.
+    ///
+    /// # Errors
+    /// A [`Failure`] whose class says when to ask again.
+    pub async fn fetch(&self, key: &Key, bypass: bool, clock: &dyn Clock) -> Result<Token, Failure> {
+        let request = self.request(key, bypass)?;
+        let exchange = exchange::send(&self.uri, request, self.connect_timeout);
+        let answer = tokio::time::timeout(self.request_timeout, exchange)
+            .await
+            .map_err(|_| exchange::timed_out("no answer", self.request_timeout))??;
+        judge::status(&answer, clock.now())?;
+        reply::token(&answer.body, key, clock.now())
+    }
+
+    fn request(&self, key: &Key, bypass: bool) -> Result<Request<Empty<Bytes>>, Failure> {
+        let selector = match &key.identity {
+            Identity::Default => None,
+            Identity::ClientId(id) => Some(("client_id", &**id)),
+            Identity::ObjectId(id) => Some(("object_id", &**id)),
+            Identity::ResourceId(id) => Some(("msi_res_id", &**id)),
+        };
+        let capabilities = key.capabilities.as_deref().map(|value| ("xms_cc", value));
+        let fixed = self.endpoint.parameters(bypass).iter().copied();
+        let asked = [Some(("resource", key.resource.as_str())), selector, capabilities];
+        let query: Vec<String> = fixed
+            .chain(asked.into_iter().flatten())
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
+            .collect();
+        let host = self.uri.authority().map_or_else(String::new, ToString::to_string);
+        Request::get(format!("{}?{}", self.uri.path(), query.join("&")))
+            .header(HOST, host)
+            .header("Metadata", HeaderValue::from_static("true"))
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(
+                USER_AGENT,
+                HeaderValue::from_static(concat!("msi-tokend/", env!("CARGO_PKG_VERSION"))),
+            )
+            .header(CONNECTION, HeaderValue::from_static("close"))
+            .body(Empty::new())
+            .map_err(|error| Failure::new(Class::Faulty, format!("the request cannot be built: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Resource;
+
+    fn sent(kind: Kind, key: &Key, bypass: bool) -> String {
+        let config = config::Upstream {
+            kind,
+            endpoint: Uri::from_static("http://127.0.0.1:1/p"),
+            max_concurrent: 1,
+            max_per_second: 1,
+            connect_timeout: Duration::ZERO,
+            request_timeout: Duration::ZERO,
+        };
+        Upstream::new(&config).request(key, bypass).unwrap().uri().to_string()
+    }
+
+    #[test]
+    fn each_kind_is_asked_in_its_own_words() {
+        let resource = Resource::new("https://storage.azure.com/").unwrap();
+        let key = Key::new(resource.clone(), Identity::resource_id("/Sub/S&x=1").unwrap());
+        assert_eq!(
+            sent(Kind::Imds, &key, false),
+            "/p?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F&msi_res_id=%2Fsub%2Fs%26x%3D1"
+        );
+        let key = Key::new(resource, Identity::Default)
+            .with_capabilities("cp1,cp2")
+            .unwrap();
+        assert_eq!(
+            sent(Kind::Imds, &key, true),
+            "/p?api-version=2018-10-01&bypass_cache=true&resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2"
+        );
+        assert_eq!(
+            sent(Kind::VmExtension, &key, true),
+            "/p?resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2"
+        );
+    }
+}

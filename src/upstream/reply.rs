@@ -1,0 +1,248 @@
+//! From the body of a 200 to a token, or to the reason why it is none. A reply is judged whole before it may replace a
+//! good token; of a body that fails, no text is kept.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::clock::Now;
+use crate::failure::{Class, Failure};
+use crate::key::{Identity, Key, Resource};
+use crate::token::{Parts, Token};
+
+/// Managed identities' tokens live for 24 hours; what claims more than this is wrong or lies.
+const LONGEST_LIFE: Duration = Duration::from_hours(28);
+
+/// The members that matter, typed as loosely as they come in the wild (`protocol.md` 1.2 and 4, row 20).
+#[derive(Deserialize)]
+struct Body {
+    access_token: Option<Zeroizing<String>>,
+    token_type: Option<Value>,
+    expires_on: Option<Value>,
+    not_before: Option<Value>,
+    resource: Option<Value>,
+    client_id: Option<Value>,
+    object_id: Option<Value>,
+    #[serde(alias = "mi_res_id")]
+    msi_res_id: Option<Value>,
+}
+
+/// Judges a reply to the request for `key`.
+pub fn token(body: &[u8], key: &Key, now: Now) -> Result<Token, Failure> {
+    judge(body, key, now).map_err(|why| Failure::new(Class::Faulty, format!("HTTP 200 that is not a token: {why}")))
+}
+
+fn judge(body: &[u8], key: &Key, now: Now) -> Result<Token, &'static str> {
+    let body: Body = serde_json::from_slice(body).map_err(|_| "no JSON object of the right form")?;
+    let access_token = body.access_token.ok_or("access_token is missing")?;
+    if !body.token_type.as_ref().is_none_or(|kind| says(kind, "Bearer")) {
+        return Err("token_type is not Bearer");
+    }
+    if !body
+        .resource
+        .as_ref()
+        .is_none_or(|echo| is_echo_of(echo, &key.resource))
+    {
+        return Err("it is for another resource");
+    }
+    let echoed = match &key.identity {
+        Identity::Default => None,
+        Identity::ClientId(id) => body.client_id.as_ref().map(|echo| (echo, id)),
+        Identity::ObjectId(id) => body.object_id.as_ref().map(|echo| (echo, id)),
+        Identity::ResourceId(id) => body.msi_res_id.as_ref().map(|echo| (echo, id)),
+    };
+    if echoed.is_some_and(|(echo, asked)| !says(echo, asked)) {
+        return Err("it is for another identity");
+    }
+    let expires_on = body
+        .expires_on
+        .as_ref()
+        .and_then(unix_time)
+        .ok_or("expires_on is missing or no time")?;
+    if expires_on <= now.wall {
+        return Err("expires_on is in the past (or this machine's clock is ahead)");
+    }
+    if expires_on.saturating_sub(now.wall) >= LONGEST_LIFE {
+        return Err("expires_on is over 28 h ahead (or this machine's clock is behind)");
+    }
+    let parts = Parts {
+        access_token,
+        client_id: body.client_id.as_ref().and_then(Value::as_str).map(str::to_owned),
+        expires_on,
+        not_before: body.not_before.as_ref().and_then(unix_time).unwrap_or(now.wall),
+    };
+    Token::new(&key.resource, &parts).map_err(|_| "access_token is empty or unfit for a header")
+}
+
+/// Equal but for case.
+fn says(value: &Value, expected: &str) -> bool {
+    value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(expected))
+}
+
+/// The 2017 endpoint drops the last slash and Entra changes case; anything further is a foreign token.
+fn is_echo_of(echo: &Value, asked: &Resource) -> bool {
+    let bare = |text: &str| text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+    echo.as_str().is_some_and(|echo| bare(echo) == bare(asked.as_str()))
+}
+
+/// Seconds since 1970 as a number or a string, also with a fraction; or one of the two date forms.
+fn unix_time(value: &Value) -> Option<Duration> {
+    match value {
+        Value::Number(number) => number.as_f64().and_then(seconds),
+        Value::String(text) => text.trim().parse().ok().and_then(seconds).or_else(|| date(text)),
+        _ => None,
+    }
+}
+
+/// Whole seconds, rounded down: a token is never over later than it says.
+fn seconds(number: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(number.floor()).ok()
+}
+
+/// `06/20/2019 02:57:58 +00:00`, `1/16/2020 5:24:12 AM +00:00`, or RFC 3339. The first two are put into the form of the
+/// third, whose parser knows the calendar.
+fn date(text: &str) -> Option<Duration> {
+    let rfc3339 = match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [date, time, "+00:00"] => american(date, time, None)?,
+        [date, time, half @ ("AM" | "PM"), "+00:00"] => american(date, time, Some(half))?,
+        [text] => text.to_owned(),
+        _ => return None,
+    };
+    humantime::parse_rfc3339(&rfc3339).ok()?.duration_since(UNIX_EPOCH).ok()
+}
+
+fn american(date: &str, time: &str, half: Option<&str>) -> Option<String> {
+    let numbers =
+        |text: &str, separator| -> Option<Vec<u32>> { text.split(separator).map(|n| n.parse().ok()).collect() };
+    let (&[month, day, year], &[hour, minute, second]) = (&numbers(date, '/')?[..], &numbers(time, ':')?[..]) else {
+        return None;
+    };
+    let hour = match half {
+        None => hour,
+        Some(half) if (1..=12).contains(&hour) => hour % 12 + if half == "PM" { 12 } else { 0 },
+        Some(_) => return None,
+    };
+    Some(format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Now = Now {
+        wall: Duration::from_mins(26_000_000),
+        boot: Duration::from_secs(50),
+    };
+
+    fn key(identity: Identity) -> Key {
+        Key::new(Resource::new("https://Storage.azure.com/").unwrap(), identity)
+    }
+
+    /// The good reply with some members changed (`null`: left out).
+    fn reply(changes: &Value) -> Value {
+        let mut body = json!({
+            "access_token": "e30.e30.c2ln", "client_id": "ABC", "expires_in": "3599", "expires_on": "1560003600",
+            "ext_expires_in": "3599", "not_before": "1559999700", "resource": "https://Storage.azure.com/",
+            "token_type": "Bearer",
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        body
+    }
+
+    fn judged(changes: &Value, identity: Identity) -> Result<Token, &'static str> {
+        judge(reply(changes).to_string().as_bytes(), &key(identity), NOW)
+    }
+
+    #[test]
+    fn expires_on_is_understood_in_every_form_found_in_the_wild() {
+        for (form, seconds) in [
+            (json!("1560003600"), 1_560_003_600),
+            (json!(1_560_003_600), 1_560_003_600),
+            (json!(1_560_003_600.9), 1_560_003_600),
+            (json!("1560003600.5"), 1_560_003_600),
+            (json!("06/08/2019 14:00:00 +00:00"), 1_560_002_400),
+            (json!("6/8/2019 2:00:00 PM +00:00"), 1_560_002_400),
+            (json!("6/9/2019 12:00:01 AM +00:00"), 1_560_038_401),
+            (json!("2019-06-08T14:00:00Z"), 1_560_002_400),
+        ] {
+            let token = judged(&json!({"expires_on": form}), Identity::Default).unwrap();
+            assert_eq!(token.expires_on().as_secs(), seconds, "{form}");
+        }
+        for form in [
+            json!(""),
+            json!("soon"),
+            json!(null),
+            json!([]),
+            json!(-1),
+            json!("NaN"),
+            json!("1e400"),
+            json!("13/40/2019 14:00:00 +00:00"),
+            json!("6/8/2019 14:00:00 PM +00:00"),
+            json!("06/08/2019 14:00:00 +02:00"),
+        ] {
+            assert!(
+                judged(&json!({"expires_on": form}), Identity::Default).is_err(),
+                "{form}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_life_that_cannot_be_is_refused() {
+        for (seconds, good) in [
+            (1_560_000_000_u64, false),
+            (1_560_000_001, true),
+            (1_560_000_000 + 28 * 3600 - 1, true),
+            (1_560_000_000 + 28 * 3600, false),
+            (0, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(
+                judged(&json!({"expires_on": seconds}), Identity::Default).is_ok(),
+                good,
+                "{seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_foreign_or_empty_token_is_refused() {
+        for (changes, good) in [
+            (json!({}), true),
+            (json!({"token_type": null, "resource": null, "client_id": null}), true),
+            (json!({"token_type": "bearer"}), true),
+            (json!({"token_type": "mtls_pop"}), false),
+            (json!({"resource": "https://storage.azure.com"}), true),
+            (json!({"resource": "https://storage.azure.com//"}), false),
+            (json!({"resource": "https://vault.azure.net/"}), false),
+            (json!({"access_token": ""}), false),
+            (json!({"access_token": "a\nb"}), false),
+            (json!({"access_token": 5}), false),
+            (json!({"access_token": null}), false),
+        ] {
+            assert_eq!(judged(&changes, Identity::Default).is_ok(), good, "{changes}");
+        }
+        for body in ["", "[]", "null", "<html>", r#"{"ExceptionMessage":"x"}"#] {
+            assert!(judge(body.as_bytes(), &key(Identity::Default), NOW).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_echoed_id_is_compared_with_a_selector_of_its_own_kind_only() {
+        assert!(judged(&json!({}), Identity::client_id("abc").unwrap()).is_ok());
+        assert!(judged(&json!({}), Identity::client_id("other").unwrap()).is_err());
+        assert!(judged(&json!({}), Identity::object_id("other").unwrap()).is_ok());
+        assert!(judged(&json!({"object_id": "o"}), Identity::object_id("other").unwrap()).is_err());
+        assert!(judged(&json!({"mi_res_id": "/S/X"}), Identity::resource_id("/s/x").unwrap()).is_ok());
+        assert!(judged(&json!({"msi_res_id": "/S/Y"}), Identity::resource_id("/s/x").unwrap()).is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! The VM extension of 2017 (`protocol.md` 1.1, row "VM extension"), which knows no api-version and no `bypass_cache`.
+
+use super::Endpoint;
+
+/// <http://localhost:50342/oauth2/token>
+pub(super) struct VmExtension;
+
+impl Endpoint for VmExtension {
+    fn parameters(&self, _bypass: bool) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+}
