@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use futures_util::StreamExt as _;
-use msi_tokend::emulator::{Canary, Emulator, IdentitySet, Options, Script, StorageAccount};
+use msi_tokend::emulator::{Canary, Emulator, IdentitySet, Options, Script, StorageAccount, demo};
 use signal_hook_tokio::Signals;
 use std::error::Error;
 use std::io::Write as _;
@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Serve),
+    Demo(Demo),
 }
 
 /// Serve tokens until SIGTERM or SIGINT.
@@ -58,10 +59,24 @@ struct Serve {
     storage_accounts: Vec<StorageAccount>,
 }
 
+/// Show the daemon at work: a stand-in endpoint, a real msi-tokend before it, and two requests for the same token.
+///
+/// Both run until Ctrl-C, on a private socket to try things on.
+#[derive(Args)]
+struct Demo {
+    /// Exit after the show; non-zero if anything went wrong.
+    #[arg(long)]
+    once: bool,
+    /// The daemon's program; the one beside this executable unless given.
+    #[arg(long, value_name = "PATH")]
+    daemon: Option<PathBuf>,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(arguments) => serve(arguments).await,
+        Command::Demo(arguments) => demonstrate(arguments).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,7 +94,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(arguments: Serve) -> Result<(), Box<dyn Error>> {
-    let mut signals = Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+    let mut signals = termination()?;
     let emulator = Emulator::start(Options {
         listen: arguments.listen,
         any_address: arguments.any_address,
@@ -101,6 +116,18 @@ async fn serve(arguments: Serve) -> Result<(), Box<dyn Error>> {
     signals.next().await;
     emulator.stop().await;
     Ok(())
+}
+
+async fn demonstrate(arguments: Demo) -> Result<(), Box<dyn Error>> {
+    let mut signals = termination()?;
+    let interrupted = async {
+        signals.next().await;
+    };
+    Ok(demo::run(arguments.once, arguments.daemon, interrupted).await?)
+}
+
+fn termination() -> std::io::Result<Signals> {
+    Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])
 }
 
 fn read<T>(path: &Path, parse: fn(&str) -> Result<T, String>) -> Result<T, String> {

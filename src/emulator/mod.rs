@@ -6,7 +6,7 @@
 //!
 //! | control route | |
 //! |---|---|
-//! | `GET /emulator/requests` | `{"count", "requests": [{"path", "query", "method", "headers", "resource", "identity", "at_ms", "concurrent"}]}`: the token requests, malformed ones too; the last 10,000 are listed |
+//! | `GET /emulator/requests` | `{"count", "in_flight", "requests": [{"path", "query", "method", "headers", "resource", "identity", "at_ms", "concurrent"}]}`: the token requests, malformed ones too; the last 10,000 are listed |
 //! | `DELETE /emulator/requests` | forgets them and the peaks |
 //! | `GET /emulator/peak` | `{"max_concurrent", "max_in_one_second"}` |
 //! | `PUT /emulator/script` | replaces the fault script by the TOML in the body; 400 and the reason for a bad one |
@@ -14,6 +14,7 @@
 
 mod arm;
 mod control;
+pub mod demo;
 mod endpoint;
 mod identity;
 mod imds;
@@ -88,7 +89,7 @@ pub struct Emulator {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// It hands tokens to whoever asks, so it stays on the machine unless told otherwise.
-    #[error("{0} is not a loopback address")]
+    #[error("{0} is not a loopback address; another one needs --any-address")]
     NotLoopback(SocketAddr),
     /// The address cannot be had.
     #[error("cannot listen on {address}")]

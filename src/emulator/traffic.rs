@@ -50,6 +50,8 @@ pub(super) struct Peak {
 pub(super) struct Report {
     /// All since the start or the last reset, also those no longer listed.
     pub count: u64,
+    /// Those being answered now.
+    pub in_flight: usize,
     pub requests: Vec<Seen>,
 }
 
@@ -110,6 +112,7 @@ impl Traffic {
     pub fn report(&self) -> Report {
         Report {
             count: self.count,
+            in_flight: self.in_flight,
             requests: self.seen.iter().cloned().collect(),
         }
     }

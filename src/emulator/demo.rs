@@ -1,0 +1,402 @@
+//! `msi-emulator demo`: the stand-in, a real daemon in front of it, and two requests that show what the daemon is for.
+
+use super::{Emulator, Options, StartError, claims};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+const RESOURCE: &str = "https://storage.azure.com/";
+const TARGET: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com/";
+/// How long the daemon may take to start, to answer, and (it drains for up to 10 s) to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+/// What went wrong, with the next step where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The daemon's program is not where it is looked for.
+    #[error("there is no {0}: build it with `cargo build --bins`, or name it with --daemon PATH")]
+    NoDaemon(PathBuf),
+    /// The daemon's program is there and cannot be run.
+    #[error("cannot run {0}")]
+    Run(PathBuf, #[source] io::Error),
+    /// The stand-in does not start.
+    #[error("the stand-in does not start")]
+    Start(#[from] StartError),
+    /// The private directory, or a file in it.
+    #[error("cannot set up {0}")]
+    Setup(PathBuf, #[source] io::Error),
+    /// The daemon ended although nobody asked it to.
+    #[error("the daemon ended by itself ({status}); the end of its log:\n{log}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its last lines.
+        log: String,
+    },
+    /// The daemon did not answer as it should.
+    #[error("{problem}; the end of the daemon's log:\n{log}")]
+    Answer {
+        /// What was wrong about it.
+        problem: String,
+        /// The daemon's last lines.
+        log: String,
+    },
+    /// The daemon did not end in order.
+    #[error("the daemon did not end well when asked to: {0}")]
+    Stop(String),
+    /// Standard output is gone.
+    #[error("cannot print")]
+    Print(#[from] io::Error),
+}
+
+/// Runs the demo until `interrupted`, or with `once` until the show is over. `daemon` is the program to start; usually
+/// the `msi-tokend` beside this executable.
+///
+/// # Errors
+/// See [`DemoError`]. The daemon is stopped and the directory removed in any case.
+pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<Output = ()>) -> Result<(), DemoError> {
+    let program = daemon.unwrap_or_else(|| beside_this("msi-tokend"));
+    if !program.is_file() {
+        return Err(DemoError::NoDaemon(program));
+    }
+    let emulator = Emulator::start(Options::default()).await?;
+    let home = Home::new()?;
+    let mut daemon = Daemon::start(&program, &home, &emulator.imds_endpoint())?;
+    let mut interrupted = pin!(interrupted);
+    let shown = tokio::select! {
+        shown = show(&emulator, &home, &mut daemon) => shown,
+        () = &mut interrupted => return daemon.stop().await,
+    };
+    if shown.is_ok() && !once {
+        invite(&home)?;
+        tokio::select! {
+            ended = daemon.ended(&home) => return Err(ended),
+            () = &mut interrupted => println!(),
+        }
+    }
+    let stopped = daemon.stop().await;
+    shown.and(stopped)
+}
+
+/// Two requests of the same key, and whether each reached the endpoint.
+async fn show(emulator: &Emulator, home: &Home, daemon: &mut Daemon) -> Result<(), DemoError> {
+    let bad = |problem: String| DemoError::Answer {
+        problem,
+        log: home.end_of_log(),
+    };
+    tokio::select! {
+        ended = daemon.ended(home) => return Err(ended),
+        accepting = timeout(PATIENCE, home.accepting()) => {
+            accepting.map_err(|_| bad(format!("the daemon does not accept after {PATIENCE:?}")))?;
+        }
+    }
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let before = emulator.request_count();
+        let answer = ask(&home.socket()).await.map_err(bad)?;
+        answers.push((answer, emulator.request_count() - before));
+    }
+    let [(first, first_reached), (second, second_reached)] = answers.as_slice() else {
+        return Ok(());
+    };
+    println!("A stand-in MSI endpoint, a real msi-tokend before it, and two requests for the same token:\n");
+    println!("  1st  {}", account(first, *first_reached));
+    println!("  2nd  {}", account(second, *second_reached));
+    if (*first_reached, *second_reached) != (1, 0) {
+        return Err(bad("1 and 0 requests should have reached the endpoint".to_owned()));
+    }
+    if first.token != second.token {
+        return Err(bad("the two answers should have had the same token".to_owned()));
+    }
+    println!(
+        "\n{}",
+        describe(&second.token).ok_or_else(|| bad("the token has no claims".to_owned()))?
+    );
+    Ok(())
+}
+
+fn invite(home: &Home) -> Result<(), DemoError> {
+    let socket = quoted(&home.socket());
+    println!("Try it from another terminal:\n");
+    println!("  curl --unix-socket {socket} -H Metadata:true 'http://localhost{TARGET}'\n");
+    let client = beside_this("msi-token");
+    if client.is_file() {
+        println!(
+            "  {} get --socket {socket} --resource {RESOURCE}\n",
+            quoted(&from_here(&client))
+        );
+    }
+    println!("Ctrl-C ends it all.");
+    Ok(io::stdout().flush()?)
+}
+
+/// The token without the token.
+fn describe(token: &str) -> Option<String> {
+    let claims = claims(token)?;
+    let text = |name| claims.get(name).and_then(Value::as_str);
+    let seconds = claims.get("exp").and_then(Value::as_i64)?;
+    let expiry = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?);
+    let left = Duration::from_secs(u64::try_from(seconds - super::unix_now()).ok()?);
+    Some(format!(
+        "  token  {} characters, the same both times\n  aud    {}\n  appid  {}\n  exp    {} (in {})\n",
+        token.len(),
+        text("aud")?,
+        text("appid")?,
+        humantime::format_rfc3339_seconds(expiry),
+        humantime::format_duration(left),
+    ))
+}
+
+#[derive(Debug)]
+struct Answer {
+    token: String,
+    took: Duration,
+}
+
+/// One request over the socket, connecting included.
+async fn ask(socket: &Path) -> Result<Answer, String> {
+    #[derive(Deserialize)]
+    struct Body {
+        access_token: String,
+    }
+    let start = Instant::now();
+    let (status, body) = timeout(PATIENCE, get(socket))
+        .await
+        .map_err(|_| format!("no answer from the daemon within {PATIENCE:?}"))?
+        .map_err(|error| format!("the daemon did not answer: {error}"))?;
+    let took = start.elapsed();
+    if status != StatusCode::OK {
+        return Err(format!(
+            "the daemon answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        ));
+    }
+    let body: Body = serde_json::from_slice(&body).map_err(|error| format!("the daemon's 200 is no token: {error}"))?;
+    Ok(Answer {
+        token: body.access_token,
+        took,
+    })
+}
+
+async fn get(socket: &Path) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+    let stream = TokioIo::new(UnixStream::connect(socket).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    // Its errors come out of `send_request` and the body as well.
+    tokio::spawn(connection);
+    let request = Request::get(TARGET)
+        .header("host", "localhost")
+        .header("metadata", "true");
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = answer.status();
+    Ok((status, answer.into_body().collect().await?.to_bytes()))
+}
+
+/// A directory of our own, removed when this is dropped.
+#[derive(Debug)]
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Result<Self, DemoError> {
+        let name = format!("msi-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let path = std::env::temp_dir().join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(error) => Err(DemoError::Setup(path, error)),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("msi-tokend.sock")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("daemon.log")
+    }
+
+    async fn accepting(&self) {
+        while UnixStream::connect(self.socket()).await.is_err() {
+            sleep(POLL).await;
+        }
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines.split_at(lines.len().saturating_sub(8)).1;
+        if end.is_empty() {
+            "  (empty)".to_owned()
+        } else {
+            format!("  {}", end.join("\n  "))
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("msi-emulator: cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// The daemon's process; killed if this is dropped before it ended.
+#[derive(Debug)]
+struct Daemon(Child);
+
+#[derive(Serialize)]
+struct Config<'a> {
+    upstream: Upstream<'a>,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Upstream<'a> {
+    kind: &'a str,
+    endpoint: &'a str,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    socket: PathBuf,
+}
+
+impl Daemon {
+    fn start(program: &Path, home: &Home, endpoint: &str) -> Result<Self, DemoError> {
+        let path = home.0.join("config.toml");
+        let config = Config {
+            upstream: Upstream { kind: "imds", endpoint },
+            listen: Listen { socket: home.socket() },
+        };
+        let setup = |error| DemoError::Setup(path.clone(), error);
+        let text = toml::to_string(&config).map_err(|error| setup(io::Error::other(error)))?;
+        fs::write(&path, text).map_err(setup)?;
+        let log = File::create(home.log()).map_err(setup)?;
+        let child = Command::new(program)
+            .arg("--config")
+            .arg(&path)
+            // Neither a service manager's sockets nor anybody's proxy belong to it.
+            .env_clear()
+            // Ctrl-C in a terminal goes to the whole group; the daemon is told by us, once.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(setup)?)
+            .stderr(log)
+            .spawn();
+        child
+            .map(Self)
+            .map_err(|error| DemoError::Run(program.to_owned(), error))
+    }
+
+    /// Waits until the daemon ends by itself.
+    async fn ended(&mut self, home: &Home) -> DemoError {
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => {
+                    return DemoError::Ended {
+                        status,
+                        log: home.end_of_log(),
+                    };
+                }
+                Ok(None) => sleep(POLL).await,
+                Err(error) => return DemoError::Stop(error.to_string()),
+            }
+        }
+    }
+
+    /// SIGTERM, and the wait for its end.
+    async fn stop(mut self) -> Result<(), DemoError> {
+        let failed = |error: &dyn std::fmt::Display| DemoError::Stop(error.to_string());
+        if self.0.try_wait().map_err(|error| failed(&error))?.is_none() {
+            let pid = Pid::from_raw(i32::try_from(self.0.id()).map_err(|error| failed(&error))?);
+            kill(pid, Signal::SIGTERM).map_err(|error| failed(&error))?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.0.try_wait().map_err(|error| failed(&error))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(failed(&status)),
+                None if Instant::now() > deadline => return Err(failed(&format!("still running after {PATIENCE:?}"))),
+                None => sleep(POLL).await,
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            // It may end between the two; then there is nothing to kill.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// The program of that name in this executable's directory.
+fn beside_this(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name(name)
+}
+
+/// As told from the working directory, if it lies below.
+fn from_here(path: &Path) -> PathBuf {
+    let below = std::env::current_dir()
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok());
+    below.map_or_else(|| path.to_owned(), |rest| Path::new(".").join(rest))
+}
+
+/// For a shell's command line.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn account(answer: &Answer, reached: u64) -> String {
+    let plural = if reached == 1 { "" } else { "s" };
+    format!(
+        "200 in {:4.1} ms, {reached} request{plural} reached the endpoint",
+        answer.took.as_secs_f64() * 1000.0
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_when_a_shell_would_split_it() {
+        assert_eq!(quoted(Path::new("/tmp/msi-demo-1/a.sock")), "/tmp/msi-demo-1/a.sock");
+        assert_eq!(quoted(Path::new("/tmp/it's here")), r"'/tmp/it'\''s here'");
+    }
+
+    #[test]
+    fn the_directory_is_private_and_goes_away() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let home = Home::new().unwrap();
+        let path = home.0.clone();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(home.log(), "one\ntwo\n").unwrap();
+        assert_eq!(home.end_of_log(), "  one\n  two");
+        drop(home);
+        assert!(!path.exists());
+    }
+}
