@@ -16,7 +16,7 @@ const STORAGE: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&re
 const BYPASS: &str =
     "/metadata/identity/oauth2/token?api-version=2018-10-01&resource=https://storage.azure.com/&bypass_cache=true";
 const METADATA: &str = "Metadata: true\r\n";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running `msi-emulator serve`, killed when dropped.
 struct Emulator {
@@ -139,8 +139,23 @@ impl Answer {
     }
 }
 
+/// Runs a command that is expected to end by itself.
 fn run(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).output().unwrap()
+    let mut command = Command::new(PROGRAM);
+    let mut process = command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..DEADLINE.as_millis() / 20 {
+        if process.try_wait().unwrap().is_some() {
+            return process.wait_with_output().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    process.kill().unwrap();
+    panic!("{arguments:?} still runs: {:?}", process.wait_with_output().unwrap());
 }
 
 fn stderr(output: &Output) -> String {
