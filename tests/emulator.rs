@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use msi_tokend::emulator::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, claims};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -18,9 +23,34 @@ const BYPASS: &str =
 const METADATA: &str = "Metadata: true\r\n";
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A running `msi-emulator serve`, killed when dropped.
+/// A process that is told to end when the test is over (a demo then ends its daemon), and killed if it does not.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            self.signal(Signal::SIGTERM);
+        }
+        for _ in 0..DEADLINE.as_millis() / 20 {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running `msi-emulator serve`.
 struct Emulator {
-    process: Child,
+    process: Running,
     address: String,
 }
 
@@ -49,7 +79,10 @@ impl Emulator {
             .expect("the line that says where")
             .trim()
             .to_owned();
-        Self { process, address }
+        Self {
+            process: Running(process),
+            address,
+        }
     }
 
     /// Sends a request with `Connection: close` and reads until the connection ends.
@@ -111,13 +144,6 @@ impl Emulator {
 
     fn control(&self, route: &str) -> Value {
         self.get(&format!("/emulator/{route}")).json()
-    }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -618,11 +644,10 @@ fn it_stays_on_loopback_unless_told_otherwise() {
 
 #[test]
 fn a_signal_ends_it_in_order() {
-    for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut emulator = Emulator::start(&[]);
-        let pid = nix::unistd::Pid::from_raw(emulator.process.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-        assert!(emulator.process.wait().unwrap().success(), "{signal}");
+        emulator.process.signal(signal);
+        assert!(emulator.process.0.wait().unwrap().success(), "{signal}");
     }
 }
 
@@ -667,6 +692,56 @@ fn the_demo_shows_the_log_of_a_daemon_that_ends_and_leaves_nothing_behind() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left, ["msi-tokend"]);
+}
+
+#[test]
+fn the_demo_gets_tokens_through_a_real_daemon_and_cleans_up_on_a_signal() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(PROGRAM);
+    demo.arg("demo")
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut demo = Running(demo.spawn().unwrap());
+    let mut output = BufReader::new(demo.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let shown: Vec<String> = output.by_ref().take_while(|line| !line.starts_with("Ctrl-C")).collect();
+    let shown = shown.join("\n");
+    assert!(shown.contains(", 1 request reached the endpoint"), "{shown}");
+    assert!(shown.contains(", 0 requests reached the endpoint"), "{shown}");
+    assert!(shown.contains(DEFAULT_CLIENT_ID) && !shown.contains("eyJ"), "{shown}");
+
+    let home = std::fs::read_dir(directory.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let socket = home.join("msi-tokend.sock");
+    let line = shown.lines().find(|line| line.contains("--unix-socket")).unwrap();
+    assert!(line.contains(socket.to_str().unwrap()), "{line}");
+    let target = line.split_once("http://localhost").unwrap().1.trim_end_matches('\'');
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    write!(
+        stream,
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{METADATA}\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+    let daemon = Pid::from_raw(getsockopt(&stream, PeerCredentials).unwrap().pid());
+    demo.signal(Signal::SIGINT);
+    assert!(demo.0.wait().unwrap().success());
+    assert_eq!(kill(daemon, None), Err(Errno::ESRCH), "the daemon outlives the demo");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_demo_once_ends_by_itself() {
+    assert!(run(&["demo", "--once"]).status.success());
 }
 
 fn write_program(path: &Path, text: &str) {

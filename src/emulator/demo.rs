@@ -7,7 +7,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
@@ -116,8 +116,8 @@ async fn show(emulator: &Emulator, home: &Home, daemon: &mut Daemon) -> Result<(
         return Ok(());
     };
     println!("A stand-in MSI endpoint, a real msi-tokend before it, and two requests for the same token:\n");
-    println!("  1st  {}", account(first, *first_reached));
-    println!("  2nd  {}", account(second, *second_reached));
+    println!("  1st   {}", account(first, *first_reached));
+    println!("  2nd   {}", account(second, *second_reached));
     if (*first_reached, *second_reached) != (1, 0) {
         return Err(bad("1 and 0 requests should have reached the endpoint".to_owned()));
     }
@@ -152,14 +152,15 @@ fn describe(token: &str) -> Option<String> {
     let text = |name| claims.get(name).and_then(Value::as_str);
     let seconds = claims.get("exp").and_then(Value::as_i64)?;
     let expiry = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?);
-    let left = Duration::from_secs(u64::try_from(seconds - super::unix_now()).ok()?);
+    let minutes = (seconds - super::unix_now()) / 60;
     Some(format!(
-        "  token  {} characters, the same both times\n  aud    {}\n  appid  {}\n  exp    {} (in {})\n",
+        "  token  {} characters, the same both times\n  aud    {}\n  appid  {}\n  exp    {} (in {} h {} min)\n",
         token.len(),
         text("aud")?,
         text("appid")?,
         humantime::format_rfc3339_seconds(expiry),
-        humantime::format_duration(left),
+        minutes / 60,
+        minutes % 60,
     ))
 }
 
@@ -259,33 +260,15 @@ impl Drop for Home {
 #[derive(Debug)]
 struct Daemon(Child);
 
-#[derive(Serialize)]
-struct Config<'a> {
-    upstream: Upstream<'a>,
-    listen: Listen,
-}
-
-#[derive(Serialize)]
-struct Upstream<'a> {
-    kind: &'a str,
-    endpoint: &'a str,
-}
-
-#[derive(Serialize)]
-struct Listen {
-    socket: PathBuf,
-}
-
 impl Daemon {
     fn start(program: &Path, home: &Home, endpoint: &str) -> Result<Self, DemoError> {
         let path = home.0.join("config.toml");
-        let config = Config {
-            upstream: Upstream { kind: "imds", endpoint },
-            listen: Listen { socket: home.socket() },
-        };
         let setup = |error| DemoError::Setup(path.clone(), error);
-        let text = toml::to_string(&config).map_err(|error| setup(io::Error::other(error)))?;
-        fs::write(&path, text).map_err(setup)?;
+        fs::write(
+            &path,
+            config(&home.socket(), endpoint).map_err(|error| setup(error.into()))?,
+        )
+        .map_err(setup)?;
         let log = File::create(home.log()).map_err(setup)?;
         let child = Command::new(program)
             .arg("--config")
@@ -348,6 +331,14 @@ impl Drop for Daemon {
     }
 }
 
+/// The daemon's configuration. A JSON string is a TOML string as well, so serde escapes the values.
+fn config(socket: &Path, endpoint: &str) -> serde_json::Result<String> {
+    let (endpoint, socket) = (serde_json::to_string(endpoint)?, serde_json::to_string(socket)?);
+    Ok(format!(
+        "[upstream]\nkind = \"imds\"\nendpoint = {endpoint}\n\n[listen]\nsocket = {socket}\n"
+    ))
+}
+
 /// The program of that name in this executable's directory.
 fn beside_this(name: &str) -> PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name(name)
@@ -386,6 +377,15 @@ mod tests {
     fn a_path_is_quoted_when_a_shell_would_split_it() {
         assert_eq!(quoted(Path::new("/tmp/msi-demo-1/a.sock")), "/tmp/msi-demo-1/a.sock");
         assert_eq!(quoted(Path::new("/tmp/it's here")), r"'/tmp/it'\''s here'");
+    }
+
+    #[test]
+    fn the_configuration_is_toml_whatever_the_path() {
+        let socket = "/tmp/a \"b\\\t\u{1}é/s";
+        let text = config(Path::new(socket), "http://127.0.0.1:1/x").unwrap();
+        let read: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(read["listen"]["socket"].as_str(), Some(socket));
+        assert_eq!(read["upstream"]["endpoint"].as_str(), Some("http://127.0.0.1:1/x"));
     }
 
     #[test]
