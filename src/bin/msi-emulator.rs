@@ -42,7 +42,7 @@ struct Serve {
     /// Allow an address that is not loopback, as is needed inside a test's own network namespace.
     #[arg(long)]
     any_address: bool,
-    /// How long tokens live; half of it, the same token is given again.
+    /// How long tokens live; for a third of it, the same token is given again.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     lifetime: Duration,
     /// What goes wrong, as TOML: a list of [[fault]] steps.

@@ -1,8 +1,8 @@
 //! Issuing tokens, and keeping them the way the real endpoint does.
 //!
-//! The rule: a (resource, identity, `xms_cc`) is answered with the same token until half of its life is over or a
+//! The rule: a (resource, identity, `xms_cc`) is answered with the same token until a third of its life is over or a
 //! request says `bypass_cache=true`; then a new one is made. (The real subsystem keeps a token for about as long as it
-//! lives; half a life makes short lifetimes useful in tests.)
+//! lives; a third leaves a client that renews at half of the life its new token also where lifetimes are short.)
 
 use super::identity::Identity;
 use super::jwt::{self, Canary};
@@ -127,7 +127,7 @@ fn issue(
         not_before,
         expires_on,
         expires_in: life,
-        stale_at: now.saturating_add(life / 2),
+        stale_at: now.saturating_add(life / 3),
     }
 }
 
@@ -201,27 +201,27 @@ mod tests {
     }
 
     #[test]
-    fn the_same_token_until_half_its_life_is_over_or_the_request_bypasses() {
+    fn the_same_token_until_a_third_of_its_life_is_over_or_the_request_bypasses() {
         let mut issuer = Issuer::new(Duration::from_secs(20), None);
         let first = ask(&mut issuer, NOW, Wanted::Usual);
         assert_eq!(
-            ask(&mut issuer, NOW + 9, Wanted::Usual).access_token,
+            ask(&mut issuer, NOW + 5, Wanted::Usual).access_token,
             first.access_token
         );
-        let second = ask(&mut issuer, NOW + 10, Wanted::Usual);
+        let second = ask(&mut issuer, NOW + 6, Wanted::Usual);
         assert_ne!(second.access_token, first.access_token);
-        let third = ask(&mut issuer, NOW + 10, Wanted::New);
+        let third = ask(&mut issuer, NOW + 6, Wanted::New);
         assert_ne!(third.access_token, second.access_token);
         assert_eq!(
-            ask(&mut issuer, NOW + 11, Wanted::Usual).access_token,
+            ask(&mut issuer, NOW + 7, Wanted::Usual).access_token,
             third.access_token
         );
         assert_eq!(
-            ask(&mut issuer, NOW + 29, Wanted::Earlier).access_token,
+            ask(&mut issuer, NOW + 25, Wanted::Earlier).access_token,
             third.access_token
         );
         assert_ne!(
-            ask(&mut issuer, NOW + 30, Wanted::Earlier).access_token,
+            ask(&mut issuer, NOW + 26, Wanted::Earlier).access_token,
             third.access_token
         );
     }

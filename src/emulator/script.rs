@@ -44,7 +44,7 @@
 //! | `status = 429` | this status, with the error body the real endpoint has for it; 2xx keeps the token reply |
 //! | `body = "text"`, `no_body = true` | this body, or none; the status is 200 unless given |
 //! | `lifetime = "90s"` | a new token that lives so long |
-//! | `same_token = true` | the token issued last, although half its life is over or the request bypasses the cache |
+//! | `same_token = true` | the token issued last, although a third of its life is over or the request bypasses the cache |
 //! | `wrong_resource`, `wrong_client_id` | a token of this other resource or identity, echoed truthfully, not kept |
 //! | `token_type = "pop"`, `raw_expires_on = 1.5`, `numbers = true`, `empty_token = true` | the token reply with this type, with any value as `expires_on`, with numbers for all numeric strings, with `""` as token |
 //! | `retry_after = "7"` | this `Retry-After`, verbatim |
