@@ -383,6 +383,19 @@ fn faults_of_the_connection() {
 }
 
 #[test]
+fn a_stalled_body_keeps_the_connection_open() {
+    let emulator = Emulator::start(&[]);
+    emulator.script("[[fault]]\nstall_body=true");
+    let mut stream = emulator.ask_and_leave_waiting();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut bytes = Vec::new();
+    let error = stream.read_to_end(&mut bytes).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert!(String::from_utf8(bytes).unwrap().contains("access_token"));
+    assert_eq!(emulator.get(STORAGE).status, 200);
+}
+
+#[test]
 fn faults_of_the_answer() {
     let emulator = Emulator::start(&[]);
     emulator.script(
