@@ -1,0 +1,372 @@
+//! `msi-token` as its users run it: real programs, real sockets, real uids.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEN, TOKEND, directory, eventually, write};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const CLIENT_ID: &str = "73444643-8088-4d70-9532-c3a0fdc190fa";
+/// A uid that no account has.
+const STRANGER: u32 = 54_321;
+
+/// What came of a run of `msi-token`.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn run(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The client without a socket of its own.
+fn client() -> Command {
+    let mut command = Command::new(TOKEN);
+    command.env_remove("MSI_TOKEND_SOCKET");
+    command
+}
+
+fn at(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = client();
+    command.args(arguments).arg("--socket").arg(socket);
+    command
+}
+
+fn msi_token(daemon: &Daemon, arguments: &[&str]) -> Ran {
+    run(&mut at(&daemon.socket(), arguments))
+}
+
+fn get(daemon: &Daemon) -> Ran {
+    msi_token(daemon, &["get", "--resource", STORAGE])
+}
+
+/// The programs where every user can run them.
+fn programs() -> TempDir {
+    let directory = directory();
+    for program in [TOKEN, TOKEND] {
+        let copy = directory.path().join(Path::new(program).file_name().unwrap());
+        fs::copy(program, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    directory
+}
+
+/// `msi-token` as a uid of its own, in no group but its own.
+fn as_user(programs: &TempDir, uid: u32, socket: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(programs.path().join("msi-token"));
+    run(command.args(arguments).arg("--socket").arg(socket).uid(uid).gid(uid))
+}
+
+/// Only root can be other users; elsewhere these tests have nothing to stand on.
+fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        eprintln!("not root: cannot be another user, nothing tested");
+    }
+    root
+}
+
+#[track_caller]
+fn assert_failed(ran: &Ran, code: i32, texts: &[&str]) {
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    assert!(ran.out.is_empty(), "{ran:?}");
+    assert!(
+        ran.err.starts_with("msi-token: ") && ran.err.lines().count() == 1,
+        "{ran:?}"
+    );
+    for text in texts {
+        assert!(ran.err.contains(text), "{text:?} is not in {ran:?}");
+    }
+}
+
+#[test]
+fn a_token_comes_in_each_form_and_the_second_one_from_the_cache() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let token = daemon.token(STORAGE).access_token();
+    assert_eq!(get(&daemon).out, format!("{token}\n"));
+    let form = |form: &str| msi_token(&daemon, &["get", "--resource", STORAGE, "--output", form]).out;
+    assert_eq!(form("token"), format!("{token}\n"));
+    assert_eq!(form("header"), format!("Authorization: Bearer {token}\n"));
+    let json: Value = serde_json::from_str(&form("json")).unwrap();
+    assert_eq!(
+        (&json["access_token"], &json["resource"]),
+        (&token.into(), &STORAGE.into())
+    );
+    assert_eq!(emulator.count(), 1);
+}
+
+#[test]
+fn the_socket_is_named_by_option_or_environment_and_the_option_wins() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let named = |path: &Path| {
+        let mut command = client();
+        command
+            .env("MSI_TOKEND_SOCKET", path)
+            .args(["get", "--resource", STORAGE]);
+        command
+    };
+    assert_eq!(run(&mut named(&daemon.socket())).code, Some(0));
+    let elsewhere = named(Path::new("/nonexistent/s"))
+        .arg("--socket")
+        .arg(daemon.socket())
+        .output();
+    assert!(elsewhere.unwrap().status.success());
+    assert_failed(&run(&mut named(Path::new("/nonexistent/s"))), 69, &["/nonexistent/s"]);
+}
+
+#[test]
+fn each_selector_reaches_the_endpoint_under_its_own_name() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let object_id = "a2b0c5d1-6f3e-4c1b-9a77-2f1d0e8c4b35";
+    let resource_id = "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourcegroups/demo/providers/\
+                       Microsoft.ManagedIdentity/userAssignedIdentities/demo-identity";
+    for (option, id, name) in [
+        ("--client-id", CLIENT_ID, "client_id="),
+        ("--object-id", object_id, "object_id="),
+        ("--resource-id", resource_id, "msi_res_id="),
+    ] {
+        let ran = msi_token(&daemon, &["get", "--resource", STORAGE, option, id]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let requests = emulator.requests();
+        let query = requests["requests"].as_array().unwrap().last().unwrap()["query"].clone();
+        assert!(query.as_str().unwrap().contains(name), "{query}");
+    }
+    assert_eq!(emulator.count(), 3);
+}
+
+#[test]
+fn refresh_prints_a_new_token_and_once_more_the_same() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let refresh = || msi_token(&daemon, &["refresh", "--resource", STORAGE]);
+    let first = get(&daemon);
+    let second = refresh();
+    assert_eq!((first.code, second.code), (Some(0), Some(0)));
+    assert_ne!(first.out, second.out);
+    assert_eq!(refresh().out, second.out, "one in 30 s");
+    assert_eq!(get(&daemon).out, second.out);
+    assert_eq!(emulator.count(), 2);
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_help_is_no_error() {
+    for wrong in [
+        &[][..],
+        &["get"],
+        &["get", "--resource", ""],
+        &["get", "--resource", "a b"],
+        &["get", "--resource", "a", "--client-id", "b", "--object-id", "c"],
+        &["get", "--resource", "a", "--output", "xml"],
+        &["get", "--resource", "a", "--wait", "soon"],
+        &["fetch"],
+    ] {
+        let ran = run(client().args(wrong));
+        assert_eq!(ran.code, Some(64), "{wrong:?}: {ran:?}");
+        assert!(ran.out.is_empty() && !ran.err.is_empty(), "{wrong:?}: {ran:?}");
+    }
+    for right in [&["--help"][..], &["--version"], &["get", "--help"]] {
+        let ran = run(client().args(right));
+        assert!(
+            ran.code == Some(0) && !ran.out.is_empty() && ran.err.is_empty(),
+            "{ran:?}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_69_and_the_reason_is_told() {
+    let directory = directory();
+    let socket = directory.path().join("s");
+    let get = || run(&mut at(&socket, &["get", "--resource", STORAGE]));
+    assert_failed(&get(), 69, &["there is no socket", "systemctl start msi-tokend.socket"]);
+    drop(UnixListener::bind(&socket).unwrap());
+    assert_failed(&get(), 69, &["nobody serves it", "journalctl -u msi-tokend"]);
+}
+
+#[test]
+fn what_cannot_get_better_is_70_with_the_endpoints_own_words() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    let ran = msi_token(
+        &daemon,
+        &["get", "--resource", STORAGE, "--client-id", unknown, "--wait", "60s"],
+    );
+    assert_failed(&ran, 70, &["Identity not found"]);
+    assert_eq!(emulator.count(), 1, "nobody tries again");
+}
+
+#[test]
+fn what_can_get_better_is_75() {
+    let mut emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"300ms\"\n");
+    emulator.script("[[fault]]\nstatus = 429\nretry_after = \"7\"\n");
+    assert_failed(&get(&daemon), 75, &["Try again in", "--wait"]);
+    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"300ms\"\n");
+    emulator.script("[[fault]]\ntimes = 0\ndelay = \"30s\"\n");
+    assert_failed(&get(&daemon), 75, &["has not answered in time"]);
+    emulator.stop();
+    let ran = msi_token(&daemon, &["get", "--resource", MANAGEMENT]);
+    assert_failed(&ran, 75, &["connection refused"]);
+}
+
+#[test]
+fn a_caller_without_a_rule_is_77_and_so_is_one_that_may_not_touch_the_socket() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs) = (Emulator::start(&[]), programs());
+    let daemon = Daemon::start(&emulator, "");
+    let get = |daemon: &Daemon| as_user(&programs, STRANGER, &daemon.socket(), &["get", "--resource", STORAGE]);
+    assert_failed(&get(&daemon), 77, &["uid 54321", "[[allow]]"]);
+    assert_eq!(emulator.count(), 0);
+    let shut = Daemon::start(&emulator, "[listen]\nsocket_mode = \"0600\"\n");
+    assert_failed(&get(&shut), 77, &["permission denied", "socket_mode"]);
+    let open = Daemon::start(&emulator, &format!("[[allow]]\nusers = [\"{STRANGER}\"]\n"));
+    assert_eq!(get(&open).code, Some(0));
+}
+
+#[test]
+fn nothing_is_asked_of_a_server_that_a_stranger_runs() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs, home) = (Emulator::start(&[]), programs(), directory());
+    let socket = home.path().join("s");
+    std::os::unix::fs::chown(home.path(), Some(STRANGER), Some(STRANGER)).unwrap();
+    let config = home.path().join("config.toml");
+    write(
+        &config,
+        &format!(
+            "[upstream]\nendpoint = \"http://{}/metadata/identity/oauth2/token\"\n[listen]\nsocket = \"{}\"\n",
+            emulator.address,
+            socket.display()
+        ),
+    );
+    let mut command = Command::new(programs.path().join("msi-tokend"));
+    command.arg("--config").arg(&config).uid(STRANGER).gid(STRANGER);
+    let _stranger = Guard(command.stderr(Stdio::null()).spawn().unwrap());
+    eventually("the stranger serves", || {
+        as_user(&programs, STRANGER, &socket, &["get", "--resource", STORAGE]).code == Some(0)
+    });
+    let ran = run(&mut at(&socket, &["get", "--resource", MANAGEMENT, "--wait", "60s"]));
+    assert_failed(&ran, 70, &["uid 54321", "nothing was asked"]);
+    assert_eq!(emulator.count(), 1, "its own caller's only");
+}
+
+#[test]
+fn wait_outlasts_a_daemon_that_starts_late_and_an_endpoint_that_recovers() {
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start(&emulator, "");
+    daemon.stop();
+    emulator.script("[[fault]]\nstatus = 503\ntimes = 2\n");
+    let mut waiting = at(&daemon.socket(), &["get", "--resource", STORAGE, "--wait", "10m"]);
+    let mut waiting = Guard(waiting.stdout(Stdio::piped()).spawn().unwrap());
+    assert!(waiting.0.try_wait().unwrap().is_none());
+    daemon.start_again();
+    let mut line = String::new();
+    BufReader::new(waiting.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(waiting.0.wait().unwrap().code(), Some(0));
+    assert_eq!(line.trim_end(), daemon.token(STORAGE).access_token());
+    assert_eq!(emulator.count(), 3);
+}
+
+#[test]
+fn wait_ends_in_time_and_tells_the_last_reason() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 429\nretry_after = \"60\"\n");
+    let ran = msi_token(&daemon, &["get", "--resource", STORAGE, "--wait", "3s"]);
+    assert_failed(&ran, 75, &["gave up after 1 try", "--wait 3s"]);
+    let ran = run(&mut at(
+        Path::new("/nonexistent/s"),
+        &["get", "--resource", STORAGE, "--wait", "1s"],
+    ));
+    assert_failed(&ran, 69, &["gave up after", "--wait 1s", "there is no socket"]);
+}
+
+#[test]
+fn a_stopped_daemon_does_not_hold_a_waiting_client_for_ever() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.signal(Signal::SIGSTOP);
+    let ran = msi_token(&daemon, &["get", "--resource", STORAGE, "--wait", "1s"]);
+    daemon.signal(Signal::SIGCONT);
+    assert_failed(&ran, 69, &["no answer within", "hangs"]);
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_crash_and_a_full_disk_is_told() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let mut command = at(&daemon.socket(), &["get", "--resource", STORAGE]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(70), &b""[..]));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("standard output"));
+}
+
+#[test]
+fn status_lists_what_the_caller_may_have_and_never_a_token() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs) = (Emulator::start(&[]), programs());
+    let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
+    let daemon = Daemon::start(&emulator, &rule);
+    assert!(msi_token(&daemon, &["status"]).out.contains("RESOURCE"));
+    let token = daemon.token(STORAGE).access_token();
+    daemon.token(MANAGEMENT);
+    let ran = msi_token(&daemon, &["status"]);
+    assert!(ran.out.contains(STORAGE) && ran.out.contains(MANAGEMENT), "{ran:?}");
+    let json = msi_token(&daemon, &["status", "--json"]);
+    let status: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(status["tokens"].as_array().unwrap().len(), 2);
+    let theirs = as_user(&programs, STRANGER, &daemon.socket(), &["status"]);
+    assert!(
+        theirs.out.contains(STORAGE) && !theirs.out.contains(MANAGEMENT),
+        "{theirs:?}"
+    );
+    for ran in [ran, json, theirs] {
+        assert!(ran.code == Some(0) && !ran.out.contains(&token), "{ran:?}");
+    }
+}
+
+/// Ends a process that a test started.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
