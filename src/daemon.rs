@@ -21,6 +21,7 @@ use crate::harden::harden;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::report::Reporter;
+use crate::observe::{manager, status};
 use crate::server::{self, BindError, Bounds, Server};
 use crate::upstream::Upstream;
 
@@ -132,7 +133,12 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     let mut timer = tokio::spawn(Arc::clone(&engine).run());
     let mut accepting = tokio::spawn(Arc::clone(&server).run(bound));
     info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
-    notify(&[sd_notify::NotifyState::Ready]);
+    manager::ready();
+    tokio::spawn({
+        let server = Arc::clone(&server);
+        let engine = Arc::clone(&engine);
+        manager::keep_informed(move || server.is_live(), move || status::line(&engine))
+    });
 
     loop {
         tokio::select! {
@@ -144,7 +150,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             },
         }
     }
-    notify(&[sd_notify::NotifyState::Stopping]);
+    manager::stopping();
     info!("stopping: running requests get up to {} s", DRAIN.as_secs());
     tokio::select! {
         drained = drain(&server, accepting) => if !drained {
@@ -222,12 +228,5 @@ fn policy(config: &Config) -> Policy {
         max_concurrent: config.upstream.max_concurrent,
         max_per_second: config.upstream.max_per_second,
         warm: config.warm.clone(),
-    }
-}
-
-/// Outside systemd there is nobody to tell, which is no error.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "systemd cannot be told how we are");
     }
 }

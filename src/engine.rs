@@ -5,21 +5,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
+use crate::beat::{self, Beat};
 use crate::broker::{Answer, Ask, Broker, Decision, Effect, Entry, Fetch, Note, Policy, Unserved, WaiterId};
 use crate::clock::{Clock, Now};
 use crate::failure::{Class, Failure};
 use crate::token::Token;
 use crate::upstream::Upstream;
-
-/// The timer looks at the clocks at least this often: they may have been stepped, or the VM may have slept.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Hears what the broker has to tell people and how the upstream answered.
 pub trait Observer: Send + Sync {
@@ -37,8 +34,8 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     /// The timer must be set anew.
     rearm: Notify,
-    /// Boot-time milliseconds of the timer's last round.
-    last_beat: AtomicU64,
+    /// Of the timer's rounds.
+    beat: Beat,
 }
 
 struct State {
@@ -59,7 +56,7 @@ impl Engine {
             clock,
             observer,
             rearm: Notify::new(),
-            last_beat: AtomicU64::new(millis(now.boot)),
+            beat: Beat::new(now),
         })
     }
 
@@ -93,8 +90,9 @@ impl Engine {
                 state.broker.tick(now, effects);
                 (now, state.broker.next_wake(now))
             });
-            self.last_beat.store(millis(now.boot), Ordering::Relaxed);
-            let pause = wake.map_or(HEARTBEAT, |wake| wake.saturating_sub(now.boot).min(HEARTBEAT));
+            self.beat.strike(now);
+            // The clocks are looked at even with nothing to wait for: they may be stepped, or the VM may sleep.
+            let pause = wake.map_or(beat::PERIOD, |wake| wake.saturating_sub(now.boot).min(beat::PERIOD));
             // Either end of the pause leads to the same round.
             _ = timeout(pause, self.rearm.notified()).await;
         }
@@ -102,8 +100,12 @@ impl Engine {
 
     /// Whether the timer has come round lately.
     pub fn beats(&self) -> bool {
-        let last = Duration::from_millis(self.last_beat.load(Ordering::Relaxed));
-        self.clock.now().boot.saturating_sub(last) < 2 * HEARTBEAT
+        self.beat.is_recent(self.now())
+    }
+
+    /// The time as everything in here sees it.
+    pub fn now(&self) -> Now {
+        self.clock.now()
     }
 
     /// Takes over a new configuration; fetches under way end as they began.
@@ -201,8 +203,4 @@ impl Drop for Report {
             .with(|state, now, effects| state.broker.reply(now, &self.fetch, outcome, effects));
         self.engine.rearm.notify_one();
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

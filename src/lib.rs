@@ -15,7 +15,6 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`client`] | the program `msi-token`, which asks the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
 //! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
 //! | [`observe`] | what people see: log, status |
@@ -25,13 +24,13 @@
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
 //! | [`harden`] | what the process asks the kernel to keep others from |
-//! | [`token`], [`failure`], [`key`], [`clock`] | the values that the others speak in |
+//! | [`token`], [`failure`], [`key`], [`beat`], [`clock`] | the values that the others speak in |
 //!
 //! [`emulator`] is the stand-in endpoint for development and tests; nothing imports it but its own program.
 
 pub mod access;
+pub mod beat;
 pub mod broker;
-pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod log;
+pub mod manager;
 pub mod report;
 pub mod status;
 

@@ -81,6 +81,30 @@ pub fn status(engine: &Engine, may_see: impl Fn(&Key) -> bool) -> Status {
     }
 }
 
+/// The line of `systemctl status`: how many tokens can be served, and what ails the first of those in trouble.
+pub fn line(engine: &Engine) -> String {
+    let (_, mut entries) = engine.entries();
+    entries.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
+    summary(&entries)
+}
+
+fn summary(entries: &[Entry]) -> String {
+    let all = entries.len();
+    let served = entries.iter().filter(|entry| !entry.left.is_zero()).count();
+    let mut failing = entries
+        .iter()
+        .filter_map(|entry| Some((&entry.key, entry.last_failure.as_ref()?)));
+    let tokens = if all == 1 { "token" } else { "tokens" };
+    let trouble = failing.next().map_or_else(String::new, |(key, failure)| {
+        let more = match failing.count() {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        format!("; failing: {key}: {}{more}", failure.cause)
+    });
+    format!("serving {served} of {all} {tokens}{trouble}")
+}
+
 /// Whether the warm tokens can be served.
 pub fn ready(engine: &Engine) -> Ready {
     let (_, mut entries) = engine.entries();
@@ -125,5 +149,44 @@ impl TokenReady {
             ready: !entry.left.is_zero(),
             reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::failure::{Class, Failure};
+
+    fn entry(resource: &str, left: u64, failure: Option<&str>) -> Entry {
+        let key = Key::new(Resource::new(resource).unwrap(), Identity::Default);
+        Entry {
+            key: Arc::new(key),
+            warm: false,
+            expires_on: None,
+            left: Duration::from_secs(left),
+            next_in: Duration::ZERO,
+            fetching: false,
+            last_failure: failure.map(|cause| Arc::new(Failure::new(Class::Faulty, cause))),
+            failures: 0,
+            asked_ago: Duration::ZERO,
+            hits: 0,
+        }
+    }
+
+    #[test]
+    fn the_status_line_says_what_is_served_and_what_is_wrong() {
+        assert_eq!(summary(&[]), "serving 0 of 0 tokens");
+        assert_eq!(summary(&[entry("https://a", 5, None)]), "serving 1 of 1 token");
+        let troubled = [
+            entry("https://a", 0, Some("connection refused")),
+            entry("https://b", 5, Some("HTTP 503")),
+            entry("https://c", 6, None),
+        ];
+        assert_eq!(
+            summary(&troubled),
+            "serving 2 of 3 tokens; failing: https://a for default: connection refused, and 1 more"
+        );
     }
 }

@@ -32,6 +32,7 @@ pub use self::bind::{BindError, Bound, bind};
 use self::problem::Problem;
 use self::route::{Route, Shape, TokenRequest};
 use crate::access::{Caller, Rules};
+use crate::beat::{self, Beat};
 use crate::broker::Ask;
 use crate::engine::Engine;
 
@@ -46,6 +47,8 @@ pub struct Server {
     rules: RwLock<Arc<Rules>>,
     seats: Arc<Seats>,
     header_timeout: RwLock<Duration>,
+    /// Of the accept loop's rounds.
+    beat: Beat,
     stopping: CancellationToken,
     connections: TaskTracker,
 }
@@ -54,6 +57,7 @@ impl Server {
     /// Serves nobody before [`Server::run`].
     pub fn new(engine: Arc<Engine>, rules: Rules, bounds: Bounds, header_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
+            beat: Beat::new(engine.now()),
             engine,
             rules: RwLock::new(Arc::new(rules)),
             seats: Seats::new(bounds),
@@ -76,9 +80,11 @@ impl Server {
     /// The listener is broken; the process is of no use any more.
     pub async fn run(self: Arc<Self>, bound: Bound) -> io::Result<()> {
         loop {
+            self.beat.strike(self.engine.now());
             tokio::select! {
                 () = self.stopping.cancelled() => break,
                 stream = accept::next(&bound.listener, &self.seats) => self.welcome(stream?),
+                () = tokio::time::sleep(beat::PERIOD) => {}
             }
         }
         // systemd keeps the callers in its socket's queue for the next process; those in ours have only us.
@@ -88,6 +94,11 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Whether the daemon's own loops come round.
+    pub fn is_live(&self) -> bool {
+        self.beat.is_recent(self.engine.now()) && self.engine.beats()
     }
 
     /// Accepts nobody any more and lets running requests end.
@@ -153,7 +164,7 @@ impl Server {
             Err(problem) => Err(problem),
             Ok(Route::Token(shape)) => self.token(shape, caller, request).await,
             Ok(route) if request.method() == Method::GET => Ok(match route {
-                Route::Live => admin::live(&self.engine),
+                Route::Live => admin::live(self.is_live()),
                 Route::Ready => admin::ready(&self.engine),
                 Route::Status | Route::Token(_) => admin::status(&self.engine, caller, &self.rules.read().clone()),
             }),
