@@ -15,6 +15,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`client`] | the program `msi-token`, which asks the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
 //! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
 //! | [`observe`] | what people see: log, status |
@@ -31,6 +32,7 @@
 pub mod access;
 pub mod beat;
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -45,7 +45,7 @@ struct Serve {
     /// How long tokens live; for a third of it, the same token is given again.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     lifetime: Duration,
-    /// What goes wrong, as TOML: a list of [[fault]] steps.
+    /// What goes wrong, as TOML: a list of [[fault]] steps, as the documentation of `emulator::script` has them.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
     /// The VM's identities, as TOML: [[identity]] with `client_id`, `object_id`, `resource_id`, `system_assigned`.

@@ -73,7 +73,7 @@ pub enum DemoError {
 pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<Output = ()>) -> Result<(), DemoError> {
     let program = daemon.unwrap_or_else(|| beside_this("msi-tokend"));
     if !program.is_file() {
-        return Err(DemoError::NoDaemon(program));
+        build_beside_this(&program)?;
     }
     let emulator = Emulator::start(Options::default()).await?;
     let home = Home::new()?;
@@ -92,6 +92,23 @@ pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<O
     }
     let stopped = daemon.stop().await;
     shown.and(stopped)
+}
+
+/// `cargo run` has built this program alone: started by it, the demo has the daemon built too, and the client that it
+/// speaks of.
+fn build_beside_this(program: &Path) -> Result<(), DemoError> {
+    let cargo = std::env::var_os("CARGO").ok_or_else(|| DemoError::NoDaemon(program.to_owned()))?;
+    let release = program.parent().is_some_and(|directory| directory.ends_with("release"));
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--bins"])
+        .args(release.then_some("--release"))
+        .status()
+        .map_err(|source| DemoError::Run(program.to_owned(), source))?;
+    if built.success() && program.is_file() {
+        Ok(())
+    } else {
+        Err(DemoError::NoDaemon(program.to_owned()))
+    }
 }
 
 /// Two requests of the same key, and whether each reached the endpoint.

@@ -239,10 +239,11 @@ fn spoil(mut reply: Reply, fault: &Fault) -> Reply {
             reply = reply.with(SERVER, value);
         }
     }
-    reply.sending = match (fault.half_body, fault.huge_body) {
-        (true, _) => Sending::Half,
-        (false, Some(bytes)) => Sending::PaddedTo(bytes),
-        (false, None) => Sending::Whole,
+    reply.sending = match (fault.half_body, fault.stall_body, fault.huge_body) {
+        (true, _, _) => Sending::Half,
+        (false, true, _) => Sending::Stalled,
+        (false, false, Some(bytes)) => Sending::PaddedTo(bytes),
+        (false, false, None) => Sending::Whole,
     };
     reply
 }

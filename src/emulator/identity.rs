@@ -31,7 +31,7 @@ pub struct IdentitySet(Vec<Identity>);
 
 /// How a token request names its identity; at most one selector may be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
+pub(super) enum Selector {
     /// None given: the VM's default identity.
     Default,
     /// `client_id=`
@@ -44,7 +44,7 @@ pub enum Selector {
 
 /// Why no identity could be chosen; the texts are those of the real endpoint (`protocol.md` 1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoIdentity {
+pub(super) enum NoIdentity {
     /// No identity has that id, or there is none at all.
     #[error("Identity not found")]
     NotFound,
@@ -103,7 +103,7 @@ impl IdentitySet {
     ///
     /// # Errors
     /// See [`NoIdentity`].
-    pub fn choose(&self, selector: &Selector) -> Result<&Identity, NoIdentity> {
+    pub(super) fn choose(&self, selector: &Selector) -> Result<&Identity, NoIdentity> {
         let find = |id: &str, of: fn(&Identity) -> &String| {
             self.0
                 .iter()

@@ -22,7 +22,7 @@ mod issue;
 mod jwt;
 mod reply;
 mod request;
-mod script;
+pub mod script;
 mod traffic;
 mod vm_extension;
 

@@ -1,7 +1,7 @@
 //! An answer before it is sent, and the ways in which its sending may go wrong on purpose.
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -37,6 +37,8 @@ pub(super) enum Sending {
     Whole,
     /// The first half, then the end of the connection.
     Half,
+    /// The first half, then nothing more while the connection stands.
+    Stalled,
     /// All of it, and white space until there are so many bytes.
     PaddedTo(u64),
 }
@@ -78,7 +80,8 @@ impl Reply {
             Sending::Whole | Sending::PaddedTo(_) => {
                 (sent, Full::new(whole).map_err(|never| match never {}).boxed_unsync())
             }
-            Sending::Half => (sent, cut_short(whole.slice(..whole.len() / 2))),
+            Sending::Half => (sent, first_half(&whole, cut())),
+            Sending::Stalled => (sent, first_half(&whole, std::future::pending())),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -99,11 +102,13 @@ fn padded(start: Bytes, padding: u64) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))))
 }
 
-fn cut_short(start: Bytes) -> Body {
-    let cut = stream::once(async {
-        // Head and first half leave only once hyper has been asked for more and had to wait.
-        tokio::task::yield_now().await;
-        Err(Cut)
-    });
-    BodyExt::boxed_unsync(StreamBody::new(stream::iter([Ok(Frame::data(start))]).chain(cut)))
+fn first_half(whole: &Bytes, then: impl Future<Output = Cut> + Send + 'static) -> Body {
+    let half = stream::iter([Ok(Frame::data(whole.slice(..whole.len() / 2)))]);
+    BodyExt::boxed_unsync(StreamBody::new(half.chain(stream::once(then.map(Err)))))
+}
+
+async fn cut() -> Cut {
+    // Head and first half leave only once hyper has been asked for more and had to wait.
+    tokio::task::yield_now().await;
+    Cut
 }

@@ -50,6 +50,7 @@
 //! | `retry_after = "7"` | this `Retry-After`, verbatim |
 //! | `server = "nginx"` | this `Server` header; `""` for none |
 //! | `half_body = true` | sends half of the body that `Content-Length` announces, then closes |
+//! | `stall_body = true` | sends half of the body, then nothing, and keeps the connection open |
 //! | `huge_body = 1000000` | the body is followed by white space until it has so many bytes |
 
 use super::identity::Selector;
@@ -88,6 +89,7 @@ pub(super) struct Fault {
     pub retry_after: Option<String>,
     pub server: Option<String>,
     pub half_body: bool,
+    pub stall_body: bool,
     pub huge_body: Option<u64>,
 }
 
@@ -277,6 +279,7 @@ mod tests {
             raw_expires_on = 1.5
             numbers = true
             empty_token = true
+            stall_body = true
             huge_body = 100000
             "#,
         )

@@ -1,0 +1,225 @@
+//! A connection to the daemon: whose it is, one request, one answer.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::header::{HOST, RETRY_AFTER};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{User, geteuid};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::failure::{Exit, Failure, printable};
+
+/// The user that the packaged service runs as.
+const SERVICE_USER: &str = "msi-tokend";
+/// A daemon that is being restarted is back within about this time.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
+
+/// Where the daemon is to be found.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    socket: PathBuf,
+}
+
+/// What the daemon answered. The body may hold a token, so it cannot be printed and is wiped.
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The header's seconds, where given.
+    pub retry_after: Option<Duration>,
+    /// The whole body.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// Nothing is at the socket's path.
+    #[error("there is no socket")]
+    NoSocket,
+    /// A socket is left, and its server is gone.
+    #[error("the socket is there and nobody serves it")]
+    NotServing,
+    /// The socket's queue is full.
+    #[error("the socket's queue is full")]
+    QueueFull,
+    /// The file's mode, or a directory's, keeps us out.
+    #[error("permission denied")]
+    NoPermission,
+    /// Somebody serves there whom we do not trust.
+    #[error(
+        "its server runs as uid {0}, which is neither root, nor the user {SERVICE_USER}, nor yourself: \
+         nothing was asked of it"
+    )]
+    Foreign(u32),
+    /// Nothing came in time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// The connection ended before the answer did.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// Anything else that the kernel says.
+    #[error("{0}")]
+    System(io::Error),
+}
+
+impl Daemon {
+    /// Asks nothing yet.
+    pub fn at(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Sends one GET, waits for the whole answer, at most `patience` in all.
+    pub async fn ask(&self, target: &str, patience: Duration) -> Result<Answer, NoAnswer> {
+        timeout(patience, self.exchange(target))
+            .await
+            .unwrap_or(Err(NoAnswer::Silent(patience)))
+    }
+
+    /// As [`Daemon::ask`], for those who need not know the reasons apart.
+    pub async fn answer(&self, target: &str, patience: Duration) -> Result<Answer, Failure> {
+        self.ask(target, patience)
+            .await
+            .map_err(|reason| self.unreachable(&reason))
+    }
+
+    async fn exchange(&self, target: &str) -> Result<Answer, NoAnswer> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        judge_server(&stream)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::get(target)
+            .header(HOST, "localhost")
+            .header("Metadata", "true")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| NoAnswer::System(io::Error::other(error)))?;
+        // Its errors come out of the request as well.
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await?;
+        let (head, mut body) = response.into_parts();
+        let mut whole = Zeroizing::new(Vec::new());
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                whole.extend_from_slice(&data);
+            }
+        }
+        let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Ok(Answer {
+            status: head.status,
+            retry_after: retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            body: whole,
+        })
+    }
+
+    fn unreachable(&self, reason: &NoAnswer) -> Failure {
+        let cause = format!("cannot reach msi-tokend at {}: {reason}", self.socket.display());
+        let failure = |exit, advice: &'static str| Failure::new(exit, cause, advice);
+        match reason {
+            NoAnswer::NoSocket => failure(
+                Exit::Unreachable,
+                "Start it (`systemctl start msi-tokend.socket`), or name another socket with --socket or \
+                 MSI_TOKEND_SOCKET.",
+            )
+            .retry_in(RESTART_PAUSE),
+            NoAnswer::NotServing | NoAnswer::Broken(_) | NoAnswer::System(_) => failure(
+                Exit::Unreachable,
+                "See `systemctl status msi-tokend` and `journalctl -u msi-tokend` for why it is not running.",
+            )
+            .retry_in(RESTART_PAUSE),
+            NoAnswer::QueueFull | NoAnswer::Silent(_) => failure(
+                Exit::Unreachable,
+                "It hangs or is overloaded: see `systemctl status msi-tokend`, and `systemctl restart msi-tokend` if it \
+                 stays so.",
+            )
+            .retry_in(RESTART_PAUSE),
+            NoAnswer::NoPermission => failure(
+                Exit::NotAllowed,
+                "An administrator can open the socket (listen.socket_mode and its directory's mode); the rules decide \
+                 who gets a token.",
+            ),
+            NoAnswer::Foreign(_) => failure(
+                Exit::Other,
+                "Find out who put it there; name the daemon's own socket with --socket or MSI_TOKEND_SOCKET.",
+            ),
+        }
+    }
+}
+
+impl Answer {
+    /// The failure that any other status than 200 is. `wanted` is what was asked for, for the message.
+    pub fn failure(&self, wanted: &str) -> Failure {
+        let text = Text::of(&self.body);
+        let cause = match (text.error_description, text.error) {
+            (Some(description), _) => printable(&description),
+            (None, Some(error)) => format!("{wanted}: {}", printable(&error)),
+            (None, None) => format!("{wanted}: the daemon answers HTTP {}", self.status.as_u16()),
+        };
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                let pause = self.retry_after.unwrap_or(Duration::from_secs(1));
+                let advice = format!(
+                    "Try again in {} s, or have --wait do it; `msi-token status` shows the cause.",
+                    pause.as_secs()
+                );
+                Failure::new(Exit::TryLater, cause, advice).retry_in(pause)
+            }
+            StatusCode::FORBIDDEN => Failure::new(Exit::NotAllowed, cause, ""),
+            StatusCode::BAD_REQUEST => Failure::new(
+                Exit::Other,
+                format!("refused: {cause}"),
+                "Asking the same again will not help: check --resource and the identity; `msi-token doctor` explains more.",
+            ),
+            _ => Failure::new(
+                Exit::Other,
+                cause,
+                "The daemon and this client may be of different versions: compare `msi-tokend --version`.",
+            ),
+        }
+    }
+}
+
+impl From<io::Error> for NoAnswer {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NoSocket,
+            io::ErrorKind::ConnectionRefused => Self::NotServing,
+            io::ErrorKind::WouldBlock => Self::QueueFull,
+            io::ErrorKind::PermissionDenied => Self::NoPermission,
+            _ => Self::System(error),
+        }
+    }
+}
+
+/// What the daemon says in an error answer.
+#[derive(Default, serde::Deserialize)]
+struct Text {
+    error: Option<String>,
+    error_description: Option<String>,
+}
+
+impl Text {
+    fn of(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+}
+
+/// A token request names what a token is wanted for, and its answer is believed: only whoever may be the daemon gets
+/// the one and gives the other. The kernel tells who called listen(2); with socket activation that is root.
+fn judge_server(stream: &UnixStream) -> Result<(), NoAnswer> {
+    let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| NoAnswer::System(errno.into()))?;
+    let uid = peer.uid();
+    let is_service =
+        || User::from_name(SERVICE_USER).is_ok_and(|user| user.is_some_and(|user| user.uid.as_raw() == uid));
+    if uid == 0 || uid == geteuid().as_raw() || is_service() {
+        Ok(())
+    } else {
+        Err(NoAnswer::Foreign(uid))
+    }
+}

@@ -1,0 +1,93 @@
+//! Why the client did not do what it was asked: an exit code, a cause, a next step.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Exit codes, by `sysexits.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command line is wrong.
+    Usage = 64,
+    /// The daemon cannot be reached.
+    Unreachable = 69,
+    /// Anything else; asking the same again will not help.
+    Other = 70,
+    /// The same request may succeed later.
+    TryLater = 75,
+    /// The caller may not.
+    NotAllowed = 77,
+    /// The configuration is not valid.
+    Configuration = 78,
+}
+
+/// What is told on stderr. Never holds a token.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What the process exits with.
+    pub exit: Exit,
+    /// What went wrong, a sentence without its full stop.
+    pub cause: String,
+    /// What the reader can do, a sentence with its full stop; empty where the cause says it.
+    pub advice: Cow<'static, str>,
+    /// When another try makes sense, if it does.
+    pub retry_in: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that another try does not mend.
+    pub fn new(exit: Exit, cause: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            exit,
+            cause: cause.into(),
+            advice: advice.into(),
+            retry_in: None,
+        }
+    }
+
+    /// Another try may succeed after `pause`.
+    pub fn retry_in(self, pause: Duration) -> Self {
+        Self {
+            retry_in: Some(pause),
+            ..self
+        }
+    }
+
+    /// The system would not do something that it always does.
+    pub fn system(what: &str, error: &io::Error) -> Self {
+        Self::new(Exit::Other, format!("cannot {what}: {error}"), "")
+    }
+
+    /// Writes it to stderr. A reader of stdout that is gone is told nothing: it knows.
+    pub fn tell(&self) {
+        if !self.cause.is_empty() {
+            // If stderr is gone too there is nobody left to tell.
+            _ = writeln!(io::stderr(), "msi-token: {self}");
+        }
+    }
+}
+
+/// On one line, and nothing that a terminal would obey.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = printable(self.cause.trim_end_matches('.'));
+        match &*self.advice {
+            "" => write!(f, "{cause}."),
+            advice => write!(f, "{cause}. {advice}"),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Text from elsewhere, for one line on a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

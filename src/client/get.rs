@@ -1,0 +1,189 @@
+//! `get` and `refresh`: one token, to stdout.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use hyper::StatusCode;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::connection::{Answer, Daemon};
+use super::failure::{Exit, Failure};
+use super::output;
+use crate::key::{Identity, Key, Resource};
+
+/// A try without --wait: longer than the daemon holds a caller, unless it was told to hold it for ever.
+const ONE_TRY: Duration = Duration::from_secs(60);
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// In which form.
+    #[arg(long, value_enum, default_value_t = Output::Token)]
+    output: Output,
+    /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+/// Which token.
+#[derive(Args)]
+pub struct Selection {
+    /// Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
+    #[arg(long, value_parser = Resource::new)]
+    resource: Resource,
+    #[command(flatten)]
+    selector: Selector,
+}
+
+/// Whose token; without any of these the VM's default identity's.
+#[derive(Args)]
+#[group(multiple = false)]
+#[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
+struct Selector {
+    /// The identity's client id (application id).
+    #[arg(long, value_name = "ID", value_parser = Identity::client_id)]
+    client_id: Option<Identity>,
+    /// The identity's object id (principal id).
+    #[arg(long, value_name = "ID", value_parser = Identity::object_id)]
+    object_id: Option<Identity>,
+    /// The identity's ARM resource id.
+    #[arg(long, value_name = "ID", value_parser = Identity::resource_id)]
+    resource_id: Option<Identity>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// The bare token.
+    Token,
+    /// The daemon's whole answer.
+    Json,
+    /// `Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`.
+    Header,
+}
+
+/// Whether the cached token will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It will.
+    Get,
+    /// A new one is wanted.
+    Refresh,
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    access_token: Cow<'a, str>,
+}
+
+impl Selection {
+    /// What the daemon finds the token under.
+    pub fn key(&self) -> Key {
+        let Selector {
+            client_id,
+            object_id,
+            resource_id,
+        } = &self.selector;
+        let identity = client_id.as_ref().or(object_id.as_ref()).or(resource_id.as_ref());
+        Key::new(self.resource.clone(), identity.cloned().unwrap_or(Identity::Default))
+    }
+}
+
+/// Prints a token, or says why there is none.
+pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(), Failure> {
+    let key = arguments.selection.key();
+    let answer = patient(daemon, &key, mode, arguments.wait).await?;
+    if let Output::Json = arguments.output {
+        return output::line(&[&answer.body]);
+    }
+    let body: Body<'_> = serde_json::from_slice(&answer.body).map_err(|_| {
+        // serde's own words may hold what it choked on.
+        let cause = format!("the answer for {key} holds no access_token");
+        Failure::new(Exit::Other, cause, "Is it msi-tokend that serves on this socket?")
+    })?;
+    let token = body.access_token.as_bytes();
+    match arguments.output {
+        Output::Header => output::line(&[b"Authorization: Bearer ", token]),
+        Output::Token | Output::Json => output::line(&[token]),
+    }
+}
+
+/// Tries until there is a token, or a reason why there will be none before `wait` is over.
+async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Answer, Failure> {
+    let target = target(key, mode);
+    let start = Instant::now();
+    let mut tries = 1;
+    loop {
+        let left = wait.unwrap_or(ONE_TRY).saturating_sub(start.elapsed());
+        let failure = match daemon.answer(&target, left).await {
+            Ok(answer) if answer.status == StatusCode::OK => return Ok(answer),
+            Ok(answer) => answer.failure(&format!("no token for {key}")),
+            Err(failure) => failure,
+        };
+        let (Some(wait), Some(pause)) = (wait, failure.retry_in) else {
+            return Err(failure);
+        };
+        if start.elapsed() + pause >= wait {
+            return Err(given_up(&failure, tries, wait));
+        }
+        sleep(pause).await;
+        tries += 1;
+    }
+}
+
+fn given_up(failure: &Failure, tries: u32, wait: Duration) -> Failure {
+    let wait = humantime::format_duration(wait);
+    let tries = if tries == 1 {
+        "1 try".to_owned()
+    } else {
+        format!("{tries} tries")
+    };
+    Failure {
+        cause: format!(
+            "gave up after {tries}, as --wait {wait} allows no more: {}",
+            failure.cause
+        ),
+        ..failure.clone()
+    }
+}
+
+/// The token route of the metadata service, which all identities and `bypass_cache` can be asked of.
+pub fn target(key: &Key, mode: Mode) -> String {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let selector = match &key.identity {
+        Identity::Default => String::new(),
+        Identity::ClientId(id) => format!("&client_id={}", encoded(id)),
+        Identity::ObjectId(id) => format!("&object_id={}", encoded(id)),
+        Identity::ResourceId(id) => format!("&msi_res_id={}", encoded(id)),
+    };
+    let bypass = match mode {
+        Mode::Get => "",
+        Mode::Refresh => "&bypass_cache=true",
+    };
+    format!(
+        "/metadata/identity/oauth2/token?api-version=2018-02-01&resource={}{selector}{bypass}",
+        encoded(key.resource.as_str())
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_keeps_every_byte_of_the_resource_in_one_parameter() {
+        let key = Key::new(
+            Resource::new("https://a/?b=c&d%2F+#/").unwrap(),
+            Identity::resource_id("/sub/a&b").unwrap(),
+        );
+        assert_eq!(
+            target(&key, Mode::Refresh),
+            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fa%2F%3Fb%3Dc%26d%252F%2B%23%2F\
+             &msi_res_id=%2Fsub%2Fa%26b&bypass_cache=true"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! `msi-token`: asks the daemon over its Unix socket, for shell scripts, people and monitoring agents.
+
+mod connection;
+mod failure;
+mod get;
+mod output;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use self::connection::Daemon;
+use self::failure::Failure;
+use crate::harden::harden;
+
+const DEFAULT_SOCKET: &str = "/run/msi-tokend/msi-tokend.sock";
+
+/// Gets access tokens of the VM's managed identities from msi-tokend, and tells how it is.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The daemon's socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`.
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a token.
+    Get(get::Arguments),
+    /// Have a new token fetched, because a service refused the one there is, and print it.
+    ///
+    /// The daemon does so once in 30 seconds for each token; within that time it gives the one it has.
+    Refresh(get::Arguments),
+    /// List what is cached; never a token.
+    Status(status::Arguments),
+}
+
+/// The whole program: arguments from the command line, exit codes by `sysexits.h`.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to stdout; if even that fails there is nobody to tell.
+            _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { 64 });
+        }
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.tell();
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(Arguments { socket, command }: Arguments) -> Result<(), Failure> {
+    harden().map_err(|errno| Failure::system("keep others out of this process", &errno.into()))?;
+    let daemon = Daemon::at(socket.unwrap_or_else(default_socket));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::system("start the runtime", &error))?;
+    runtime.block_on(async {
+        match command {
+            Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await,
+            Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await,
+            Command::Status(arguments) => status::run(&daemon, &arguments).await,
+        }
+    })
+}
+
+fn default_socket() -> PathBuf {
+    std::env::var_os("MSI_TOKEND_SOCKET")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
