@@ -4,6 +4,7 @@
 //! A request is rebuilt from typed values, so nothing of a caller's request passes through. hyper follows no redirect and
 //! reads no proxy variable, which is what this endpoint asks for (`protocol.md` 3, row "Transport").
 
+mod arc;
 mod exchange;
 mod imds;
 mod judge;
@@ -14,10 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use self::exchange::Answer;
 use crate::clock::Clock;
 use crate::config::{self, Kind};
 use crate::failure::{Class, Failure};
@@ -31,6 +33,16 @@ const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remov
 trait Endpoint: Send + Sync {
     /// The parameters that come before the resource and the identity.
     fn parameters(&self, bypass: bool) -> &'static [(&'static str, &'static str)];
+
+    /// The `Authorization` that this answer challenges us to send the request again with.
+    fn authorize(&self, _answer: &Answer) -> Option<Result<HeaderValue, Failure>> {
+        None
+    }
+
+    /// Whether a reply that does not say whose token it is cannot be trusted to be for the identity asked for.
+    fn must_echo_identity(&self) -> bool {
+        false
+    }
 }
 
 /// The endpoint that tokens come from.
@@ -47,7 +59,8 @@ impl Upstream {
         Self {
             endpoint: match config.kind {
                 Kind::Imds => Box::new(imds::Imds),
-                Kind::VmExtension | Kind::Arc => Box::new(vm_extension::VmExtension),
+                Kind::VmExtension => Box::new(vm_extension::VmExtension),
+                Kind::Arc => Box::new(arc::Arc::new()),
             },
             uri: config.endpoint.clone(),
             connect_timeout: config.connect_timeout,
@@ -60,13 +73,23 @@ impl Upstream {
     /// # Errors
     /// A [`Failure`] whose class says when to ask again.
     pub async fn fetch(&self, key: &Key, bypass: bool, clock: &dyn Clock) -> Result<Token, Failure> {
-        let request = self.request(key, bypass)?;
-        let exchange = exchange::send(&self.uri, request, self.connect_timeout);
-        let answer = tokio::time::timeout(self.request_timeout, exchange)
+        let exchanges = self.exchange(key, bypass);
+        let answer = tokio::time::timeout(self.request_timeout, exchanges)
             .await
             .map_err(|_| exchange::timed_out("no answer", self.request_timeout))??;
         judge::status(&answer, clock.now())?;
-        reply::token(&answer.body, key, clock.now())
+        reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
+    }
+
+    /// One exchange, or where the endpoint answers with a challenge, two: one challenge is answered a request.
+    async fn exchange(&self, key: &Key, bypass: bool) -> Result<Answer, Failure> {
+        let mut request = self.request(key, bypass)?;
+        let answer = exchange::send(&self.uri, request.clone(), self.connect_timeout).await?;
+        let Some(authorization) = self.endpoint.authorize(&answer) else {
+            return Ok(answer);
+        };
+        request.headers_mut().insert(AUTHORIZATION, authorization?);
+        exchange::send(&self.uri, request, self.connect_timeout).await
     }
 
     fn request(&self, key: &Key, bypass: bool) -> Result<Request<Empty<Bytes>>, Failure> {

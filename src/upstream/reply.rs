@@ -29,12 +29,13 @@ struct Body {
     msi_res_id: Option<Value>,
 }
 
-/// Judges a reply to the request for `key`.
-pub fn token(body: &[u8], key: &Key, now: Now) -> Result<Token, Failure> {
-    judge(body, key, now).map_err(|why| Failure::new(Class::Faulty, format!("HTTP 200 that is not a token: {why}")))
+/// Judges a reply to the request for `key`; with `must_echo` a selector must come back in it.
+pub fn token(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Failure> {
+    judge(body, key, must_echo, now)
+        .map_err(|why| Failure::new(Class::Faulty, format!("HTTP 200 that is not a token: {why}")))
 }
 
-fn judge(body: &[u8], key: &Key, now: Now) -> Result<Token, &'static str> {
+fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'static str> {
     let body: Body = serde_json::from_slice(body).map_err(|_| "no JSON object of the right form")?;
     let access_token = body.access_token.ok_or("access_token is missing")?;
     if !body.token_type.as_ref().is_none_or(|kind| says(kind, "Bearer")) {
@@ -47,14 +48,16 @@ fn judge(body: &[u8], key: &Key, now: Now) -> Result<Token, &'static str> {
     {
         return Err("it is for another resource");
     }
-    let echoed = match &key.identity {
+    let selected = match &key.identity {
         Identity::Default => None,
-        Identity::ClientId(id) => body.client_id.as_ref().map(|echo| (echo, id)),
-        Identity::ObjectId(id) => body.object_id.as_ref().map(|echo| (echo, id)),
-        Identity::ResourceId(id) => body.msi_res_id.as_ref().map(|echo| (echo, id)),
+        Identity::ClientId(id) => Some((&body.client_id, id)),
+        Identity::ObjectId(id) => Some((&body.object_id, id)),
+        Identity::ResourceId(id) => Some((&body.msi_res_id, id)),
     };
-    if echoed.is_some_and(|(echo, asked)| !says(echo, asked)) {
-        return Err("it is for another identity");
+    match selected {
+        Some((Some(echo), asked)) if !says(echo, asked) => return Err("it is for another identity"),
+        Some((None, _)) if must_echo => return Err("it does not say that it is for the identity asked for"),
+        _ => {}
     }
     let expires_on = body
         .expires_on
@@ -159,7 +162,7 @@ mod tests {
     }
 
     fn judged(changes: &Value, identity: Identity) -> Result<Token, &'static str> {
-        judge(reply(changes).to_string().as_bytes(), &key(identity), NOW)
+        judge(reply(changes).to_string().as_bytes(), &key(identity), false, NOW)
     }
 
     #[test]
@@ -232,7 +235,10 @@ mod tests {
             assert_eq!(judged(&changes, Identity::Default).is_ok(), good, "{changes}");
         }
         for body in ["", "[]", "null", "<html>", r#"{"ExceptionMessage":"x"}"#] {
-            assert!(judge(body.as_bytes(), &key(Identity::Default), NOW).is_err(), "{body}");
+            assert!(
+                judge(body.as_bytes(), &key(Identity::Default), false, NOW).is_err(),
+                "{body}"
+            );
         }
     }
 
@@ -244,5 +250,15 @@ mod tests {
         assert!(judged(&json!({"object_id": "o"}), Identity::object_id("other").unwrap()).is_err());
         assert!(judged(&json!({"mi_res_id": "/S/X"}), Identity::resource_id("/s/x").unwrap()).is_ok());
         assert!(judged(&json!({"msi_res_id": "/S/Y"}), Identity::resource_id("/s/x").unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_that_may_ignore_selectors_must_echo_them() {
+        let judged =
+            |changes: Value, identity| judge(reply(&changes).to_string().as_bytes(), &key(identity), true, NOW);
+        assert!(judged(json!({}), Identity::client_id("abc").unwrap()).is_ok());
+        assert!(judged(json!({"client_id": null}), Identity::client_id("abc").unwrap()).is_err());
+        assert!(judged(json!({}), Identity::resource_id("/s/x").unwrap()).is_err());
+        assert!(judged(json!({"client_id": null}), Identity::Default).is_ok());
     }
 }
