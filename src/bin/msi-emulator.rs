@@ -28,7 +28,8 @@ enum Command {
 /// Serve tokens until SIGTERM or SIGINT.
 ///
 /// Prints `listening on ADDRESS` once it accepts. It speaks the instance metadata service's protocol
-/// (/metadata/identity/oauth2/token), the 2017 VM extension's (/oauth2/token) and Resource Manager's listKeys; tests
+/// (/metadata/identity/oauth2/token), the 2017 VM extension's (/oauth2/token), the Azure Arc agent's
+/// (/arc/metadata/identity/oauth2/token) and Resource Manager's listKeys; tests
 /// control it under /emulator/.
 ///
 /// Without --identities the VM has one user-assigned identity: client id 73444643-8088-4d70-9532-c3a0fdc190fa, object
@@ -57,6 +58,9 @@ struct Serve {
     /// A storage account whose keys Resource Manager lists; may be repeated.
     #[arg(long = "storage-account", value_name = "NAME=BASE64KEY")]
     storage_accounts: Vec<StorageAccount>,
+    /// Where the Arc agent's challenges are put.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/opt/azcmagent/tokens")]
+    arc_tokens: PathBuf,
 }
 
 /// Show the daemon at work: a stand-in endpoint, a real msi-tokend before it, and two requests for the same token.
@@ -108,6 +112,7 @@ async fn serve(arguments: Serve) -> Result<(), Box<dyn Error>> {
             .map_or_else(|| Ok(Script::default()), |path| read(&path, Script::from_toml))?,
         canary: arguments.canary,
         storage_accounts: arguments.storage_accounts,
+        arc_tokens: arguments.arc_tokens,
     })
     .await?;
     let mut out = std::io::stdout();

@@ -1,6 +1,6 @@
 //! A token request on its way: read, written down, perhaps spoilt by the script, answered.
 //!
-//! Each kind of endpoint is a file (`imds`, `vm_extension`): its path, what it demands of a request, and the shape of
+//! Each kind of endpoint is a file (`imds`, `vm_extension`, `arc`): its path, what it demands of a request, and the shape of
 //! its replies. Everything else is the same for all and stands here.
 
 use super::identity::{Identity, NoIdentity, Selector};
@@ -9,7 +9,7 @@ use super::reply::{Reply, Reset, Sending};
 use super::request::{Parameters, TokenRequest};
 use super::script::Fault;
 use super::traffic::Seen;
-use super::{State, imds, unix_now, vm_extension};
+use super::{State, arc, imds, unix_now, vm_extension};
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
@@ -21,10 +21,11 @@ use std::collections::BTreeMap;
 pub(super) enum Endpoint {
     Imds,
     VmExtension,
+    Arc,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 2] = [Self::Imds, Self::VmExtension];
+    pub const ALL: [Self; 3] = [Self::Imds, Self::VmExtension, Self::Arc];
 
     /// The kind at this path, with or without a slash at its end.
     pub fn at(path: &str) -> Option<Self> {
@@ -36,6 +37,7 @@ impl Endpoint {
         match self {
             Self::Imds => imds::PATH,
             Self::VmExtension => vm_extension::PATH,
+            Self::Arc => arc::PATH,
         }
     }
 
@@ -43,6 +45,7 @@ impl Endpoint {
         match self {
             Self::Imds => imds::read(head, parameters),
             Self::VmExtension => vm_extension::read(head, parameters),
+            Self::Arc => arc::read(head, parameters),
         }
     }
 
@@ -50,13 +53,22 @@ impl Endpoint {
         match self {
             Self::Imds => imds::success(grant, request),
             Self::VmExtension => vm_extension::success(grant),
+            Self::Arc => arc::success(grant, request),
         }
     }
 
     fn server(self) -> Option<&'static str> {
         match self {
             Self::Imds => Some(imds::SERVER_NAME),
-            Self::VmExtension => None,
+            Self::VmExtension | Self::Arc => None,
+        }
+    }
+
+    /// What comes before the answer itself, for the kind that has such a thing.
+    fn challenge(self, state: &State, head: &Parts, fault: &Fault) -> Option<Reply> {
+        match self {
+            Self::Arc => state.inner.lock().challenges.challenge(head, fault.realm.as_deref()),
+            Self::Imds | Self::VmExtension => None,
         }
     }
 }
@@ -79,7 +91,9 @@ pub(super) async fn answer(kind: Endpoint, state: &State, head: &Parts, form: &s
         return Err(Reset);
     }
     let reply = match request {
-        Ok(request) => canned(&fault).unwrap_or_else(|| token(kind, state, &request, &fault)),
+        Ok(request) => canned(&fault)
+            .or_else(|| kind.challenge(state, head, &fault))
+            .unwrap_or_else(|| token(kind, state, &request, &fault)),
         Err(refusal) => refusal,
     };
     Ok(spoil(with_server(reply, kind.server()), &fault))

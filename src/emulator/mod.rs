@@ -1,7 +1,8 @@
 //! A stand-in for an Azure VM's MSI endpoint, for development and tests: tokens that look real and are worth nothing.
 //!
 //! One listener speaks the instance metadata service's token protocol (`GET /metadata/identity/oauth2/token`), that of
-//! the 2017 VM extension (`GET` or `POST /oauth2/token`), and as much of Resource Manager as the tutorial needs
+//! the 2017 VM extension (`GET` or `POST /oauth2/token`), that of the Azure Arc agent (at
+//! `/arc/metadata/identity/oauth2/token`), and as much of Resource Manager as the tutorial needs
 //! (`POST /subscriptions/…/listKeys`). A [`Script`] makes it misbehave.
 //!
 //! | control route | |
@@ -12,6 +13,7 @@
 //! | `PUT /emulator/script` | replaces the fault script by the TOML in the body; 400 and the reason for a bad one |
 //! | `PUT /emulator/identities` | likewise the identities |
 
+mod arc;
 mod arm;
 mod control;
 pub mod demo;
@@ -47,6 +49,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -75,6 +78,8 @@ pub struct Options {
     pub canary: Option<Canary>,
     /// The accounts whose keys Resource Manager lists.
     pub storage_accounts: Vec<StorageAccount>,
+    /// Where the Arc agent's challenges are put.
+    pub arc_tokens: PathBuf,
 }
 
 /// A running stand-in; it ends when this is dropped.
@@ -113,6 +118,7 @@ struct Inner {
     script: Script,
     issuer: Issuer,
     traffic: Traffic,
+    challenges: arc::Challenges,
 }
 
 /// A free loopback port, the one identity, 24 hours, no faults.
@@ -126,6 +132,7 @@ impl Default for Options {
             script: Script::default(),
             canary: None,
             storage_accounts: Vec::new(),
+            arc_tokens: "/var/opt/azcmagent/tokens".into(),
         }
     }
 }
@@ -150,6 +157,7 @@ impl Emulator {
                 script: options.script,
                 issuer: Issuer::new(options.lifetime, options.canary),
                 traffic: Traffic::new(tokio::time::Instant::now()),
+                challenges: arc::Challenges::new(options.arc_tokens),
             }),
         });
         let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, Arc::clone(&state))));

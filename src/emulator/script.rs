@@ -49,6 +49,7 @@
 //! | `token_type = "pop"`, `raw_expires_on = 1.5`, `numbers = true`, `empty_token = true` | the token reply with this type, with any value as `expires_on`, with numbers for all numeric strings, with `""` as token |
 //! | `retry_after = "7"` | this `Retry-After`, verbatim |
 //! | `server = "nginx"` | this `Server` header; `""` for none |
+//! | `realm = "…"` | the path in the Arc agent's challenge, in place of the one that has the key |
 //! | `half_body = true` | sends half of the body that `Content-Length` announces, then closes |
 //! | `stall_body = true` | sends half of the body, then nothing, and keeps the connection open |
 //! | `huge_body = 1000000` | the body is followed by white space until it has so many bytes |
@@ -88,6 +89,7 @@ pub(super) struct Fault {
     pub empty_token: bool,
     pub retry_after: Option<String>,
     pub server: Option<String>,
+    pub realm: Option<String>,
     pub half_body: bool,
     pub stall_body: bool,
     pub huge_body: Option<u64>,

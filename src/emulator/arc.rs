@@ -1,0 +1,78 @@
+//! The Azure Arc agent's token endpoint (`protocol.md` 1.1 and 1.3): it hands a token only to who has read the file that
+//! it names in a challenge. Here it has a path of its own, so that one stand-in speaks every protocol.
+
+use super::endpoint::{error, header};
+use super::imds;
+use super::issue::Grant;
+use super::reply::Reply;
+use super::request::{Parameters, TokenRequest};
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+
+pub(super) const PATH: &str = "/arc/metadata/identity/oauth2/token";
+
+/// Challenges that nobody has answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Challenges {
+    directory: PathBuf,
+    pending: HashMap<String, PathBuf>,
+}
+
+impl Challenges {
+    /// Files are made in `directory`, which must exist when the first challenge is made.
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            pending: HashMap::new(),
+        }
+    }
+
+    /// The challenge to a request that does not answer one; each can be answered once. `realm` stands in the header in
+    /// place of the file's real path.
+    pub fn challenge(&mut self, head: &Parts, realm: Option<&str>) -> Option<Reply> {
+        let answered = header(&head.headers, AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Basic "));
+        if let Some(path) = answered.and_then(|key| self.pending.remove(key)) {
+            // Gone already if the test took it away.
+            _ = fs::remove_file(path);
+            return None;
+        }
+        let (name, key) = (
+            format!("{:016x}.key", fastrand::u64(..)),
+            format!("{:032x}", fastrand::u128(..)),
+        );
+        let path = self.directory.join(name);
+        if let Err(why) = fs::write(&path, &key) {
+            let reason = format!("no challenge can be made in {}: {why}", self.directory.display());
+            return Some(error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &reason));
+        }
+        let value = format!(
+            "Basic realm={}",
+            realm.map_or_else(|| path.display().to_string(), str::to_owned)
+        );
+        self.pending.insert(key, path);
+        let reply = error(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized_client",
+            "Missing Basic Authorization header",
+        );
+        Some(reply.with(
+            WWW_AUTHENTICATE,
+            HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("Basic")),
+        ))
+    }
+}
+
+/// What the agent demands of a request: the same as the metadata service.
+pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest, Reply> {
+    imds::read(head, parameters)
+}
+
+/// The token reply, which names whatever identity the request named.
+pub(super) fn success(grant: &Grant, request: &TokenRequest) -> Map<String, Value> {
+    imds::success(grant, request)
+}
