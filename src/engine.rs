@@ -115,6 +115,11 @@ impl Engine {
         self.rearm.notify_one();
     }
 
+    /// The endpoint that tokens come from.
+    pub fn endpoint(&self) -> String {
+        self.upstream.lock().uri().to_string()
+    }
+
     /// What is cached, as of now.
     pub fn entries(&self) -> (Now, Vec<Entry>) {
         let state = self.state.lock();

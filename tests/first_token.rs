@@ -303,9 +303,40 @@ fn live_ready_and_status_tell_what_is() {
         (&token["resource"], &token["identity"], &token["warm"]),
         (&STORAGE.into(), &"default".into(), &true.into())
     );
+    assert_eq!(status["format"], 1);
+    assert!(
+        status["endpoint"].as_str().unwrap().contains(&emulator.address),
+        "{status}"
+    );
+    assert_eq!(status["caller"]["rules"], 0);
     assert!(token["expires_on"].as_u64().unwrap() > status["now"].as_u64().unwrap());
     assert!(!status.to_string().contains("eyJ"), "a token in /status");
     assert_eq!(emulator.count(), 2);
+}
+
+#[test]
+fn ready_is_judged_by_warm_tokens_and_tells_of_those_in_use_as_well() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    eventually("the warm token is there", || daemon.get("/ready").status == 200);
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 500\n");
+    assert_eq!(daemon.token(MANAGEMENT).status, 503);
+    let ready = daemon.get("/ready");
+    assert_eq!(ready.status, 200, "nobody said that it must be there: {ready:?}");
+    let tokens = ready.json()["tokens"].clone();
+    let members = |index: usize| {
+        let token = &tokens[index];
+        let failures = token["failures"].as_u64().unwrap();
+        (
+            token["resource"].as_str().unwrap().to_owned(),
+            token["warm"] == true,
+            token["ready"] == true,
+            failures > 0,
+        )
+    };
+    assert_eq!(members(0), (MANAGEMENT.to_owned(), false, false, true));
+    assert_eq!(members(1), (STORAGE.to_owned(), true, true, false));
+    assert!(tokens[1]["expires_in"].as_u64().unwrap() > 60, "{tokens}");
 }
 
 #[test]

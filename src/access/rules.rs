@@ -97,6 +97,11 @@ impl Rules {
             .collect()
     }
 
+    /// How many rules are for this caller at all, whatever the token.
+    pub fn count_for(&self, caller: &Caller) -> usize {
+        self.rules.iter().filter(|rule| rule.is_for(caller)).count()
+    }
+
     /// Whether any rule asks for the caller's unit.
     pub fn need_units(&self) -> bool {
         self.rules.iter().any(|rule| rule.units.is_some())
@@ -139,6 +144,25 @@ impl Rule {
         self.mismatches(caller, key).next().is_none()
     }
 
+    fn is_for(&self, caller: &Caller) -> bool {
+        self.is_for_user(caller) && self.is_for_groups(caller) && self.is_for_unit(caller)
+    }
+
+    /// An unmapped uid is anybody's, so only a rule that names it lets it in.
+    fn is_for_user(&self, caller: &Caller) -> bool {
+        self.users
+            .as_ref()
+            .map_or(caller.uid != NOBODY, |users| users.contains(&caller.uid))
+    }
+
+    fn is_for_groups(&self, caller: &Caller) -> bool {
+        any(self.groups.as_deref(), |gid| caller.is_in_group(*gid))
+    }
+
+    fn is_for_unit(&self, caller: &Caller) -> bool {
+        any(self.units.as_deref(), |unit| caller.unit() == Some(unit))
+    }
+
     fn mismatches(&self, caller: &Caller, key: &Key) -> impl Iterator<Item = Part> {
         // The caller's unit costs a look into /proc, so it comes last.
         const PARTS: [Part; 5] = [
@@ -155,13 +179,9 @@ impl Rule {
 
     fn part_matches(&self, part: Part, caller: &Caller, key: &Key) -> bool {
         match part {
-            // An unmapped uid is anybody's, so only a rule that names it lets it in.
-            Part::Users => self
-                .users
-                .as_ref()
-                .map_or(caller.uid != NOBODY, |users| users.contains(&caller.uid)),
-            Part::Groups => any(self.groups.as_deref(), |gid| caller.is_in_group(*gid)),
-            Part::Units => any(self.units.as_deref(), |unit| caller.unit() == Some(unit)),
+            Part::Users => self.is_for_user(caller),
+            Part::Groups => self.is_for_groups(caller),
+            Part::Units => self.is_for_unit(caller),
             Part::Resources => any(self.resources.as_deref(), |resource| *resource == key.resource),
             Part::Identities => any(self.identities.as_deref(), |identity| *identity == key.identity),
         }
@@ -299,6 +319,24 @@ mod tests {
         );
         assert_eq!(unknown.len(), 1);
         assert!(rules.judge(&Caller::described(1000, vec![], None), &key).is_none());
+    }
+
+    #[test]
+    fn a_caller_has_the_rules_that_are_for_it_whatever_the_token() {
+        let rules = rules(&[
+            Allow {
+                users: Some(strings(&["7"])),
+                resources: Some(vec![Resource::new("https://a/").unwrap()]),
+                ..allow()
+            },
+            Allow {
+                users: Some(strings(&["7"])),
+                groups: Some(strings(&["70"])),
+                ..allow()
+            },
+        ]);
+        let count = |uid, gids| rules.count_for(&Caller::described(uid, gids, None));
+        assert_eq!((count(7, vec![70]), count(7, vec![]), count(8, vec![70])), (2, 1, 0));
     }
 
     #[test]

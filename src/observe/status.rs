@@ -4,20 +4,43 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::access::{Caller, Rules};
 use crate::broker::Entry;
 use crate::clock::Now;
 use crate::engine::Engine;
-use crate::key::{Identity, Key, Resource};
+use crate::key::{Identity, Resource};
+
+/// A key that is not warm is watched by monitoring for so long after its last request.
+const WATCHED: Duration = Duration::from_hours(1);
+/// The form of `/status`: counts up when a member changes its meaning or goes; new ones may come at any time.
+const FORMAT: u32 = 1;
 
 /// `/status`
 #[derive(Debug, Serialize)]
 pub struct Status {
+    /// The form of this document, 1.
+    pub format: u32,
     /// The daemon's version.
     pub version: &'static str,
     /// The daemon's wall clock, seconds since 1970.
     pub now: u64,
+    /// The endpoint that tokens come from.
+    pub endpoint: String,
+    /// Who asks.
+    pub caller: CallerStatus,
     /// Soonest trouble first: what cannot be served, then by expiry.
     pub tokens: Vec<TokenStatus>,
+}
+
+/// The caller, as the rules see it.
+#[derive(Debug, Serialize)]
+pub struct CallerStatus {
+    /// As the kernel says it.
+    pub uid: u32,
+    /// It may have every token, rules or not.
+    pub privileged: bool,
+    /// Rules that are for it, whatever the token.
+    pub rules: usize,
 }
 
 /// One cached key.
@@ -52,31 +75,48 @@ pub struct TokenStatus {
 pub struct Ready {
     /// Every warm token can be served now.
     pub ready: bool,
-    /// The warm tokens.
+    /// The warm tokens, and those that somebody asked for within the last hour.
     pub tokens: Vec<TokenReady>,
 }
 
-/// One warm key.
+/// One key that is watched. Monitoring runs as a user that may have no token, so this is told to everybody, as the
+/// metrics are.
 #[derive(Debug, Serialize)]
 pub struct TokenReady {
-    /// As configured.
+    /// As asked.
     pub resource: Resource,
-    /// As configured.
+    /// As asked.
     pub identity: Identity,
+    /// Kept for ever by the configuration.
+    pub warm: bool,
     /// It can be served now.
     pub ready: bool,
+    /// Seconds for which it can still be served; 0 if it cannot.
+    pub expires_in: u64,
+    /// Failures in a row since the last good reply.
+    pub failures: u32,
     /// Why, or what is wrong with it.
     pub reason: String,
 }
 
-/// The keys that `may_see` lets through.
-pub fn status(engine: &Engine, may_see: impl Fn(&Key) -> bool) -> Status {
+/// The keys that the caller may have.
+pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Status {
     let (now, entries) = engine.entries();
-    let mut visible: Vec<Entry> = entries.into_iter().filter(|entry| may_see(&entry.key)).collect();
+    let mut visible: Vec<Entry> = entries
+        .into_iter()
+        .filter(|entry| rules.judge(caller, &entry.key).is_some())
+        .collect();
     visible.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
     Status {
+        format: FORMAT,
         version: env!("CARGO_PKG_VERSION"),
         now: now.wall.as_secs(),
+        endpoint: engine.endpoint(),
+        caller: CallerStatus {
+            uid: caller.uid,
+            privileged: rules.is_privileged(caller.uid),
+            rules: rules.count_for(caller),
+        },
         tokens: visible.iter().map(|entry| TokenStatus::new(entry, now)).collect(),
     }
 }
@@ -105,14 +145,14 @@ fn summary(entries: &[Entry]) -> String {
     format!("serving {served} of {all} {tokens}{trouble}")
 }
 
-/// Whether the warm tokens can be served.
+/// Whether the warm tokens can be served, and how those fare that are in use.
 pub fn ready(engine: &Engine) -> Ready {
     let (_, mut entries) = engine.entries();
-    entries.retain(|entry| entry.warm);
+    entries.retain(|entry| entry.warm || entry.asked_ago <= WATCHED);
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     let tokens: Vec<TokenReady> = entries.iter().map(TokenReady::new).collect();
     Ready {
-        ready: tokens.iter().all(|token| token.ready),
+        ready: tokens.iter().all(|token| token.ready || !token.warm),
         tokens,
     }
 }
@@ -146,7 +186,10 @@ impl TokenReady {
         Self {
             resource: entry.key.resource.clone(),
             identity: entry.key.identity.clone(),
+            warm: entry.warm,
             ready: !entry.left.is_zero(),
+            expires_in: entry.left.as_secs(),
+            failures: entry.failures,
             reason,
         }
     }
@@ -158,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::failure::{Class, Failure};
+    use crate::key::Key;
 
     fn entry(resource: &str, left: u64, failure: Option<&str>) -> Entry {
         let key = Key::new(Resource::new(resource).unwrap(), Identity::Default);

@@ -33,10 +33,7 @@ pub fn ready(engine: &Arc<Engine>) -> Response<Reply> {
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
 pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<Reply> {
-    answer::json(
-        StatusCode::OK,
-        bytes(&status::status(engine, |key| rules.judge(caller, key).is_some())),
-    )
+    answer::json(StatusCode::OK, bytes(&status::status(engine, caller, rules)))
 }
 
 fn bytes(value: &impl serde::Serialize) -> Vec<u8> {

@@ -68,6 +68,11 @@ impl Upstream {
         }
     }
 
+    /// Where the requests go.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     /// Asks for a token and judges the answer; with `bypass` past the endpoint's own cache, where the kind can.
     ///
     /// # Errors
