@@ -370,3 +370,113 @@ impl Drop for Guard {
         _ = self.0.wait();
     }
 }
+
+/// A configuration of rules alone, which no daemon is started on.
+fn rules(toml: &str) -> (TempDir, String) {
+    let directory = directory();
+    let path = directory.path().join("config.toml");
+    write(&path, toml);
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+fn explain(config: &str, arguments: &str) -> Ran {
+    let mut command = client();
+    command.args(["explain", "--config", config]).args(arguments.split(' '));
+    run(&mut command)
+}
+
+#[test]
+fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() {
+    let (_directory, config) = rules(&format!(
+        "[[allow]]\nusers = [\"7001\"]\nresources = [\"https://storage.azure.com\"]\n\
+         [[allow]]\ngroups = [\"7070\"]\nunits = [\"backup.service\"]\nclient_ids = [\"{CLIENT_ID}\"]\n\
+         [[allow]]\nusers = [\"7002\", \"root\"]\n"
+    ));
+    let asked = |who: &str| explain(&config, &format!("{who} --resource {STORAGE}"));
+    let ran = asked("--uid 7001");
+    assert_eq!(ran.code, Some(77), "{ran:?}");
+    let row = |line: usize| {
+        let place = format!("{config}:{line} ");
+        let row = ran.out.lines().find(|row| row.starts_with(&place));
+        row.unwrap_or_else(|| panic!("{place}: {ran:?}")).to_owned()
+    };
+    assert!(
+        row(1).contains("resources https://storage.azure.com (compared byte for byte"),
+        "{ran:?}"
+    );
+    assert!(row(4).contains("groups 7070; identities client_id:73444643"), "{ran:?}");
+    assert!(row(4).contains("units backup.service (no --unit given)"), "{ran:?}");
+    assert!(
+        row(8).contains("users 7002, root") && ran.out.contains("denied: no rule matches"),
+        "{ran:?}"
+    );
+    let ran = asked("--uid 7002");
+    assert!(
+        ran.code == Some(0) && ran.out.contains(&format!("allowed by {config}:8")),
+        "{ran:?}"
+    );
+    let ran = asked(&format!(
+        "--uid 9 --gid 1 --gid 7070 --unit backup.service --client-id {CLIENT_ID}"
+    ));
+    assert!(
+        ran.code == Some(0) && ran.out.contains(&format!("allowed by {config}:4")),
+        "{ran:?}"
+    );
+    let ran = asked("--uid root");
+    assert!(ran.code == Some(0) && ran.out.contains("allowed: root"), "{ran:?}");
+    assert_eq!(asked("--uid 65534").code, Some(77));
+}
+
+#[test]
+fn explain_reads_drop_ins_warns_of_unknown_names_and_refuses_a_bad_file() {
+    let (directory, config) = rules("[[allow]]\nusers = [\"no-such-user-here\"]\n");
+    let asked = format!("--uid 7001 --resource {STORAGE}");
+    let ran = explain(&config, &asked);
+    assert_eq!(ran.code, Some(77), "{ran:?}");
+    assert!(
+        ran.err.contains("warning:") && ran.err.contains("no user \"no-such-user-here\""),
+        "{ran:?}"
+    );
+    fs::create_dir(directory.path().join("conf.d")).unwrap();
+    let drop_in = directory.path().join("conf.d/app.toml");
+    write(&drop_in, "[[allow]]\nusers = [\"7001\"]\n");
+    let ran = explain(&config, &asked);
+    assert!(ran.code == Some(0) && ran.out.contains("conf.d/app.toml:1"), "{ran:?}");
+    write(&drop_in, "[[allow]]\nuser = [\"7001\"]\n");
+    let ran = explain(&config, &asked);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(78), ""), "{ran:?}");
+    assert!(ran.err.contains("app.toml:2") && ran.err.contains("users"), "{ran:?}");
+    let (_directory, none) = rules("");
+    let ran = explain(&none, &asked);
+    assert!(
+        ran.code == Some(77) && ran.out.contains("there is no [[allow]] rule"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn the_daemon_judges_as_explain_does() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs) = (Emulator::start(&[]), programs());
+    let daemon = Daemon::start(
+        &emulator,
+        &format!("[[allow]]\ngroups = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n"),
+    );
+    for (uid, resource, code) in [
+        (STRANGER, STORAGE, 0),
+        (STRANGER, MANAGEMENT, 77),
+        (STRANGER + 1, STORAGE, 77),
+    ] {
+        let ran = as_user(&programs, uid, &daemon.socket(), &["get", "--resource", resource]);
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        let who = format!("--uid {uid} --gid {uid} --resource {resource}");
+        assert_eq!(
+            explain(daemon.config_path().to_str().unwrap(), &who).code,
+            Some(code),
+            "{who}"
+        );
+    }
+}

@@ -185,6 +185,11 @@ impl Answer {
     }
 }
 
+/// The uid of the packaged service, where it is installed.
+pub fn service_uid() -> Option<u32> {
+    Some(User::from_name(SERVICE_USER).ok()??.uid.as_raw())
+}
+
 impl From<io::Error> for NoAnswer {
     fn from(error: io::Error) -> Self {
         match error.kind() {

@@ -48,6 +48,11 @@ impl Failure {
         }
     }
 
+    /// Only an exit code: all is said already, or nobody reads.
+    pub fn quiet(exit: Exit) -> Self {
+        Self::new(exit, "", "")
+    }
+
     /// Another try may succeed after `pause`.
     pub fn retry_in(self, pause: Duration) -> Self {
         Self {
@@ -61,11 +66,10 @@ impl Failure {
         Self::new(Exit::Other, format!("cannot {what}: {error}"), "")
     }
 
-    /// Writes it to stderr. A reader of stdout that is gone is told nothing: it knows.
+    /// Writes it to stderr.
     pub fn tell(&self) {
         if !self.cause.is_empty() {
-            // If stderr is gone too there is nobody left to tell.
-            _ = writeln!(io::stderr(), "msi-token: {self}");
+            tell(&self.to_string());
         }
     }
 }
@@ -85,6 +89,11 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// Writes one line to stderr; if that is gone there is nobody left to tell.
+pub fn tell(line: &str) {
+    _ = writeln!(io::stderr(), "msi-token: {line}");
 }
 
 /// Text from elsewhere, for one line on a terminal.

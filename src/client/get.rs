@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::connection::{Answer, Daemon};
 use super::failure::{Exit, Failure};
 use super::output;
-use crate::key::{Identity, Key, Resource};
+use super::selection::Selection;
+use crate::key::{Identity, Key};
 
 /// A try without --wait: longer than the daemon holds a caller, unless it was told to hold it for ever.
 const ONE_TRY: Duration = Duration::from_secs(60);
@@ -27,32 +28,6 @@ pub struct Arguments {
     /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-}
-
-/// Which token.
-#[derive(Args)]
-pub struct Selection {
-    /// Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
-    #[arg(long, value_parser = Resource::new)]
-    resource: Resource,
-    #[command(flatten)]
-    selector: Selector,
-}
-
-/// Whose token; without any of these the VM's default identity's.
-#[derive(Args)]
-#[group(multiple = false)]
-#[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
-struct Selector {
-    /// The identity's client id (application id).
-    #[arg(long, value_name = "ID", value_parser = Identity::client_id)]
-    client_id: Option<Identity>,
-    /// The identity's object id (principal id).
-    #[arg(long, value_name = "ID", value_parser = Identity::object_id)]
-    object_id: Option<Identity>,
-    /// The identity's ARM resource id.
-    #[arg(long, value_name = "ID", value_parser = Identity::resource_id)]
-    resource_id: Option<Identity>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -78,19 +53,6 @@ pub enum Mode {
 struct Body<'a> {
     #[serde(borrow)]
     access_token: Cow<'a, str>,
-}
-
-impl Selection {
-    /// What the daemon finds the token under.
-    pub fn key(&self) -> Key {
-        let Selector {
-            client_id,
-            object_id,
-            resource_id,
-        } = &self.selector;
-        let identity = client_id.as_ref().or(object_id.as_ref()).or(resource_id.as_ref());
-        Key::new(self.resource.clone(), identity.cloned().unwrap_or(Identity::Default))
-    }
 }
 
 /// Prints a token, or says why there is none.
@@ -173,6 +135,7 @@ pub fn target(key: &Key, mode: Mode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Resource;
 
     #[test]
     fn the_target_keeps_every_byte_of_the_resource_in_one_parameter() {

@@ -1,10 +1,13 @@
 //! `msi-token`: asks the daemon over its Unix socket, for shell scripts, people and monitoring agents.
 
 mod connection;
+mod explain;
 mod failure;
 mod get;
 mod output;
+mod selection;
 mod status;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +42,8 @@ enum Command {
     Refresh(get::Arguments),
     /// List what is cached; never a token.
     Status(status::Arguments),
+    /// Judge the configuration files off line: which rule allows, or which part of each rule does not match.
+    Explain(explain::Arguments),
 }
 
 /// The whole program: arguments from the command line, exit codes by `sysexits.h`.
@@ -73,6 +78,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<(), Failure> {
             Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await,
             Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await,
             Command::Status(arguments) => status::run(&daemon, &arguments).await,
+            Command::Explain(arguments) => explain::run(&arguments),
         }
     })
 }

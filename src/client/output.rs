@@ -18,7 +18,7 @@ pub fn line(parts: &[&[u8]]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(&whole).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::new(Exit::Other, "", "")),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::quiet(Exit::Other)),
         Err(error) => Err(Failure::system("write to standard output", &error)),
     }
 }

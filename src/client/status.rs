@@ -1,6 +1,5 @@
 //! `status`: what is cached, for people and scripts.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +8,7 @@ use serde::Deserialize;
 
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
-use super::output;
+use super::{output, table};
 
 /// The daemon answers this from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,10 +53,10 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> 
             "",
         )
     })?;
-    output::line(&[table(&status).trim_end().as_bytes()])
+    output::line(&[rendered(&status).as_bytes()])
 }
 
-fn table(status: &Status) -> String {
+fn rendered(status: &Status) -> String {
     let mut rows = vec![
         [
             "RESOURCE",
@@ -83,22 +82,7 @@ fn table(status: &Status) -> String {
             token.last_error.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }));
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        for (width, cell) in widths.into_iter().zip(row) {
-            // Writing to a String cannot fail.
-            _ = write!(text, "{cell:width$}  ");
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+    table::lines(&rows).join("\n")
 }
 
 fn seconds(count: u64) -> String {

@@ -1,0 +1,185 @@
+//! `explain`: judges the configuration files off line, as the daemon would judge a request.
+
+use std::ffi::CString;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use clap::Args;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use super::connection::service_uid;
+use super::failure::{Exit, Failure, tell};
+use super::selection::Selection;
+use super::{output, table};
+use crate::access::{Caller, Grant, Part, Rules};
+use crate::config::{self, Allow};
+use crate::key::{Key, Resource};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The configuration file; conf.d/*.toml beside it is read after it.
+    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    config: PathBuf,
+    /// Who calls: a uid, or a user's name.
+    #[arg(long, value_parser = uid)]
+    uid: u32,
+    /// A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has.
+    #[arg(long, value_parser = gid)]
+    gid: Vec<u32>,
+    /// The systemd unit that the caller runs in, such as nightly-backup.service.
+    #[arg(long)]
+    unit: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// Prints each rule with the parts of it that do not match, then the verdict.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config).map_err(|problems| {
+        for problem in problems.iter() {
+            tell(&problem.to_string());
+        }
+        Failure::quiet(Exit::Configuration)
+    })?;
+    let allow = &config.config.allow;
+    let (rules, unknown) = Rules::resolve(allow, service_uid().unwrap_or(0));
+    for name in unknown {
+        tell(&format!("warning: {name}"));
+    }
+    let groups = if arguments.gid.is_empty() {
+        groups_of(arguments.uid)
+    } else {
+        arguments.gid.clone()
+    };
+    let key = arguments.selection.key();
+    let mut lines = vec![
+        format!(
+            "caller: uid {}, {}, {}",
+            user(arguments.uid),
+            listed("groups", &groups.iter().map(|gid| group(*gid)).collect::<Vec<_>>()),
+            arguments
+                .unit
+                .as_ref()
+                .map_or_else(|| "no unit".to_owned(), |unit| format!("unit {unit}")),
+        ),
+        format!("token:  {key}"),
+        String::new(),
+    ];
+    let caller = Caller::described(arguments.uid, groups, arguments.unit.clone());
+    if !allow.is_empty() {
+        lines.extend(each_rule(&rules, allow, &caller, &key));
+        lines.push(String::new());
+    }
+    let verdict = rules.judge(&caller, &key);
+    lines.push(match verdict {
+        Some(Grant::Privileged) => {
+            "allowed: root and the daemon's own user may have any token, rules or not".to_owned()
+        }
+        Some(Grant::Rule(rule)) => format!("allowed by {}", rule.origin),
+        None if allow.is_empty() => "denied: there is no [[allow]] rule, and without a rule nobody but root and the \
+                                     daemon's own user gets a token"
+            .to_owned(),
+        None => "denied: no rule matches".to_owned(),
+    });
+    output::line(&[lines.join("\n").as_bytes()])?;
+    verdict.map(|_| ()).ok_or_else(|| Failure::quiet(Exit::NotAllowed))
+}
+
+fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<String> {
+    let mut rows = vec![["RULE".to_owned(), "VERDICT".to_owned()]];
+    rows.extend(
+        rules
+            .explain(caller, key)
+            .iter()
+            .zip(allow)
+            .map(|((rule, parts), allow)| {
+                let reasons: Vec<String> = parts.iter().map(|part| reason(*part, allow, caller, key)).collect();
+                let verdict = if reasons.is_empty() {
+                    "allows".to_owned()
+                } else {
+                    format!("does not match: {}", reasons.join("; "))
+                };
+                [rule.origin.to_string(), verdict]
+            }),
+    );
+    table::lines(&rows)
+}
+
+/// What the rule asks for, and what a reader may have overlooked.
+fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
+    let wanted = match part {
+        Part::Users if allow.users.is_none() => {
+            return format!(
+                "users: uid {} stands for every unmapped user and must be named",
+                caller.uid
+            );
+        }
+        Part::Users => listed("users", allow.users.as_deref().unwrap_or_default()),
+        Part::Groups => listed("groups", allow.groups.as_deref().unwrap_or_default()),
+        Part::Units => listed("units", allow.units.as_deref().unwrap_or_default()),
+        Part::Resources => {
+            let resources = allow.resources.as_deref().unwrap_or_default();
+            let hint = if resources.iter().any(|resource| nearly(resource, &key.resource)) {
+                " (compared byte for byte: case and the last slash count)"
+            } else {
+                ""
+            };
+            listed("resources", resources) + hint
+        }
+        Part::Identities => listed("identities", allow.identities.as_deref().unwrap_or_default()),
+    };
+    match part {
+        Part::Units if caller.unit().is_none() => wanted + " (no --unit given)",
+        _ => wanted,
+    }
+}
+
+fn nearly(a: &Resource, b: &Resource) -> bool {
+    let bare = |resource: &Resource| resource.as_str().trim_end_matches('/').to_ascii_lowercase();
+    bare(a) == bare(b)
+}
+
+fn listed(what: &str, items: &[impl Display]) -> String {
+    if items.is_empty() {
+        return format!("no {what}");
+    }
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    format!("{what} {}", items.join(", "))
+}
+
+fn user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{uid} ({})", user.name),
+        _ => format!("{uid} (no account)"),
+    }
+}
+
+fn group(gid: u32) -> String {
+    match Group::from_gid(Gid::from_raw(gid)) {
+        Ok(Some(group)) => format!("{gid} ({})", group.name),
+        _ => gid.to_string(),
+    }
+}
+
+/// The groups that a login of this user would have.
+fn groups_of(uid: u32) -> Vec<u32> {
+    let account = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let groups = account.and_then(|user| getgrouplist(&CString::new(user.name).ok()?, user.gid).ok());
+    groups.unwrap_or_default().iter().map(|gid| gid.as_raw()).collect()
+}
+
+fn uid(text: &str) -> Result<u32, String> {
+    let named = || Some(User::from_name(text).ok()??.uid.as_raw());
+    text.parse()
+        .ok()
+        .or_else(named)
+        .ok_or_else(|| "is no uid, and no user has this name".to_owned())
+}
+
+fn gid(text: &str) -> Result<u32, String> {
+    let named = || Some(Group::from_name(text).ok()??.gid.as_raw());
+    text.parse()
+        .ok()
+        .or_else(named)
+        .ok_or_else(|| "is no gid, and no group has this name".to_owned())
+}
