@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::access::Rules;
@@ -22,7 +22,7 @@ use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::report::Reporter;
 use crate::observe::{manager, status};
-use crate::server::{self, BindError, Bounds, Server};
+use crate::server::{self, BindError, Bounds, Gate, Passed, Server};
 use crate::upstream::Upstream;
 
 /// What runs at SIGTERM gets this long to end.
@@ -58,11 +58,14 @@ pub enum DaemonError {
 impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
-        use BindError::{Foreign, Live, NoDirectory, Occupied, Refused, UnsafeDirectory};
+        use BindError::{
+            CallersUnknown, Foreign, Live, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
+        };
         ExitCode::from(match self {
             Self::Config(_) | Self::UnknownNames(_) | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. }) => 78,
-            Self::Bind(Live(_)) => 69,
-            Self::Bind(Occupied { .. } | Refused { .. } | Foreign(_)) | Self::System { .. } => 71,
+            Self::Bind(Live(_) | PortTaken { .. }) => 69,
+            Self::Bind(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_) | Foreign { .. })
+            | Self::System { .. } => 71,
             Self::TaskEnded(_) => 70,
         })
     }
@@ -116,7 +119,9 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         what: "listen for signals",
         source,
     })?;
-    let bound = server::bind(&config.listen.socket, config.listen.socket_mode)?;
+    let passed = Passed::take()?;
+    let unix = server::bind(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
+    let sdk = server::open_sdk(&config.listen, passed.sdk)?;
     let engine = Engine::new(
         policy(&config),
         Upstream::new(&config.upstream),
@@ -131,8 +136,13 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     );
 
     let mut timer = tokio::spawn(Arc::clone(&engine).run());
-    let mut accepting = tokio::spawn(Arc::clone(&server).run(bound));
+    let mut accepting = JoinSet::new();
+    accepting.spawn(Arc::clone(&server).run(unix, Gate::Unix));
     info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
+    if let Some(sdk) = sdk {
+        info!(address = %sdk.address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
+        accepting.spawn(Arc::clone(&server).run(sdk.bound, sdk.gate));
+    }
     manager::ready();
     tokio::spawn({
         let server = Arc::clone(&server);
@@ -143,7 +153,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     loop {
         tokio::select! {
             _ = &mut timer => return Err(DaemonError::TaskEnded("the timer")),
-            _ = &mut accepting => return Err(DaemonError::TaskEnded("the accept loop")),
+            _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
                 Some(SIGHUP) => reload(config_path, &mut config, log, &engine, &server),
                 _ => break,
@@ -161,10 +171,10 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     Ok(())
 }
 
-async fn drain(server: &Server, accepting: JoinHandle<io::Result<()>>) -> bool {
+async fn drain(server: &Server, mut accepting: JoinSet<io::Result<()>>) -> bool {
     server.stop();
     tokio::time::timeout(DRAIN, async {
-        _ = accepting.await;
+        while accepting.join_next().await.is_some() {}
         server.drained().await;
     })
     .await

@@ -1,12 +1,14 @@
 //! Who calls: asked of the kernel when the connection is accepted, never taken from what the caller sends.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::loopback::{self, Unowned};
 use super::peer_groups::peer_groups;
 
 /// The process at the other end of a connection, as it was when it connected.
@@ -41,6 +43,18 @@ impl Caller {
         })
     }
 
+    /// The peer of a TCP connection within this machine, from `client` to `dialled`. Only its uid is known.
+    pub fn of_loopback(client: SocketAddr, dialled: SocketAddr) -> Result<Self, Unowned> {
+        Ok(Self {
+            uid: loopback::owner(client, dialled)?,
+            gid: None,
+            pid: None,
+            groups: Box::default(),
+            pidfd: None,
+            unit: OnceLock::from(None),
+        })
+    }
+
     /// A caller of whom everything is said, for judging rules off line.
     pub fn described(uid: u32, groups: Vec<u32>, unit: Option<String>) -> Self {
         let unit = unit.map(String::into_boxed_str);
@@ -57,6 +71,11 @@ impl Caller {
     /// Whether it is in the group, by its effective gid or a supplementary one.
     pub fn is_in_group(&self, gid: u32) -> bool {
         self.gid == Some(gid) || self.groups.contains(&gid)
+    }
+
+    /// Whether rules with groups or units can never match it: it came over loopback.
+    pub fn is_known_by_uid_only(&self) -> bool {
+        self.gid.is_none()
     }
 
     /// The systemd unit it runs in; looked up when first asked for. `None` wherever there is doubt.

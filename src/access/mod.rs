@@ -2,6 +2,7 @@
 //! is looked up.
 
 mod caller;
+pub mod loopback;
 mod peer_groups;
 mod rules;
 

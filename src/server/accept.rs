@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
+use tokio_util::either::Either;
 use tracing::{debug, error};
+
+use super::bound::{Listener, Stream};
 
 /// Out of descriptors or memory: this long until the next accept.
 const BREATHER: Duration = Duration::from_millis(200);
@@ -120,11 +122,11 @@ impl Drop for Seat {
 ///
 /// # Errors
 /// Only what means that the listener itself is broken.
-pub async fn next(listener: &UnixListener, seats: &Seats) -> io::Result<UnixStream> {
+pub async fn next(listener: &Listener, seats: &Seats) -> io::Result<Stream> {
     loop {
         seats.free().await;
-        match listener.accept().await {
-            Ok((stream, _)) => return Ok(stream),
+        match one(listener).await {
+            Ok(stream) => return Ok(stream),
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => {
                     debug!(%error, "a caller left before it was let in");
@@ -137,6 +139,14 @@ pub async fn next(listener: &UnixListener, seats: &Seats) -> io::Result<UnixStre
             },
         }
     }
+}
+
+/// The next connection that the kernel has.
+pub async fn one(listener: &Listener) -> io::Result<Stream> {
+    Ok(match listener {
+        Either::Left(unix) => Either::Left(unix.accept().await?.0),
+        Either::Right(tcp) => Either::Right(tcp.accept().await?.0),
+    })
 }
 
 #[cfg(test)]

@@ -1,147 +1,71 @@
-//! Where the socket comes from: passed by systemd, or bound by ourselves with the same care.
+//! The Unix socket: passed by systemd, or bound by ourselves with the same care.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, getsockname, listen, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use tokio::net::UnixListener;
+use tokio_util::either::Either;
 
-/// A listener that accepts, and the file to take away at the end if we made it.
+use super::bound::{BindError, Bound};
+
+/// The key that names the socket.
+const SETTING: &str = "listen.socket";
+
+/// The file of a socket of our own; taken away in the end if it still is the one we made.
 #[derive(Debug)]
-pub struct Bound {
-    /// Accepts callers.
-    pub listener: UnixListener,
-    /// Where callers find it.
-    pub path: PathBuf,
-    ours: Option<Inode>,
-}
-
-type Inode = (u64, u64);
-
-/// Why there is no socket. Each text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The directory is not there.
-    #[error("{directory}: {source}: create it, owned by the daemon's user with mode 0755")]
-    NoDirectory {
-        /// The socket's directory.
-        directory: String,
-        /// As the system says it.
-        source: io::Error,
-    },
-    /// Somebody else could put a socket of his own in place of ours.
-    #[error("{directory}: {why}: whoever can write there could answer in our place; {remedy}")]
-    UnsafeDirectory {
-        /// The socket's directory.
-        directory: String,
-        /// What is wrong with it.
-        why: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// Something is there that we did not make.
-    #[error("{path}: {why}: move it away or set listen.socket to another path")]
-    Occupied {
-        /// The socket's path.
-        path: String,
-        /// What is there.
-        why: &'static str,
-    },
-    /// Another daemon serves there.
-    #[error("{0}: another process is already serving on this socket: stop it first")]
-    Live(String),
-    /// The kernel refused.
-    #[error("{path}: cannot listen: {source}")]
-    Refused {
-        /// The socket's path.
-        path: String,
-        /// As the system says it.
-        source: io::Error,
-    },
-    /// systemd passed something else than a Unix stream socket.
-    #[error("systemd passed {0}, which is no listening Unix stream socket: check the .socket unit's ListenStream=")]
-    Foreign(String),
+pub struct SocketFile {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
 }
 
 /// The socket that systemd passed, or else one bound at `path` with permission bits `mode`. To be called inside the
 /// runtime.
-pub fn bind(path: &Path, mode: u32) -> Result<Bound, BindError> {
-    if let Some(listener) = passed()? {
-        let path = listener
-            .local_addr()
-            .ok()
-            .and_then(|address| address.as_pathname().map(Path::to_path_buf));
-        let path = path.unwrap_or_default();
-        return Ok(Bound {
-            listener: into_tokio(listener, &path)?,
-            path,
-            ours: None,
-        });
+pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Bound, BindError> {
+    if let Some(listener) = passed {
+        return Ok(Bound::from_systemd(Either::Left(into_tokio(listener, path)?)));
     }
-    judge_directory(path)?;
+    judge_directory(path, SETTING)?;
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
     let _lock = lock_directory(path)?;
     remove_stale(path)?;
     let listener = bind_new(path, mode).map_err(|source| refused(path, source))?;
-    let ours = fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    Ok(Bound {
-        listener: into_tokio(listener, path)?,
-        path: path.to_path_buf(),
-        ours,
-    })
+    let file = SocketFile::at(path);
+    Ok(Bound::ours(Either::Left(into_tokio(listener, path)?), Some(file)))
 }
 
-impl Bound {
-    /// Whether systemd keeps the socket for the next process.
-    pub fn is_passed(&self) -> bool {
-        self.ours.is_none()
+impl SocketFile {
+    fn at(path: &Path) -> Self {
+        Self {
+            inode: inode_at(path),
+            path: path.to_path_buf(),
+        }
     }
 }
 
-/// The file goes if it still is the one we made.
-impl Drop for Bound {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|meta| (meta.dev(), meta.ino()));
-        if self.ours.is_some() && now == self.ours {
+        if self.inode.is_some() && inode_at(&self.path) == self.inode {
             // Nothing is lost if it stays: the next start finds it stale.
             _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// systemd's Unix socket, among those it passed.
-fn passed() -> Result<Option<StdListener>, BindError> {
-    let descriptors = sd_notify::listen_fds_with_names().map_err(|error| BindError::Foreign(error.to_string()))?;
-    let mut found = None;
-    for (descriptor, name) in descriptors {
-        if name == "sdk" {
-            continue;
-        }
-        #[expect(
-            unsafe_code,
-            reason = "systemd passes descriptors by number; each is taken over here once and for all"
-        )]
-        // SAFETY: sd_listen_fds(3) says that this process owns the descriptor, and nobody else here takes it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        if getsockname::<UnixAddr>(descriptor.as_raw_fd()).is_err() || found.is_some() {
-            return Err(BindError::Foreign(format!("a descriptor named \"{name}\"")));
-        }
-        found = Some(StdListener::from(descriptor));
-    }
-    Ok(found)
+fn inode_at(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-fn judge_directory(path: &Path) -> Result<(), BindError> {
+/// Whether nobody else can put a file of his own in place of ours at `path`, which `setting` names.
+pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), BindError> {
     let directory = directory_of(path);
     let name = directory.display().to_string();
     // The directory itself is judged, not what a link points to.
@@ -160,7 +84,7 @@ fn judge_directory(path: &Path) -> Result<(), BindError> {
     if !meta.is_dir() {
         unsafe_for(
             "is not a directory".to_owned(),
-            "name the directory itself in listen.socket".to_owned(),
+            format!("name the directory itself in {setting}"),
         )
     } else if meta.uid() != 0 && meta.uid() != us {
         unsafe_for(format!("belongs to uid {}", meta.uid()), format!("chown {us} {name}"))
@@ -191,12 +115,14 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
         return Err(BindError::Occupied {
             path: name,
             why: "is there already and is no socket",
+            setting: SETTING,
         });
     }
     if meta.uid() != geteuid().as_raw() {
         return Err(BindError::Occupied {
             path: name,
             why: "is somebody else's socket",
+            setting: SETTING,
         });
     }
     match UnixStream::connect(path) {
@@ -244,7 +170,7 @@ fn refused(path: &Path, source: io::Error) -> BindError {
         source
     };
     BindError::Refused {
-        path: path.display().to_string(),
+        place: path.display().to_string(),
         source,
     }
 }
@@ -268,7 +194,7 @@ mod tests {
     async fn the_mode_is_right_from_the_first_moment_and_the_file_goes_with_us() {
         let directory = directory();
         let path = directory.path().join("s");
-        let bound = bind(&path, 0o660).unwrap();
+        let bound = bind(&path, 0o660, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o660);
         drop(bound);
         assert!(!path.exists());
@@ -279,8 +205,8 @@ mod tests {
         let directory = directory();
         let path = directory.path().join("s");
         drop(StdListener::bind(&path).unwrap());
-        let bound = bind(&path, 0o666).unwrap();
-        assert!(matches!(bind(&path, 0o666), Err(BindError::Live(_))));
+        let bound = bind(&path, 0o666, None).unwrap();
+        assert!(matches!(bind(&path, 0o666, None), Err(BindError::Live(_))));
         // The newcomer that gave up has not taken the socket away.
         UnixStream::connect(&path).unwrap();
         drop(bound);
@@ -294,7 +220,7 @@ mod tests {
         symlink(&file, &link).unwrap();
         for path in [&file, &link] {
             assert!(
-                matches!(bind(path, 0o666), Err(BindError::Occupied { .. })),
+                matches!(bind(path, 0o666, None), Err(BindError::Occupied { .. })),
                 "{}",
                 path.display()
             );
@@ -307,18 +233,18 @@ mod tests {
         let directory = directory();
         for mode in [0o775, 0o757, 0o1777] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-            let error = bind(&directory.path().join("s"), 0o666).unwrap_err();
+            let error = bind(&directory.path().join("s"), 0o666, None).unwrap_err();
             assert!(matches!(error, BindError::UnsafeDirectory { .. }), "{mode:o}: {error}");
         }
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let link = directory.path().join("link");
         symlink(directory.path(), &link).unwrap();
         assert!(matches!(
-            bind(&link.join("s"), 0o666),
+            bind(&link.join("s"), 0o666, None),
             Err(BindError::UnsafeDirectory { .. })
         ));
         assert!(matches!(
-            bind(&directory.path().join("no/s"), 0o666),
+            bind(&directory.path().join("no/s"), 0o666, None),
             Err(BindError::NoDirectory { .. })
         ));
     }

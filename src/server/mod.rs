@@ -1,11 +1,18 @@
-//! Callers on the Unix socket: a connection, who it is, what it asks, what it gets.
+//! Callers on the Unix socket and on loopback: a connection, who it is, what it asks, what it gets.
 
 mod accept;
 mod admin;
 mod answer;
 mod bind;
+mod bound;
+mod gate;
+mod passed;
 mod problem;
 mod route;
+mod sdk;
+mod sdk_env;
+mod secret;
+mod tcp;
 
 use std::convert::Infallible;
 use std::io;
@@ -21,16 +28,21 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
-use tokio::net::UnixStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 pub use self::accept::{Bounds, Seats};
 use self::answer::Reply;
-pub use self::bind::{BindError, Bound, bind};
+pub use self::bind::bind;
+use self::bound::Stream;
+pub use self::bound::{BindError, Bound};
+pub use self::gate::Gate;
+pub use self::passed::Passed;
 use self::problem::Problem;
 use self::route::{Route, Shape, TokenRequest};
+pub use self::sdk::{Sdk, open as open_sdk};
 use crate::access::{Caller, Rules};
 use crate::beat::{self, Beat};
 use crate::broker::Ask;
@@ -74,23 +86,24 @@ impl Server {
         *self.header_timeout.write() = header_timeout;
     }
 
-    /// Accepts callers until [`Server::stop`].
+    /// Accepts callers at one listener until [`Server::stop`].
     ///
     /// # Errors
     /// The listener is broken; the process is of no use any more.
-    pub async fn run(self: Arc<Self>, bound: Bound) -> io::Result<()> {
+    pub async fn run(self: Arc<Self>, bound: Bound, gate: Gate) -> io::Result<()> {
+        let gate = Arc::new(gate);
         loop {
             self.beat.strike(self.engine.now());
             tokio::select! {
                 () = self.stopping.cancelled() => break,
-                stream = accept::next(&bound.listener, &self.seats) => self.welcome(stream?),
+                stream = accept::next(&bound.listener, &self.seats) => self.welcome(stream?, &gate),
                 () = tokio::time::sleep(beat::PERIOD) => {}
             }
         }
         // systemd keeps the callers in its socket's queue for the next process; those in ours have only us.
-        if !bound.is_passed() {
-            while let Some(Ok((stream, _))) = bound.listener.accept().now_or_never() {
-                self.welcome(stream);
+        if !bound.is_from_systemd() {
+            while let Some(Ok(stream)) = accept::one(&bound.listener).now_or_never() {
+                self.welcome(stream, &gate);
             }
         }
         Ok(())
@@ -112,26 +125,26 @@ impl Server {
         self.connections.wait().await;
     }
 
-    fn welcome(self: &Arc<Self>, stream: UnixStream) {
-        let caller = match Caller::of_unix(&stream) {
+    fn welcome(self: &Arc<Self>, stream: Stream, gate: &Arc<Gate>) {
+        let caller = match caller_of(&stream) {
             Ok(caller) => caller,
             Err(error) => return debug!(%error, "connection refused: the kernel does not say whose it is"),
         };
         let Some(seat) = self.seats.take(caller.uid) else {
             return debug!(uid = caller.uid, "connection refused: this uid has its share of them");
         };
-        let server = Arc::clone(self);
+        let (server, gate) = (Arc::clone(self), Arc::clone(gate));
         self.connections.spawn(async move {
-            server.serve(stream, caller).await;
+            server.serve(stream, &caller, &gate).await;
             drop(seat);
         });
     }
 
-    async fn serve(self: Arc<Self>, stream: UnixStream, caller: Caller) {
+    async fn serve(self: Arc<Self>, stream: Stream, caller: &Caller, gate: &Gate) {
         let header_timeout = *self.header_timeout.read();
         let service = service_fn(|request| {
-            let (server, caller) = (&self, &caller);
-            async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
+            let server = &self;
+            async move { Ok::<_, Infallible>(server.answer(caller, gate, request).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -154,15 +167,18 @@ impl Server {
         }
     }
 
-    async fn answer(self: &Arc<Self>, caller: &Caller, request: Request<Incoming>) -> Response<Reply> {
-        let route = Route::at(request.uri().path());
+    async fn answer(self: &Arc<Self>, caller: &Caller, gate: &Gate, request: Request<Incoming>) -> Response<Reply> {
+        let route = gate.route(request.uri().path());
         let shape = match route {
             Some(Route::Token(shape)) => shape,
             _ => Shape::Imds,
         };
-        let result = match well_formed(&request).and_then(|()| route.ok_or_else(Problem::no_such_route)) {
+        let admitted = well_formed(&request)
+            .and_then(|()| gate.admit(request.headers()))
+            .and_then(|()| route.ok_or_else(Problem::no_such_route));
+        let result = match admitted {
             Err(problem) => Err(problem),
-            Ok(Route::Token(shape)) => self.token(shape, caller, request).await,
+            Ok(Route::Token(shape)) => self.token(shape, caller, gate, request).await,
             Ok(route) if request.method() == Method::GET => Ok(match route {
                 Route::Live => admin::live(self.is_live()),
                 Route::Ready => admin::ready(&self.engine),
@@ -181,6 +197,7 @@ impl Server {
         self: &Arc<Self>,
         shape: Shape,
         caller: &Caller,
+        gate: &Gate,
         request: Request<Incoming>,
     ) -> Result<Response<Reply>, Problem> {
         let is_post = request.method() == Method::POST;
@@ -190,7 +207,7 @@ impl Server {
             Shape::VmExtension => return Err(Problem::method_not_allowed("GET, POST")),
             Shape::Imds | Shape::AppService => return Err(Problem::method_not_allowed("GET")),
         }
-        check_secret(shape, request.headers())?;
+        gate.check_proof(shape, request.headers())?;
         let patience = *self.header_timeout.read();
         let (head, body) = request.into_parts();
         let form = if is_post {
@@ -201,7 +218,7 @@ impl Server {
         let asked = TokenRequest::parse(shape, head.uri.query(), form.as_deref())?;
         let rules = Arc::clone(&self.rules.read());
         if rules.judge(caller, &asked.key).is_none() {
-            return Err(Problem::forbidden(caller.uid, &asked.key));
+            return Err(Problem::forbidden(caller, &asked.key));
         }
         let ask = Ask {
             key: &asked.key,
@@ -211,6 +228,18 @@ impl Server {
         match self.engine.token(ask).await {
             Ok(served) => Ok(answer::token(shape, &served)),
             Err(unserved) => Err(Problem::unserved(&asked.key, &unserved)),
+        }
+    }
+}
+
+/// Who is at the other end, as the kernel has it.
+fn caller_of(stream: &Stream) -> io::Result<Caller> {
+    match stream {
+        Either::Left(unix) => Ok(Caller::of_unix(unix)?),
+        Either::Right(tcp) => {
+            // An answer goes out whole, so there is nothing to wait for to fill a packet with.
+            tcp.set_nodelay(true)?;
+            Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?).map_err(io::Error::other)
         }
     }
 }
@@ -233,26 +262,6 @@ fn well_formed(request: &Request<Incoming>) -> Result<(), Problem> {
         return Err(Problem::invalid_request("A GET request has no body here.").closing());
     }
     Ok(())
-}
-
-/// The header that a browser or a forwarded request would lack.
-fn check_secret(shape: Shape, headers: &HeaderMap) -> Result<(), Problem> {
-    match shape {
-        // On the Unix socket the kernel says who calls, so any value serves.
-        Shape::AppService if headers.contains_key("x-identity-header") => Ok(()),
-        Shape::AppService => Err(Problem::missing_header("X-IDENTITY-HEADER")),
-        Shape::Imds | Shape::VmExtension => {
-            let mut values = headers.get_all("metadata").iter();
-            let good = values
-                .next()
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-            if good && values.next().is_none() {
-                Ok(())
-            } else {
-                Err(Problem::missing_header("Metadata: true"))
-            }
-        }
-    }
 }
 
 /// The whole form, also when it comes in chunks.

@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::route::Shape;
+use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
 use crate::failure::Class;
 use crate::key::Key;
@@ -75,15 +76,27 @@ impl Problem {
         Self::invalid_request(format!("Required header not specified: {name}."))
     }
 
+    /// 403 for a request that may be somebody else's idea.
+    pub fn untrusted(description: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "access_denied", description)
+    }
+
     /// 403 in words that help an administrator; what the rules are is not told.
-    pub fn forbidden(uid: u32, key: &Key) -> Self {
+    pub fn forbidden(caller: &Caller, key: &Key) -> Self {
+        let uid = caller.uid;
+        let remedy = if caller.is_known_by_uid_only() {
+            format!(
+                "with users = [\"{uid}\"] to /etc/msi-tokend/config.toml; on this listener rules with groups or units never match"
+            )
+        } else {
+            "to /etc/msi-tokend/config.toml or put the user into a group that has one".to_owned()
+        };
         Self::new(
             StatusCode::FORBIDDEN,
             "access_denied",
             format!(
                 "No rule of msi-tokend allows uid {uid} a token for {key}. An administrator can add an [[allow]] rule \
-                 to /etc/msi-tokend/config.toml or put the user into a group that has one; `msi-token explain` shows \
-                 what each rule asks for."
+                 {remedy}; `msi-token explain` shows what each rule asks for."
             ),
         )
     }

@@ -1,0 +1,126 @@
+//! A socket that listens, of either kind, and why there may be none.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
+
+use super::bind::SocketFile;
+
+/// Callers come over the Unix socket or over loopback; from here on both take one way.
+pub type Listener = Either<UnixListener, TcpListener>;
+/// One caller's connection.
+pub type Stream = Either<UnixStream, TcpStream>;
+
+/// A listener that accepts.
+#[derive(Debug)]
+pub struct Bound {
+    /// Accepts callers.
+    pub(super) listener: Listener,
+    /// Goes with us if we made it.
+    _file: Option<SocketFile>,
+    from_systemd: bool,
+}
+
+/// Why there is no socket. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The directory is not there.
+    #[error("{directory}: {source}: create it, owned by the daemon's user with mode 0755")]
+    NoDirectory {
+        /// The directory of the socket or of `sdk.env`.
+        directory: String,
+        /// As the system says it.
+        source: io::Error,
+    },
+    /// Somebody else could put a file of his own in place of ours.
+    #[error("{directory}: {why}: whoever can write there could answer in our place; {remedy}")]
+    UnsafeDirectory {
+        /// The directory of the socket or of `sdk.env`.
+        directory: String,
+        /// What is wrong with it.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Something is there that we did not make.
+    #[error("{path}: {why}: move it away or set {setting} to another path")]
+    Occupied {
+        /// The path of the socket or of `sdk.env`.
+        path: String,
+        /// What is there.
+        why: &'static str,
+        /// The key that names the path.
+        setting: &'static str,
+    },
+    /// Another daemon serves there.
+    #[error("{0}: another process is already serving on this socket: stop it first")]
+    Live(String),
+    /// Another process has the port.
+    #[error(
+        "{address}: another process already listens on this port: stop it (`ss -ltnp` names it) or set {setting} to another port"
+    )]
+    PortTaken {
+        /// The address wanted.
+        address: SocketAddr,
+        /// The key that names it.
+        setting: &'static str,
+    },
+    /// The kernel refused.
+    #[error("{place}: cannot listen: {source}")]
+    Refused {
+        /// The socket's path or address.
+        place: String,
+        /// As the system says it.
+        source: io::Error,
+    },
+    /// `sdk.env` cannot be written.
+    #[error("{path}: cannot write what SDKs are led here by: {source}")]
+    Unwritable {
+        /// Of `sdk.env`.
+        path: String,
+        /// As the system says it.
+        source: io::Error,
+    },
+    /// The kernel does not name the user behind a loopback connection.
+    #[error(
+        "the loopback listener cannot tell who calls: {0}: load the kernel's tcp_diag module, or leave listen.sdk out"
+    )]
+    CallersUnknown(io::Error),
+    /// systemd passed something else than what belongs under its name.
+    #[error("systemd passed {what}, which is no {wanted}: check ListenStream= in {unit}")]
+    Foreign {
+        /// What was passed.
+        what: String,
+        /// What is wanted there.
+        wanted: &'static str,
+        /// Where it is set.
+        unit: &'static str,
+    },
+}
+
+impl Bound {
+    /// A socket that systemd keeps, with those who wait in its queue, for the next process.
+    pub(super) fn from_systemd(listener: Listener) -> Self {
+        Self {
+            listener,
+            _file: None,
+            from_systemd: true,
+        }
+    }
+
+    /// A socket that ends with this process, and so does its file.
+    pub(super) fn ours(listener: Listener, file: Option<SocketFile>) -> Self {
+        Self {
+            listener,
+            _file: file,
+            from_systemd: false,
+        }
+    }
+
+    /// Whether systemd keeps the socket for the next process.
+    pub(super) fn is_from_systemd(&self) -> bool {
+        self.from_systemd
+    }
+}

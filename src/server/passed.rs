@@ -1,0 +1,105 @@
+//! The sockets that systemd passed.
+
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::bound::BindError;
+
+/// What `FileDescriptorName=` calls the loopback listener for SDKs.
+const SDK: &str = "sdk";
+
+/// systemd's sockets by what they are for.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The daemon's own socket, under whatever name.
+    pub unix: Option<UnixListener>,
+    /// The loopback listener for SDKs.
+    pub sdk: Option<TcpListener>,
+}
+
+impl Passed {
+    /// Takes over every descriptor that systemd passed to this process. To be called once.
+    pub fn take() -> Result<Self, BindError> {
+        let descriptors = sd_notify::listen_fds_with_names().map_err(|error| foreign_unix(error.to_string()))?;
+        let mut passed = Self::default();
+        for (descriptor, name) in descriptors {
+            #[expect(
+                unsafe_code,
+                reason = "systemd passes descriptors by number; each is taken over here once and for all"
+            )]
+            // SAFETY: sd_listen_fds(3) says that this process owns the descriptor, and nobody else here takes it.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+            passed.sort_in(descriptor, &name)?;
+        }
+        Ok(passed)
+    }
+
+    fn sort_in(&mut self, descriptor: OwnedFd, name: &str) -> Result<(), BindError> {
+        let what = format!("a descriptor named \"{name}\"");
+        let listens = getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true);
+        if name == SDK {
+            let listener = TcpListener::from(descriptor);
+            let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            if !listens || !is_loopback || self.sdk.is_some() {
+                return Err(foreign_sdk(what));
+            }
+            self.sdk = Some(listener);
+        } else {
+            let listener = UnixListener::from(descriptor);
+            if !listens || listener.local_addr().is_err() || self.unix.is_some() {
+                return Err(foreign_unix(what));
+            }
+            self.unix = Some(listener);
+        }
+        Ok(())
+    }
+}
+
+fn foreign_unix(what: String) -> BindError {
+    BindError::Foreign {
+        what,
+        wanted: "listening Unix stream socket, or one too many",
+        unit: "msi-tokend.socket",
+    }
+}
+
+fn foreign_sdk(what: String) -> BindError {
+    BindError::Foreign {
+        what,
+        wanted: "listening TCP socket on a loopback address, or one too many",
+        unit: "msi-tokend-sdk.socket",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn what_is_passed_is_sorted_by_name_and_judged_by_what_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let unix = || UnixListener::bind(directory.path().join(fastrand::u32(..).to_string())).unwrap();
+        let tcp = |address| TcpListener::bind((address, 0)).unwrap();
+        let mut passed = Passed::default();
+        passed.sort_in(unix().into(), "msi-tokend.socket").unwrap();
+        passed.sort_in(tcp("127.0.0.1").into(), "sdk").unwrap();
+        assert!(passed.unix.is_some() && passed.sdk.is_some());
+        assert!(passed.sort_in(unix().into(), "other").is_err(), "a second one");
+        assert!(passed.sort_in(tcp("127.0.0.1").into(), "sdk").is_err(), "a second one");
+
+        let refused = |descriptor: OwnedFd, name| Passed::default().sort_in(descriptor, name).is_err();
+        assert!(refused(tcp("0.0.0.0").into(), "sdk"), "open to other machines");
+        assert!(refused(tcp("127.0.0.1").into(), "msi-tokend.socket"));
+        assert!(refused(unix().into(), "sdk"));
+        assert!(
+            refused(UdpSocket::bind("127.0.0.1:0").unwrap().into(), "sdk"),
+            "no stream"
+        );
+        assert!(refused(std::fs::File::open("/dev/null").unwrap().into(), "x"));
+    }
+}
