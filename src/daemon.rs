@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,7 +12,7 @@ use signal_hook_tokio::Signals;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::Rules;
+use crate::access::{Rules, units_unknown_because};
 use crate::broker::Policy;
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
@@ -218,6 +218,12 @@ fn rules(config: &Config) -> Rules {
     let (rules, unknown) = Rules::resolve(&config.allow, nix::unistd::geteuid().as_raw());
     for name in unknown {
         warn!("{name}");
+    }
+    if rules.need_units()
+        && let Some(why) = units_unknown_because()
+    {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| warn!("rules with units match nobody here: {why}"));
     }
     rules
 }

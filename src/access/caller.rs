@@ -1,15 +1,22 @@
-//! Who calls: asked of the kernel when the connection is accepted, never taken from what the caller sends.
+//! Who calls: asked of the kernel, never taken from what the caller sends.
+//!
+//! The kernel keeps what it knew of the peer when it connected for as long as the connection lasts, so only the uid,
+//! which every request needs, is asked for at once. A pidfd costs a third of accepting a connection, and a descriptor;
+//! it and the groups are asked for when a rule or a record first needs them, also by a rule that came with a reload.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::loopback::{self, Unowned};
 use super::peer_groups::peer_groups;
+use super::socket::Socket;
 
 /// The process at the other end of a connection, as it was when it connected.
 #[derive(Debug)]
@@ -20,25 +27,24 @@ pub struct Caller {
     pub gid: Option<u32>,
     /// Process id as seen from here; unknown on the loopback listener and across pid namespaces.
     pub pid: Option<i32>,
+    /// Whom to ask for the rest.
+    socket: Option<Socket>,
     /// Supplementary groups, where known.
-    groups: Box<[u32]>,
-    /// A handle on that very process, which a reused pid cannot take over.
-    pidfd: Option<OwnedFd>,
+    groups: OnceLock<Box<[u32]>>,
     unit: OnceLock<Option<Box<str>>>,
 }
 
 impl Caller {
     /// The peer of a Unix socket. What the kernel does not say matches no rule later on; only a peer without a uid is an
     /// error.
-    pub fn of_unix(socket: &impl AsFd) -> nix::Result<Self> {
-        let peer = getsockopt(socket, sockopt::PeerCredentials)?;
-        let pid = Some(peer.pid()).filter(|pid| *pid > 0);
+    pub fn of_unix(socket: &Socket) -> nix::Result<Self> {
+        let peer = socket.ask(|stream| getsockopt(stream, sockopt::PeerCredentials))?;
         Ok(Self {
             uid: peer.uid(),
             gid: Some(peer.gid()),
-            pid,
-            groups: peer_groups(socket.as_fd()).unwrap_or_default(),
-            pidfd: pid.and_then(|_| getsockopt(socket, sockopt::PeerPidfd).ok()),
+            pid: Some(peer.pid()).filter(|pid| *pid > 0),
+            socket: Some(socket.clone()),
+            groups: OnceLock::new(),
             unit: OnceLock::new(),
         })
     }
@@ -49,28 +55,27 @@ impl Caller {
             uid: loopback::owner(client, dialled)?,
             gid: None,
             pid: None,
-            groups: Box::default(),
-            pidfd: None,
-            unit: OnceLock::from(None),
+            socket: None,
+            groups: OnceLock::new(),
+            unit: OnceLock::new(),
         })
     }
 
     /// A caller of whom everything is said, for judging rules off line.
     pub fn described(uid: u32, groups: Vec<u32>, unit: Option<String>) -> Self {
-        let unit = unit.map(String::into_boxed_str);
         Self {
             uid,
             gid: None,
             pid: None,
-            groups: groups.into(),
-            pidfd: None,
-            unit: OnceLock::from(unit),
+            socket: None,
+            groups: OnceLock::from(groups.into_boxed_slice()),
+            unit: OnceLock::from(unit.map(String::into_boxed_str)),
         }
     }
 
     /// Whether it is in the group, by its effective gid or a supplementary one.
     pub fn is_in_group(&self, gid: u32) -> bool {
-        self.gid == Some(gid) || self.groups.contains(&gid)
+        self.gid == Some(gid) || self.groups().contains(&gid)
     }
 
     /// Whether rules with groups or units can never match it: it came over loopback.
@@ -78,11 +83,37 @@ impl Caller {
         self.gid.is_none()
     }
 
-    /// The systemd unit it runs in; looked up when first asked for. `None` wherever there is doubt.
+    /// The systemd unit it runs in. `None` wherever there is doubt.
     pub fn unit(&self) -> Option<&str> {
         self.unit
-            .get_or_init(|| unit_of(self.pidfd.as_ref()?.as_fd()))
+            .get_or_init(|| {
+                let pidfd = self.socket.as_ref()?.ask(|s| getsockopt(s, sockopt::PeerPidfd)).ok()?;
+                unit_of(pidfd.as_fd())
+            })
             .as_deref()
+    }
+
+    fn groups(&self) -> &[u32] {
+        self.groups.get_or_init(|| {
+            let groups = self
+                .socket
+                .as_ref()
+                .map(|socket| socket.ask(|s| peer_groups(s.as_fd())));
+            groups.and_then(Result::ok).unwrap_or_default()
+        })
+    }
+}
+
+/// Why no caller's unit can be known on this machine, if so.
+pub fn units_unknown_because() -> Option<&'static str> {
+    let (one, _other) = UnixStream::pair().ok()?;
+    if getsockopt(&one, sockopt::PeerPidfd).err() == Some(Errno::ENOPROTOOPT) {
+        return Some("this kernel has no SO_PEERPIDFD, which came with Linux 6.5");
+    }
+    match fs::read_to_string("/proc/1/cgroup") {
+        Err(_) => Some("/proc does not show other users' processes (hidepid)"),
+        Ok(cgroup) if unified(&cgroup).is_none() => Some("there is no unified cgroup hierarchy"),
+        Ok(_) => None,
     }
 }
 
@@ -111,12 +142,19 @@ fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// The first component of the unified hierarchy's path that is not a slice: a service, a scope, or for whatever a user
-/// starts under a name of his choice, `user@UID.service`.
+/// starts under a name of his choice, `user@UID.service`. systemd puts a `_` before names that the kernel would take for
+/// a file of its own, such as `memory.service`.
 fn unit_in(cgroup: &str) -> Option<&str> {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    path.split('/')
+    unified(cgroup)?
+        .split('/')
+        .map(|part| part.strip_prefix('_').unwrap_or(part))
         .find(|part| part.strip_suffix(".slice").is_none())
         .filter(|part| !["", ".."].contains(part))
+}
+
+/// The path in the unified hierarchy, without its first slash.
+fn unified(cgroup: &str) -> Option<&str> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::/"))
 }
 
 #[cfg(test)]
@@ -140,6 +178,10 @@ mod tests {
                 "12:cpu:/system.slice/fake.service\n0::/system.slice/real.service\n",
                 Some("real.service"),
             ),
+            ("0::/system.slice/_memory.service\n", Some("memory.service")),
+            ("0::/system.slice/__odd.service\n", Some("_odd.service")),
+            ("0::/_cpu.slice/a.service\n", Some("a.service")),
+            ("0::/system.slice/a.service (deleted)\n", Some("a.service (deleted)")),
             ("0::/system.slice\n", None),
             ("0::/\n", None),
             ("0::/../other.service\n", None),
@@ -150,14 +192,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_socket_pair_is_called_by_ourselves() {
-        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let caller = Caller::of_unix(&ours).unwrap();
+    #[tokio::test]
+    async fn a_socket_pair_is_called_by_ourselves() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let caller = Caller::of_unix(&Socket::new(ours)).unwrap();
         assert_eq!(caller.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(caller.pid, Some(i32::try_from(std::process::id()).unwrap()));
         for group in nix::unistd::getgroups().unwrap() {
             assert!(caller.is_in_group(group.as_raw()), "{group}");
         }
+        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert_eq!(caller.unit(), unit_in(&cgroup));
     }
 }

@@ -5,6 +5,8 @@ mod caller;
 pub mod loopback;
 mod peer_groups;
 mod rules;
+mod socket;
 
-pub use self::caller::Caller;
+pub use self::caller::{Caller, units_unknown_because};
 pub use self::rules::{Grant, Part, Rule, Rules, UnknownName};
+pub use self::socket::Socket;

@@ -84,9 +84,10 @@ impl Rules {
             .map(Grant::Rule)
     }
 
-    /// Root and the daemon's own uid may have every token, rules or not.
+    /// Root and the daemon's own uid may have every token, rules or not. A daemon that runs as nobody has no uid of its
+    /// own: that one is everybody's whom the kernel cannot name.
     pub fn is_privileged(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.own_uid
+        uid == 0 || (uid == self.own_uid && uid != NOBODY)
     }
 
     /// Each rule with the parts of it that do not match; no part at all means that the rule allows.
@@ -260,6 +261,13 @@ mod tests {
                 "{uid}"
             );
         }
+    }
+
+    #[test]
+    fn a_daemon_that_runs_as_nobody_gives_nobody_more() {
+        let rules = Rules::resolve(&[], NOBODY).0;
+        let nobody = Caller::described(NOBODY, vec![], None);
+        assert!(rules.judge(&nobody, &key("https://a/", Identity::Default)).is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio_util::either::Either;
 use tracing::{debug, error};
 
 use super::bound::{Listener, Stream};
+use crate::access::Socket;
 
 /// Out of descriptors or memory: this long until the next accept.
 const BREATHER: Duration = Duration::from_millis(200);
@@ -144,7 +145,7 @@ pub async fn next(listener: &Listener, seats: &Seats) -> io::Result<Stream> {
 /// The next connection that the kernel has.
 pub async fn one(listener: &Listener) -> io::Result<Stream> {
     Ok(match listener {
-        Either::Left(unix) => Either::Left(unix.accept().await?.0),
+        Either::Left(unix) => Either::Left(Socket::new(unix.accept().await?.0)),
         Either::Right(tcp) => Either::Right(tcp.accept().await?.0),
     })
 }

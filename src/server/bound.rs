@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::either::Either;
 
 use super::bind::SocketFile;
+use crate::access::Socket;
 
 /// Callers come over the Unix socket or over loopback; from here on both take one way.
 pub type Listener = Either<UnixListener, TcpListener>;
 /// One caller's connection.
-pub type Stream = Either<UnixStream, TcpStream>;
+pub type Stream = Either<Socket, TcpStream>;
 
 /// A listener that accepts.
 #[derive(Debug)]
