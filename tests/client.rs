@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEN, TOKEND, directory, eventually, write};
+use msi_tokend::clock::{Clock, SystemClock};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde_json::Value;
@@ -477,6 +478,116 @@ fn the_daemon_judges_as_explain_does() {
             explain(daemon.config_path().to_str().unwrap(), &who).code,
             Some(code),
             "{who}"
+        );
+    }
+}
+
+fn health(daemon: &Daemon, arguments: &[&str]) -> Ran {
+    msi_token(daemon, &[&["health"], arguments].concat())
+}
+
+/// One line, and the plugin's code; gives the text and the performance data.
+#[track_caller]
+fn plugin_line(ran: &Ran, code: i32, level: &str) -> (String, String) {
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    assert!(ran.err.is_empty() && ran.out.lines().count() == 1, "{ran:?}");
+    let line = ran.out.trim_end().strip_prefix(&format!("MSI-TOKEND {level} - "));
+    let line = line.unwrap_or_else(|| panic!("{ran:?}"));
+    let (text, data) = line.split_once(" | ").unwrap_or((line, ""));
+    (text.to_owned(), data.to_owned())
+}
+
+#[test]
+fn health_follows_a_warm_token_from_bad_to_good_and_through_a_failing_refresh() {
+    let mut emulator = Emulator::start(&[]);
+    emulator.stop();
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    eventually("the reason is known", || {
+        let (text, data) = plugin_line(&health(&daemon, &[]), 2, "CRITICAL");
+        assert!(text.contains(STORAGE) && data.contains("missing=1;"), "{text} {data}");
+        text.contains("connection refused")
+    });
+    emulator.restart();
+    eventually("it is well again", || health(&daemon, &[]).code == Some(0));
+    let (text, data) = plugin_line(&health(&daemon, &[]), 0, "OK");
+    assert!(text.contains("1 token good for 23h"), "{text}");
+    for item in data.split(' ') {
+        let (label, values) = item.split_once('=').unwrap();
+        assert!(
+            label.bytes().all(|b| b.is_ascii_lowercase()) && values.split(';').count() >= 4,
+            "{data}"
+        );
+    }
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 500\n");
+    let refresh = msi_token(&daemon, &["refresh", "--resource", STORAGE]);
+    assert_eq!(refresh.code, Some(0), "the cached token is served: {refresh:?}");
+    let (text, data) = plugin_line(&health(&daemon, &[]), 1, "WARNING");
+    assert!(
+        text.contains("the last refresh failed: HTTP 500") && data.contains("failing=1;"),
+        "{text} {data}"
+    );
+    plugin_line(
+        &health(&daemon, &["--warning", "25h", "--critical", "24h"]),
+        2,
+        "CRITICAL",
+    );
+}
+
+#[test]
+fn health_worries_about_a_token_in_use_and_any_user_may_ask_it() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs) = (Emulator::start(&[]), programs());
+    let daemon = Daemon::start(&emulator, "");
+    let health = |arguments: &[&str]| {
+        let arguments = [&["health"], arguments].concat();
+        as_user(&programs, STRANGER, &daemon.socket(), &arguments)
+    };
+    let (text, data) = plugin_line(&health(&[]), 0, "OK");
+    assert!(
+        text.contains("no token is kept warm") && data.contains("runway=U;900:;300:;0"),
+        "{text} {data}"
+    );
+    let token = daemon.token(STORAGE).access_token();
+    plugin_line(&health(&[]), 0, "OK");
+    let short = health(&["--warning", "25h", "--critical", "24h"]);
+    plugin_line(&short, 1, "WARNING");
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 500\n");
+    daemon.token(MANAGEMENT);
+    let (text, _) = plugin_line(&health(&[]), 1, "WARNING");
+    assert!(text.contains(MANAGEMENT) && text.contains("HTTP 500"), "{text}");
+    assert!(!short.out.contains(&token));
+}
+
+#[test]
+fn health_of_a_daemon_that_is_gone_stopped_or_out_of_reach() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.signal(Signal::SIGSTOP);
+    let start = SystemClock.now().boot;
+    let (text, _) = plugin_line(&health(&daemon, &[]), 2, "CRITICAL");
+    let took = SystemClock.now().boot.saturating_sub(start);
+    daemon.signal(Signal::SIGCONT);
+    assert!(text.contains("no answer within 4s"), "{text}");
+    assert!(took.as_secs() < 10, "{took:?}");
+    let gone = run(&mut at(Path::new("/nonexistent/s"), &["health"]));
+    plugin_line(&gone, 2, "CRITICAL");
+    plugin_line(&health(&daemon, &["--warning", "1m"]), 3, "UNKNOWN");
+    for wrong in [
+        &["health", "--warning", "soon"][..],
+        &["health", "--bogus"],
+        &["--socket", "/s", "health", "x"],
+    ] {
+        assert_eq!(run(client().args(wrong)).code, Some(3), "{wrong:?}");
+    }
+    assert_eq!(run(client().args(["get", "health"])).code, Some(64));
+    if is_root() {
+        let shut = Daemon::start(&emulator, "[listen]\nsocket_mode = \"0600\"\n");
+        plugin_line(
+            &as_user(&programs(), STRANGER, &shut.socket(), &["health"]),
+            3,
+            "UNKNOWN",
         );
     }
 }

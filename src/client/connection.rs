@@ -118,7 +118,8 @@ impl Daemon {
         })
     }
 
-    fn unreachable(&self, reason: &NoAnswer) -> Failure {
+    /// What to say about it.
+    pub fn unreachable(&self, reason: &NoAnswer) -> Failure {
         let cause = format!("cannot reach msi-tokend at {}: {reason}", self.socket.display());
         let failure = |exit, advice: &'static str| Failure::new(exit, cause, advice);
         match reason {

@@ -4,6 +4,7 @@ mod connection;
 mod explain;
 mod failure;
 mod get;
+mod health;
 mod output;
 mod selection;
 mod status;
@@ -13,10 +14,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::connection::Daemon;
-use self::failure::Failure;
+use self::failure::{Exit, Failure};
 use crate::harden::harden;
 
 const DEFAULT_SOCKET: &str = "/run/msi-tokend/msi-tokend.sock";
@@ -42,6 +43,8 @@ enum Command {
     Refresh(get::Arguments),
     /// List what is cached; never a token.
     Status(status::Arguments),
+    /// One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    Health(health::Arguments),
     /// Judge the configuration files off line: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
 }
@@ -53,12 +56,15 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to stdout; if even that fails there is nobody to tell.
             _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked { 0 } else { 64 });
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ if is_plugin() => health::unknown(),
+                _ => Exit::Usage.into(),
+            };
         }
     };
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             failure.tell();
             failure.exit.into()
@@ -66,7 +72,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(Arguments { socket, command }: Arguments) -> Result<(), Failure> {
+fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
     harden().map_err(|errno| Failure::system("keep others out of this process", &errno.into()))?;
     let daemon = Daemon::at(socket.unwrap_or_else(default_socket));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,11 +81,13 @@ fn run(Arguments { socket, command }: Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::system("start the runtime", &error))?;
     runtime.block_on(async {
         match command {
-            Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await,
-            Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await,
-            Command::Status(arguments) => status::run(&daemon, &arguments).await,
-            Command::Explain(arguments) => explain::run(&arguments),
+            Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await?,
+            Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await?,
+            Command::Status(arguments) => status::run(&daemon, &arguments).await?,
+            Command::Health(arguments) => return health::run(&daemon, &arguments).await,
+            Command::Explain(arguments) => explain::run(&arguments)?,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }
 
@@ -87,4 +95,10 @@ fn default_socket() -> PathBuf {
     std::env::var_os("MSI_TOKEND_SOCKET")
         .filter(|path| !path.is_empty())
         .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+/// Whether a command line that is wrong was meant for a monitoring system, which knows other exit codes.
+fn is_plugin() -> bool {
+    let matches = Arguments::command().ignore_errors(true).try_get_matches();
+    matches.is_ok_and(|matches| matches.subcommand_name() == Some("health"))
 }

@@ -1,0 +1,268 @@
+//! `health`: one line for a monitoring system, by the convention of the monitoring plugins
+//! (<https://www.monitoring-plugins.org/doc/guidelines.html>).
+
+use std::fmt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::StatusCode;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::connection::{Daemon, NoAnswer};
+use super::failure::{Failure, printable};
+use super::output;
+
+/// For each of the two requests: monitoring systems give a plugin ten seconds in all.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+#[derive(Args)]
+pub struct Arguments {
+    /// A token that lives shorter than this is a WARNING.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
+    warning: Duration,
+    /// A warm token that lives shorter than this is CRITICAL.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    critical: Duration,
+}
+
+/// What a plugin exits with, least urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok = 0,
+    Warning = 1,
+    Critical = 2,
+    Unknown = 3,
+}
+
+/// The line.
+#[derive(Debug, PartialEq, Eq)]
+struct Report {
+    level: Level,
+    text: String,
+    /// `label=value;warning;critical;minimum`, where there is an answer to measure.
+    perfdata: Vec<String>,
+}
+
+/// What is read of `/ready`.
+#[derive(Deserialize)]
+struct Ready {
+    tokens: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    resource: String,
+    identity: String,
+    warm: bool,
+    ready: bool,
+    expires_in: u64,
+    failures: u64,
+    reason: String,
+}
+
+/// The exit code of a plugin that was called wrongly.
+pub fn unknown() -> ExitCode {
+    Level::Unknown.into()
+}
+
+/// Prints the line.
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let start = Instant::now();
+    let mut report = look(daemon, arguments).await;
+    if !report.perfdata.is_empty() {
+        report
+            .perfdata
+            .push(format!("time={:.6}s;;;0", start.elapsed().as_secs_f64()));
+    }
+    output::line(&[report.to_string().as_bytes()])?;
+    Ok(report.level.into())
+}
+
+async fn look(daemon: &Daemon, arguments: &Arguments) -> Report {
+    if arguments.critical > arguments.warning {
+        return Report::plain(Level::Unknown, "--critical must not be longer than --warning");
+    }
+    let answers = async {
+        let live = daemon.ask("/live", PATIENCE).await?;
+        Ok((live.status, daemon.ask("/ready", PATIENCE).await?))
+    };
+    match answers.await {
+        Ok((StatusCode::OK, ready)) => match serde_json::from_slice::<Ready>(&ready.body) {
+            Ok(ready) => judge(&ready, arguments),
+            Err(_) => Report::plain(
+                Level::Unknown,
+                format!("HTTP {} on /ready is not understood: of another version?", ready.status),
+            ),
+        },
+        Ok(_) => Report::plain(
+            Level::Critical,
+            "the daemon answers, but its timer stands still: systemctl restart msi-tokend",
+        ),
+        Err(reason) => {
+            let level = match reason {
+                NoAnswer::NoPermission | NoAnswer::System(_) => Level::Unknown,
+                _ => Level::Critical,
+            };
+            Report::plain(level, daemon.unreachable(&reason).cause)
+        }
+    }
+}
+
+/// A warm token must be there and stay there; one that is merely in use only has to be worried about.
+fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
+    let level = |token: &Token| {
+        let runs_short = |threshold: &Duration| Duration::from_secs(token.expires_in) < *threshold;
+        let first_fetch = !token.ready && token.failures == 0;
+        match token.warm {
+            true if !token.ready || runs_short(critical) => Level::Critical,
+            false if first_fetch => Level::Ok,
+            _ if token.failures > 0 || runs_short(warning) => Level::Warning,
+            _ => Level::Ok,
+        }
+    };
+    let mut troubled: Vec<(Level, &Token)> = ready.tokens.iter().map(|token| (level(token), token)).collect();
+    troubled.retain(|(level, _)| *level > Level::Ok);
+    troubled.sort_by_key(|(level, token)| (std::cmp::Reverse(*level), token.expires_in));
+    let runway = ready.tokens.iter().map(|token| token.expires_in).min();
+    let text = match (troubled.first(), runway) {
+        (Some((_, worst)), _) => {
+            let others = match troubled.len() {
+                1 => String::new(),
+                all => format!(", and {} more in trouble", all - 1),
+            };
+            format!("{} for {}: {}{others}", worst.resource, worst.identity, worst.reason)
+        }
+        (None, None) => "no token is kept warm, and none was asked for in the last hour".to_owned(),
+        (None, Some(runway)) => {
+            let all = match ready.tokens.len() {
+                1 => "1 token".to_owned(),
+                all => format!("{all} tokens, the shortest"),
+            };
+            format!(
+                "{all} good for {}",
+                humantime::format_duration(Duration::from_secs(runway))
+            )
+        }
+    };
+    let count = |what: fn(&&Token) -> bool| ready.tokens.iter().filter(what).count();
+    Report {
+        level: troubled.first().map_or(Level::Ok, |(level, _)| *level),
+        text,
+        perfdata: vec![
+            // U: nothing to measure.
+            format!(
+                "runway={};{}:;{}:;0",
+                runway.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds}s")),
+                warning.as_secs(),
+                critical.as_secs()
+            ),
+            format!("tokens={};;;0", ready.tokens.len()),
+            format!("failing={};;;0", count(|token| token.failures > 0)),
+            format!("missing={};;;0", count(|token| !token.ready)),
+        ],
+    }
+}
+
+impl Report {
+    fn plain(level: Level, text: impl Into<String>) -> Self {
+        Self {
+            level,
+            text: text.into(),
+            perfdata: Vec::new(),
+        }
+    }
+}
+
+/// `MSI-TOKEND LEVEL - text | perfdata`; a bar in the text would begin the performance data.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Ok => "OK",
+            Level::Warning => "WARNING",
+            Level::Critical => "CRITICAL",
+            Level::Unknown => "UNKNOWN",
+        };
+        write!(f, "MSI-TOKEND {level} - {}", printable(&self.text).replace('|', "/"))?;
+        if !self.perfdata.is_empty() {
+            write!(f, " | {}", self.perfdata.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Level> for ExitCode {
+    fn from(level: Level) -> Self {
+        Self::from(level as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARGUMENTS: Arguments = Arguments {
+        warning: Duration::from_secs(900),
+        critical: Duration::from_secs(300),
+    };
+
+    fn token(warm: bool, expires_in: u64, failures: u64) -> Token {
+        Token {
+            resource: format!("https://{expires_in}|/"),
+            identity: "default".to_owned(),
+            warm,
+            ready: expires_in > 0,
+            expires_in,
+            failures,
+            reason: "why".to_owned(),
+        }
+    }
+
+    fn judged(tokens: Vec<Token>) -> Report {
+        judge(&Ready { tokens }, &ARGUMENTS)
+    }
+
+    #[test]
+    fn each_level_begins_where_the_specification_has_it() {
+        for (warm, expires_in, failures, level) in [
+            (true, 900, 0, Level::Ok),
+            (true, 899, 0, Level::Warning),
+            (true, 40_000, 1, Level::Warning),
+            (true, 300, 3, Level::Warning),
+            (true, 299, 0, Level::Critical),
+            (true, 0, 0, Level::Critical),
+            (false, 900, 0, Level::Ok),
+            (false, 299, 0, Level::Warning),
+            (false, 40_000, 1, Level::Warning),
+            (false, 0, 1, Level::Warning),
+            (false, 0, 0, Level::Ok),
+        ] {
+            let report = judged(vec![token(warm, expires_in, failures)]);
+            assert_eq!(report.level, level, "{warm} {expires_in} {failures}");
+        }
+        assert_eq!(judged(vec![]).level, Level::Ok);
+    }
+
+    #[test]
+    fn the_worst_comes_first_on_one_line_with_data_behind_a_single_bar() {
+        let report = judged(vec![
+            token(true, 5000, 1),
+            token(true, 10, 1),
+            token(true, 0, 1),
+            token(true, 9000, 0),
+        ]);
+        assert_eq!(
+            report.to_string(),
+            "MSI-TOKEND CRITICAL - https://0// for default: why, and 2 more in trouble | \
+             runway=0s;900:;300:;0 tokens=4;;;0 failing=3;;;0 missing=1;;;0"
+        );
+        let report = judged(vec![token(true, 7200, 0), token(false, 43_200, 0)]);
+        assert_eq!(
+            report.to_string(),
+            "MSI-TOKEND OK - 2 tokens, the shortest good for 2h | \
+             runway=7200s;900:;300:;0 tokens=2;;;0 failing=0;;;0 missing=0;;;0"
+        );
+        assert!(judged(vec![]).to_string().contains("runway=U;900:;300:;0 tokens=0"));
+    }
+}
