@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::access::{Rules, units_unknown_because};
 use crate::broker::Policy;
+use crate::carry::Carrier;
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::engine::Engine;
@@ -135,6 +136,10 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         config.limits.header_timeout,
     );
 
+    let mut carrier = Carrier::new(passed.tokens);
+    if let Some(carrier) = &mut carrier {
+        carrier.restore(&engine);
+    }
     let mut timer = tokio::spawn(Arc::clone(&engine).run());
     let mut accepting = JoinSet::new();
     accepting.spawn(Arc::clone(&server).run(unix, Gate::Unix));
@@ -152,6 +157,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
 
     loop {
         tokio::select! {
+            () = follow(carrier.as_mut(), &engine) => {}
             _ = &mut timer => return Err(DaemonError::TaskEnded("the timer")),
             _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
@@ -168,7 +174,17 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         },
         _ = signals.next() => warn!("a second signal: stopping at once"),
     }
+    if let Some(carrier) = &mut carrier {
+        carrier.save(&engine);
+    }
     Ok(())
+}
+
+async fn follow(carrier: Option<&mut Carrier>, engine: &Engine) {
+    match carrier {
+        Some(carrier) => carrier.follow(engine).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn drain(server: &Server, mut accepting: JoinSet<io::Result<()>>) -> bool {

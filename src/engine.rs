@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use crate::beat::{self, Beat};
-use crate::broker::{Answer, Ask, Broker, Decision, Effect, Entry, Fetch, Note, Policy, Unserved, WaiterId};
+use crate::broker::{Answer, Ask, Broker, Carried, Decision, Effect, Entry, Fetch, Note, Policy, Unserved, WaiterId};
 use crate::clock::{Clock, Now};
 use crate::failure::{Class, Failure};
 use crate::token::Token;
@@ -34,6 +34,8 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     /// The timer must be set anew.
     rearm: Notify,
+    /// The cache has changed.
+    changed: Notify,
     /// Of the timer's rounds.
     beat: Beat,
 }
@@ -56,6 +58,7 @@ impl Engine {
             clock,
             observer,
             rearm: Notify::new(),
+            changed: Notify::new(),
             beat: Beat::new(now),
         })
     }
@@ -120,6 +123,21 @@ impl Engine {
         self.upstream.lock().uri().to_string()
     }
 
+    /// What is worth carrying over to the next life of the process.
+    pub fn carry(&self) -> Vec<Carried> {
+        self.state.lock().broker.carry()
+    }
+
+    /// Takes over what a former life left.
+    pub fn take_over(self: &Arc<Self>, carried: Vec<Carried>) {
+        self.with(|state, now, effects| state.broker.take_over(now, carried, effects));
+    }
+
+    /// Waits until the cache has changed since the last time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// What is cached, as of now.
     pub fn entries(&self) -> (Now, Vec<Entry>) {
         let state = self.state.lock();
@@ -152,7 +170,10 @@ impl Engine {
         for effect in effects {
             match effect {
                 Effect::Fetch(fetch) => self.spawn(fetch),
-                Effect::Note(note) => self.observer.note(&note),
+                Effect::Note(note) => {
+                    self.changed.notify_one();
+                    self.observer.note(&note);
+                }
                 Effect::Answer(..) => {}
             }
         }

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One failed request to the upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What it means for the next try.
     pub class: Class,
@@ -17,7 +17,7 @@ pub struct Failure {
 }
 
 /// The rows of the specification's table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
     /// Connection refused, 404, 410: the endpoint restarts or is updated and will be back.
     Restarting,
@@ -30,7 +30,7 @@ pub enum Class {
 }
 
 /// The upstream's own words on why it will not issue a token; printable and bounded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// An OAuth error code, such as `invalid_request`.
     pub error: String,

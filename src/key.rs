@@ -6,7 +6,7 @@
 use std::fmt;
 use std::hash::Hash;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Longest `resource`, in bytes.
 pub const MAX_RESOURCE: usize = 1024;
@@ -22,6 +22,9 @@ pub enum InvalidKey {
     /// Longer than the bound for its kind.
     #[error("is longer than {0} bytes")]
     TooLong(usize),
+    /// An identity in none of the forms that [`Identity`] is displayed in.
+    #[error("is no identity")]
+    NoIdentity,
     /// A control character, a space, or anything beyond ASCII.
     #[error("holds a byte that is not printable ASCII, or a space")]
     NotPrintable,
@@ -29,12 +32,14 @@ pub enum InvalidKey {
 
 /// The audience asked for, byte for byte as the caller wrote it: Microsoft Entra compares exactly, so neither case nor
 /// the last slash may change (`protocol.md` 4, row 1).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Resource(Box<str>);
 
 /// Which of the VM's identities the token is for. Selectors are folded to lower case, since GUIDs and ARM ids compare
 /// without case; selectors of different kinds stay different keys even where they name the same identity.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Identity {
     /// No selector: whatever the endpoint takes for the VM's default, which may change (`protocol.md` 4, row 4).
     Default,
@@ -145,6 +150,29 @@ impl fmt::Display for Identity {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} for {}", self.resource, self.identity)
+    }
+}
+
+impl TryFrom<String> for Resource {
+    type Error = InvalidKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        Self::new(&text)
+    }
+}
+
+/// The inverse of its display.
+impl TryFrom<String> for Identity {
+    type Error = InvalidKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        match text.split_once(':') {
+            None if text == "default" => Ok(Self::Default),
+            Some(("client_id", id)) => Self::client_id(id),
+            Some(("object_id", id)) => Self::object_id(id),
+            Some(("resource_id", id)) => Self::resource_id(id),
+            _ => Err(InvalidKey::NoIdentity),
+        }
     }
 }
 

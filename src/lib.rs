@@ -18,6 +18,7 @@
 //! | [`client`] | the program `msi-token`, which asks the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
 //! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
+//! | [`carry`] | the cache over a restart, in memory that systemd holds |
 //! | [`observe`] | what people see: log, status |
 //! | [`engine`] | does what the broker decides: clock, timer, fetches, waking callers |
 //! | [`upstream`] | the fetch: what each kind of endpoint is sent, what its answers mean |
@@ -32,6 +33,7 @@
 pub mod access;
 pub mod beat;
 pub mod broker;
+pub mod carry;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::key::Resource;
 
-/// What came before the secret in [`Token::json`].
-const BEFORE_SECRET: &str = r#""access_token":""#;
+/// What comes before the secret in [`Token::object`].
+const BEFORE_SECRET: &str = r#"{"access_token":""#;
 
 /// The pieces that a token is made of, as the upstream's reply gave them.
 pub struct Parts {
@@ -36,8 +36,8 @@ pub struct UnsafeToken;
 
 /// A bearer token for one resource.
 pub struct Token {
-    /// The members of the answer's JSON object that do not change from second to second, without the opening brace.
-    json: Bytes,
+    /// A JSON object of the answer's members that do not change from second to second.
+    object: Bytes,
     secret_len: usize,
     client_id: Option<Box<str>>,
     expires_on: Duration,
@@ -75,7 +75,7 @@ impl Token {
         let mut object = Zeroizing::new(Vec::with_capacity(secret.len() + resource.as_str().len() + 512));
         serde_json::to_writer(&mut *object, &members).map_err(|_| UnsafeToken)?;
         Ok(Self {
-            json: Bytes::from_owner(object).slice(1..),
+            object: Bytes::from_owner(object),
             secret_len: secret.len(),
             client_id: parts.client_id.as_deref().map(Into::into),
             expires_on: parts.expires_on,
@@ -83,8 +83,13 @@ impl Token {
     }
 
     /// The end of every answer that carries this token: `"access_token":"…", … }`.
-    pub fn json(&self) -> Bytes {
-        self.json.clone()
+    pub fn members(&self) -> Bytes {
+        self.object.slice(1..)
+    }
+
+    /// The token as an upstream could have given it: a JSON object with the secret in it.
+    pub fn object(&self) -> &[u8] {
+        &self.object
     }
 
     /// End of validity by the wall clock, since 1970.
@@ -108,7 +113,7 @@ impl Token {
     }
 
     fn secret(&self) -> &[u8] {
-        self.json
+        self.object
             .get(BEFORE_SECRET.len()..BEFORE_SECRET.len() + self.secret_len)
             .unwrap_or_default()
     }
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_the_answer_holds_every_lasting_member() {
-        let json = [b"{", token("e30.e30.c2ln").unwrap().json().as_ref()].concat();
+        let json = [b"{", token("e30.e30.c2ln").unwrap().members().as_ref()].concat();
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(
             value,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::failure::Class;
 
 /// For this long a restarting endpoint is asked every few seconds, and callers are held.
@@ -14,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The failures of one key since its last good reply. Each row counts for itself, so that an endpoint which alternates
 /// between two kinds of failure is still asked less and less.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Streak {
     restarting_since: Option<Duration>,
     restarts: u32,

@@ -28,6 +28,14 @@ impl Lease {
         }
     }
 
+    /// The same lease, with the boot-time end that it had in a former life of the process, should that be sooner.
+    pub fn until(self, expires_boot: Duration) -> Self {
+        Self {
+            expires_boot: self.expires_boot.min(expires_boot),
+            ..self
+        }
+    }
+
     /// What is left by the clock that says less; zero means: not servable. Whole seconds count as they do for clients,
     /// so a token with a fraction of a second left is over.
     pub fn left(&self, now: Now) -> Duration {

@@ -6,6 +6,7 @@
 //! every caller gets an answer by its deadline.
 
 mod backoff;
+mod carried;
 mod event;
 mod governor;
 mod lifetime;
@@ -15,12 +16,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::carried::Carried;
 pub use self::event::{
     Answer, Ask, Bound, Decision, Effect, Entry, Fetch, Note, Policy, Renewal, Served, Unserved, WaiterId,
 };
 use self::governor::{Governor, Lane, Throttle};
 use self::lifetime::{Lease, refresh_in};
-use self::slot::{Flight, Slot, Step, Trouble, Want};
+pub use self::slot::Trouble;
+use self::slot::{Flight, Slot, Step, Want};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};
 use crate::key::{Identity, Key};

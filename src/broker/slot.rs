@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::WaiterId;
 use super::backoff::Streak;
 use super::governor::{Governor, Lane};
@@ -57,10 +59,13 @@ pub struct Flight {
 }
 
 /// Failures in a row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trouble {
+    /// The last one.
     pub failure: Arc<Failure>,
+    /// What the next wait follows from.
     pub streak: Streak,
+    /// How many there were.
     pub failures: u32,
     /// Callers without a token are held until the next try.
     pub hold_callers: bool,

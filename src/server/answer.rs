@@ -48,7 +48,10 @@ pub fn token(shape: Shape, served: &Served) -> Response<Reply> {
         bytes: now.into_inner(),
         len,
     };
-    response(StatusCode::OK, Reply(Some(Cursor::new(now).chain(served.token.json()))))
+    response(
+        StatusCode::OK,
+        Reply(Some(Cursor::new(now).chain(served.token.members()))),
+    )
 }
 
 /// The answer that says why not.

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::bound::BindError;
+use crate::carry;
 
 /// What `FileDescriptorName=` calls the loopback listener for SDKs.
 const SDK: &str = "sdk";
@@ -18,6 +19,8 @@ pub struct Passed {
     pub unix: Option<UnixListener>,
     /// The loopback listener for SDKs.
     pub sdk: Option<TcpListener>,
+    /// What the process before this one left; judged by whoever reads it.
+    pub tokens: Option<OwnedFd>,
 }
 
 impl Passed {
@@ -40,7 +43,9 @@ impl Passed {
     fn sort_in(&mut self, descriptor: OwnedFd, name: &str) -> Result<(), BindError> {
         let what = format!("a descriptor named \"{name}\"");
         let listens = getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true);
-        if name == SDK {
+        if name == carry::NAME {
+            self.tokens = Some(descriptor);
+        } else if name == SDK {
             let listener = TcpListener::from(descriptor);
             let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
             if !listens || !is_loopback || self.sdk.is_some() {

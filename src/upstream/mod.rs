@@ -20,6 +20,7 @@ use hyper::{Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::exchange::Answer;
+pub use self::reply::token as judge_reply;
 use crate::clock::Clock;
 use crate::config::{self, Kind};
 use crate::failure::{Class, Failure};

@@ -1,0 +1,99 @@
+//! What one life of the process leaves to the next: every key with its token, its failures and its times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lifetime::Lease;
+use super::slot::{Slot, Trouble};
+use super::{Broker, Effect};
+use crate::clock::Now;
+use crate::key::Key;
+use crate::token::Token;
+
+/// One key. All times are the boot-time clock's, so they hold within one boot only.
+#[derive(Debug)]
+pub struct Carried {
+    /// Which token.
+    pub key: Key,
+    /// The uid that first asked.
+    pub owner: u32,
+    /// When somebody last asked.
+    pub last_asked: Duration,
+    /// When to ask the upstream next.
+    pub next_try: Duration,
+    /// The token and its end on the boot-time clock.
+    pub token: Option<(Arc<Token>, Duration)>,
+    /// What has failed since the last good reply.
+    pub trouble: Option<Trouble>,
+}
+
+impl Broker {
+    /// Everything worth carrying over.
+    pub fn carry(&self) -> Vec<Carried> {
+        self.slots.values().map(Carried::from).collect()
+    }
+
+    /// Takes over what a former life left, as far as it fits the bounds now in force: the latest used first, and no key
+    /// that is known already. A token that has expired meanwhile is not taken.
+    pub fn take_over(&mut self, now: Now, mut carried: Vec<Carried>, effects: &mut Vec<Effect>) {
+        carried.sort_by_key(|carried| std::cmp::Reverse(carried.last_asked));
+        for carried in carried {
+            let known = self.slots.get(&carried.key);
+            let warm = known.is_some_and(|slot| slot.warm);
+            if known.is_some() != warm || (!warm && !self.has_room_for(carried.owner)) {
+                continue;
+            }
+            let slot = carried.into_slot(warm, now);
+            let key = slot.key.clone();
+            self.remove(&key);
+            self.slots.insert(key.clone(), slot);
+            self.reschedule(&key);
+        }
+        self.tick(now, effects);
+    }
+
+    fn has_room_for(&self, owner: u32) -> bool {
+        let taken = self
+            .slots
+            .values()
+            .filter(|slot| slot.owner == owner && !slot.warm)
+            .count();
+        taken < self.policy.max_tokens_per_uid && self.slots.len() < self.policy.max_tokens
+    }
+}
+
+impl Carried {
+    /// No time of the former life may lie further ahead than this life would set it.
+    fn into_slot(self, warm: bool, now: Now) -> Slot {
+        let lease = self
+            .token
+            .map(|(token, expires_boot)| Lease::new(token, now).until(expires_boot));
+        let lease = lease.filter(|lease| !lease.left(now).is_zero());
+        let latest = lease
+            .as_ref()
+            .map_or(Duration::from_mins(5), |lease| lease.left(now) / 2);
+        Slot {
+            next_try: self.next_try.min(now.boot.saturating_add(latest)),
+            lease,
+            trouble: self.trouble,
+            last_asked: self.last_asked.min(now.boot),
+            ..Slot::new(Arc::new(self.key), self.owner, warm, now.boot)
+        }
+    }
+}
+
+impl From<&Slot> for Carried {
+    fn from(slot: &Slot) -> Self {
+        Self {
+            key: (*slot.key).clone(),
+            owner: slot.owner,
+            last_asked: slot.last_asked,
+            next_try: slot.next_try,
+            token: slot
+                .lease
+                .as_ref()
+                .map(|lease| (lease.token.clone(), lease.expires_boot())),
+            trouble: slot.trouble.clone(),
+        }
+    }
+}
