@@ -344,7 +344,11 @@ fn status_lists_what_the_caller_may_have_and_never_a_token() {
     let (emulator, programs) = (Emulator::start(&[]), programs());
     let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
     let daemon = Daemon::start(&emulator, &rule);
-    assert!(msi_token(&daemon, &["status"]).out.contains("RESOURCE"));
+    assert!(
+        msi_token(&daemon, &["status"])
+            .out
+            .contains("nothing is cached that you may have")
+    );
     let token = daemon.token(STORAGE).access_token();
     daemon.token(MANAGEMENT);
     let ran = msi_token(&daemon, &["status"]);
@@ -589,5 +593,85 @@ fn health_of_a_daemon_that_is_gone_stopped_or_out_of_reach() {
             3,
             "UNKNOWN",
         );
+    }
+}
+
+/// Runs the client on a terminal of so many columns, which `script` makes.
+fn on_terminal(columns: u32, socket: &Path, environment: &str) -> String {
+    let command = format!(
+        "stty cols {columns} rows 24; {environment} exec {TOKEN} status --socket {}",
+        socket.display()
+    );
+    let output = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    text
+}
+
+#[test]
+fn status_has_colours_and_its_width_from_the_terminal_only() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.token(&format!("{STORAGE}&client_id={CLIENT_ID}"));
+    let piped = msi_token(&daemon, &["status"]).out;
+    assert!(piped.contains("EXPIRES") && !piped.contains('\u{1b}'), "{piped}");
+    let wide = on_terminal(250, &daemon.socket(), "");
+    assert!(
+        wide.contains("EXPIRES") && wide.contains("\u{1b}[32mok\u{1b}[0m"),
+        "{wide:?}"
+    );
+    let narrow = on_terminal(70, &daemon.socket(), "NO_COLOR=1");
+    assert!(!narrow.contains("EXPIRES") && narrow.contains(CLIENT_ID), "{narrow:?}");
+    assert!(
+        !narrow.contains('\u{1b}') && narrow.lines().all(|line| line.trim_end().len() <= 70),
+        "{narrow:?}"
+    );
+}
+
+#[test]
+fn watch_goes_on_while_the_daemon_is_away() {
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start(&emulator, "");
+    let mut watch = at(&daemon.socket(), &["status", "--watch"]);
+    let mut watch = Guard(watch.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(watch.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let mut until = |text: &str| assert!(lines.any(|line| line.contains(text)), "the watch ended before {text:?}");
+    until("nothing is cached");
+    daemon.stop();
+    until("there is no socket");
+    daemon.start_again();
+    daemon.token(STORAGE);
+    until(STORAGE);
+}
+
+#[test]
+fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.token(STORAGE);
+    let status: Value = serde_json::from_str(&msi_token(&daemon, &["status", "--json"]).out).unwrap();
+    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man/msi-token.1")).unwrap();
+    let (_, described) = manual.split_once("by the daemon's clock.").unwrap();
+    let described: Vec<&str> = described.lines().filter_map(|line| line.strip_prefix(".B ")).collect();
+    let members = |value: &Value, prefix: &str| {
+        let names = value.as_object().unwrap().keys();
+        names.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
+    };
+    let mut all = members(&status, "");
+    all.extend(members(&status["caller"], "caller."));
+    all.extend(members(&status["tokens"][0], "tokens[]."));
+    for name in &all {
+        assert!(described.contains(&name.as_str()), "{name} is not described");
+    }
+    for name in described {
+        assert!(all.iter().any(|member| member == name), "{name} does not exist");
     }
 }

@@ -5,6 +5,7 @@ mod explain;
 mod failure;
 mod get;
 mod health;
+mod listing;
 mod output;
 mod selection;
 mod status;

@@ -1,90 +1,75 @@
 //! `status`: what is cached, for people and scripts.
 
+use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::Deserialize;
+use terminal_size::{Width, terminal_size_of};
+use tokio::time::sleep;
 
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
-use super::{output, table};
+use super::listing::{Look, Status};
+use super::output;
 
 /// The daemon answers this from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks of --watch.
+const PAUSE: Duration = Duration::from_secs(2);
+/// To the upper left corner, and clear what is below.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Print the daemon's whole answer.
+    /// Print the daemon's whole answer as JSON, in the form that msi-token(1) describes.
     #[arg(long)]
     json: bool,
-}
-
-/// What is shown of `/status`.
-#[derive(Deserialize)]
-struct Status {
-    now: u64,
-    tokens: Vec<Token>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    resource: String,
-    identity: String,
-    expires_in: u64,
-    next_try: u64,
-    last_error: Option<String>,
-    hits: u64,
+    /// Print it every two seconds, until interrupted.
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Prints the list.
 pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+    if !arguments.watch {
+        return output::line(&[&once(daemon, arguments).await?]);
+    }
+    let clear = if stdout().is_terminal() { CLEAR } else { "" };
+    loop {
+        // A daemon that is away is what one watches for.
+        let text = once(daemon, arguments)
+            .await
+            .unwrap_or_else(|failure| failure.to_string().into());
+        output::line(&[clear.as_bytes(), &text])?;
+        sleep(PAUSE).await;
+    }
+}
+
+async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, Failure> {
     let answer = daemon.answer("/status", PATIENCE).await?;
     if answer.status != StatusCode::OK {
         return Err(answer.failure("no status"));
     }
     if arguments.json {
-        return output::line(&[&answer.body]);
+        return Ok(answer.body.to_vec());
     }
     let status: Status = serde_json::from_slice(&answer.body).map_err(|error| {
         Failure::new(
             Exit::Other,
-            format!("the daemon's status cannot be understood: {error}"),
-            "",
+            format!("the daemon's status is not understood: {error}"),
+            "Compare `msi-tokend --version` with `msi-token --version`; --json prints it as it is.",
         )
     })?;
-    output::line(&[rendered(&status).as_bytes()])
+    Ok(status.render(&look()).into())
 }
 
-fn rendered(status: &Status) -> String {
-    let mut rows = vec![
-        [
-            "RESOURCE",
-            "IDENTITY",
-            "EXPIRES IN",
-            "NEXT TRY IN",
-            "HITS",
-            "LAST ERROR",
-        ]
-        .map(str::to_owned),
-    ];
-    rows.extend(status.tokens.iter().map(|token| {
-        let expires = match token.expires_in {
-            0 => "no token".to_owned(),
-            left => seconds(left),
-        };
-        [
-            token.resource.clone(),
-            token.identity.clone(),
-            expires,
-            seconds(token.next_try.saturating_sub(status.now)),
-            token.hits.to_string(),
-            token.last_error.clone().unwrap_or_else(|| "-".to_owned()),
-        ]
-    }));
-    table::lines(&rows).join("\n")
-}
-
-fn seconds(count: u64) -> String {
-    humantime::format_duration(Duration::from_secs(count)).to_string()
+fn look() -> Look {
+    let stdout = stdout();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    Look {
+        width: terminal_size_of(&stdout).map(|(Width(columns), _)| columns.into()),
+        colour: stdout.is_terminal() && !plain,
+    }
 }

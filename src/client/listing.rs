@@ -1,0 +1,344 @@
+//! `/status` as a person reads it at three in the morning: soonest trouble first, times from now and by the clock.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use anstyle::{AnsiColor, Style};
+use serde::Deserialize;
+
+use super::failure::printable;
+use super::table;
+
+/// SDKs take a token with less than this for expired.
+const LOW: u64 = 300;
+
+/// What is shown of `/status`.
+#[derive(Deserialize)]
+pub struct Status {
+    version: String,
+    now: u64,
+    endpoint: String,
+    tokens: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    resource: String,
+    identity: String,
+    warm: bool,
+    expires_on: Option<u64>,
+    expires_in: u64,
+    next_try: u64,
+    fetching: bool,
+    last_error: Option<String>,
+    failures: u64,
+    hits: u64,
+}
+
+/// How the terminal wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// In columns; none where lines may be of any length.
+    pub width: Option<usize>,
+    /// Whether states have colours.
+    pub colour: bool,
+}
+
+/// How a token fares, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    /// There is none to serve, and fetching one failed.
+    Missing,
+    /// It is served and cannot be refreshed.
+    Failing,
+    /// It is about to end.
+    Low,
+    /// The first one is being fetched.
+    Fetching,
+    Fine,
+}
+
+impl Status {
+    /// A table, or a block of lines for each token where the table would not fit.
+    pub fn render(mut self, look: &Look) -> String {
+        self.tokens.sort_by_key(|token| (token.state(), token.expires_in));
+        let mut lines = self.heading();
+        if !self.tokens.is_empty() {
+            lines.push(String::new());
+            let table = self.table();
+            let widest = table.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+            if look.width.is_none_or(|width| widest <= width) {
+                self.rows(&table, look, &mut lines);
+            } else {
+                self.blocks(look, &mut lines);
+            }
+        }
+        lines.join("\n")
+    }
+
+    fn heading(&self) -> Vec<String> {
+        let count = |state| self.tokens.iter().filter(|token| token.state() == state).count();
+        let (missing, failing) = (count(State::Missing), count(State::Failing));
+        let tokens = match self.tokens.len() {
+            0 => "nothing is cached that you may have".to_owned(),
+            1 => "1 token".to_owned(),
+            all => format!("{all} tokens"),
+        };
+        let trouble = match (missing, failing) {
+            (0, 0) => String::new(),
+            (missing, 0) => format!("; {missing} cannot be served"),
+            (0, failing) => format!("; {failing} cannot be refreshed"),
+            (missing, failing) => format!("; {missing} cannot be served, {failing} cannot be refreshed"),
+        };
+        vec![
+            format!("msi-tokend {} at {}", printable(&self.version), date(self.now)),
+            format!("tokens from {}", printable(&self.endpoint)),
+            tokens + &trouble,
+        ]
+    }
+
+    /// The heading, and a line for each token.
+    fn table(&self) -> Vec<String> {
+        let head = ["STATE", "RESOURCE", "IDENTITY", "KEPT", "EXPIRES", "NEXT TRY", "HITS"];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(self.tokens.iter().map(|token| {
+            [
+                token.state().name().to_owned(),
+                printable(&token.resource),
+                printable(&token.identity),
+                if token.warm { "warm" } else { "in use" }.to_owned(),
+                token.expiry(self.now),
+                token.next(self.now),
+                token.hits.to_string(),
+            ]
+        }));
+        table::lines(&rows)
+    }
+
+    fn rows(&self, table: &[String], look: &Look, lines: &mut Vec<String>) {
+        let [head, rows @ ..] = table else { return };
+        lines.push(head.clone());
+        for (row, token) in rows.iter().zip(&self.tokens) {
+            lines.push(painted(row, token.state(), look));
+            lines.extend(token.trouble().map(|trouble| format!("    {trouble}")));
+        }
+    }
+
+    fn blocks(&self, look: &Look, lines: &mut Vec<String>) {
+        for token in &self.tokens {
+            let state = token.state();
+            lines.push(painted(
+                &format!("{} {}", state.name(), printable(&token.resource)),
+                state,
+                look,
+            ));
+            let kept = if token.warm { ", kept warm" } else { "" };
+            lines.push(format!("    for {}{kept}", printable(&token.identity)));
+            lines.push(format!("    expires: {}", token.expiry(self.now)));
+            lines.push(format!("    next try: {}", token.next(self.now)));
+            lines.extend(token.trouble().map(|trouble| format!("    {trouble}")));
+        }
+    }
+}
+
+impl Token {
+    fn state(&self) -> State {
+        match (self.expires_in, self.failures) {
+            (0, 0) => State::Fetching,
+            (0, _) => State::Missing,
+            (_, 1..) => State::Failing,
+            (..LOW, 0) => State::Low,
+            _ => State::Fine,
+        }
+    }
+
+    fn expiry(&self, now: u64) -> String {
+        match self.expires_on {
+            None => "no token".to_owned(),
+            // By the boot-time clock a token may end before the date that is written in it.
+            Some(at) if self.expires_in == 0 && at > now => "expired".to_owned(),
+            Some(at) => moment(at, now),
+        }
+    }
+
+    fn next(&self, now: u64) -> String {
+        if self.fetching || self.next_try <= now {
+            "now".to_owned()
+        } else {
+            moment(self.next_try, now)
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let error = printable(self.last_error.as_ref()?);
+        Some(match self.failures {
+            0 | 1 => error,
+            failures => format!("{error}; {failures} failures in a row"),
+        })
+    }
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "MISSING",
+            Self::Failing => "FAILING",
+            Self::Low => "LOW",
+            Self::Fetching => "fetching",
+            Self::Fine => "ok",
+        }
+    }
+
+    fn style(self) -> Style {
+        let colour = match self {
+            Self::Missing => AnsiColor::Red,
+            Self::Failing | Self::Low => AnsiColor::Yellow,
+            Self::Fetching => AnsiColor::Cyan,
+            Self::Fine => AnsiColor::Green,
+        };
+        colour.on_default()
+    }
+}
+
+/// The line with the state that it begins with in its colour.
+fn painted(line: &str, state: State, look: &Look) -> String {
+    match line.strip_prefix(state.name()) {
+        Some(rest) if look.colour => {
+            let style = state.style();
+            format!("{style}{}{style:#}{rest}", state.name())
+        }
+        _ => line.to_owned(),
+    }
+}
+
+/// "in 4m 12s (19:07:34Z)", "3m 2s ago (18:58:20Z)"; for another day than today "in 13h 53m (11-25 08:40Z)".
+fn moment(at: u64, now: u64) -> String {
+    let (clock, today) = (date(at), date(now));
+    let (day, time) = clock.split_once(' ').unwrap_or(("", &clock));
+    let clock = if today.starts_with(day) {
+        time.to_owned()
+    } else {
+        let (year, seconds) = ("2025-".len(), ":00Z".len());
+        let minutes = clock.len() - seconds;
+        clock
+            .get(year..minutes)
+            .map_or_else(|| clock.clone(), |short| format!("{short}Z"))
+    };
+    if at >= now {
+        format!("in {} ({clock})", span(at - now))
+    } else {
+        format!("{} ago ({clock})", span(now - at))
+    }
+}
+
+/// The two largest units, which is as exact as a person needs it.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, ..) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// `2025-11-24 19:07:34Z`; as a number where the date is beyond what anybody can mean.
+fn date(seconds: u64) -> String {
+    const END_OF_9999: u64 = 253_402_300_799;
+    if seconds > END_OF_9999 {
+        return seconds.to_string();
+    }
+    let time = UNIX_EPOCH + Duration::from_secs(seconds);
+    humantime::format_rfc3339_seconds(time).to_string().replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_764_010_000; // 2025-11-24 18:46:40Z
+
+    fn token(resource: &str, expires_in: u64, failures: u64) -> Token {
+        Token {
+            resource: resource.to_owned(),
+            identity: "default".to_owned(),
+            warm: false,
+            expires_on: (expires_in > 0).then_some(NOW + expires_in),
+            expires_in,
+            next_try: NOW + 8,
+            fetching: false,
+            last_error: (failures > 0).then(|| "HTTP 503".to_owned()),
+            failures,
+            hits: 7,
+        }
+    }
+
+    fn rendered(tokens: Vec<Token>, width: Option<usize>, colour: bool) -> Vec<String> {
+        let status = Status {
+            version: "1.2.3".to_owned(),
+            now: NOW,
+            endpoint: "http://e/".to_owned(),
+            tokens,
+        };
+        let text = status.render(&Look { width, colour });
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_soonest_trouble_comes_first_with_its_cause_below() {
+        let tokens = vec![
+            token("https://fine/", 40_000, 0),
+            token("https://failing/", 50_000, 2),
+            token("https://low/", 252, 0),
+            token("https://first/", 0, 0),
+            token("https://missing/", 0, 1),
+        ];
+        assert_eq!(
+            rendered(tokens, None, false),
+            [
+                "msi-tokend 1.2.3 at 2025-11-24 18:46:40Z",
+                "tokens from http://e/",
+                "5 tokens; 1 cannot be served, 1 cannot be refreshed",
+                "",
+                "STATE     RESOURCE          IDENTITY  KEPT    EXPIRES                    NEXT TRY           HITS",
+                "MISSING   https://missing/  default   in use  no token                   in 8s (18:46:48Z)  7",
+                "    HTTP 503",
+                "FAILING   https://failing/  default   in use  in 13h 53m (11-25 08:40Z)  in 8s (18:46:48Z)  7",
+                "    HTTP 503; 2 failures in a row",
+                "LOW       https://low/      default   in use  in 4m 12s (18:50:52Z)      in 8s (18:46:48Z)  7",
+                "fetching  https://first/    default   in use  no token                   in 8s (18:46:48Z)  7",
+                "ok        https://fine/     default   in use  in 11h 6m (11-25 05:53Z)   in 8s (18:46:48Z)  7",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_blocks_and_a_colour_terminal_colours() {
+        let lines = rendered(vec![token("https://a/", 40_000, 1)], Some(60), true);
+        assert_eq!(
+            lines[4..],
+            [
+                "\u{1b}[33mFAILING\u{1b}[0m https://a/",
+                "    for default",
+                "    expires: in 11h 6m (11-25 05:53Z)",
+                "    next try: in 8s (18:46:48Z)",
+                "    HTTP 503",
+            ]
+        );
+        assert_eq!(rendered(vec![], Some(60), true).len(), 3);
+    }
+
+    #[test]
+    fn times_at_their_ends() {
+        assert_eq!(moment(NOW - 62, NOW), "1m 2s ago (18:45:38Z)");
+        assert_eq!(moment(NOW, NOW), "in 0s (18:46:40Z)");
+        assert_eq!(span(90_061), "1d 1h");
+        assert_eq!(date(u64::MAX), u64::MAX.to_string());
+        assert!(moment(u64::MAX, NOW).contains(&format!("({})", u64::MAX)));
+    }
+
+    #[test]
+    fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
+        let lines = rendered(vec![token("https://a/\u{1b}[2J", 40_000, 0)], None, false);
+        assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:?}");
+    }
+}
