@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -673,5 +673,70 @@ fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
     }
     for name in described {
         assert!(all.iter().any(|member| member == name), "{name} does not exist");
+    }
+}
+
+/// A server of our own uid, which the client trusts, that gives each caller the same answer.
+fn canned(status: &str, body: &str) -> (TempDir, std::path::PathBuf) {
+    let directory = directory();
+    let socket = directory.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = BufReader::new(&stream).lines();
+            while head.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            // A client that refuses what it gets has gone before the end.
+            _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (directory, socket)
+}
+
+#[test]
+fn metrics_are_written_whole_or_not_at_all() {
+    let body = "# HELP a b\n# TYPE a gauge\na 1\n";
+    let (directory, socket) = canned("200 OK", body);
+    let file = directory.path().join("msi-tokend.prom");
+    let write_to =
+        |socket: &Path, file: &Path| run(&mut at(socket, &["metrics", "--textfile", file.to_str().unwrap()]));
+    fs::write(&file, "what was there before").unwrap();
+    let ran = write_to(&socket, &file);
+    assert_eq!(
+        (ran.code, fs::read_to_string(&file).unwrap().as_str()),
+        (Some(0), body),
+        "{ran:?}"
+    );
+    let ran = write_to(&socket, &directory.path().join("nowhere/x.prom"));
+    assert_failed(&ran, 70, &["nowhere/x.prom", "must exist"]);
+    let (_old, without) = canned(
+        "404 Not Found",
+        r#"{"error":"not_found","error_description":"There is no such route here."}"#,
+    );
+    assert_failed(&write_to(&without, &file), 70, &["no such route", "different versions"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), body, "untouched");
+}
+
+#[test]
+fn a_server_that_is_no_msi_tokend_is_told_and_nothing_of_it_printed() {
+    for (status, body) in [
+        ("200 OK", "<html>"),
+        ("200 OK", r#"{"token":"x"}"#),
+        ("200 OK", "\"\u{1b}[2J\""),
+        ("302 Found", ""),
+        ("502 Bad Gateway", "\u{1b}[2J"),
+    ] {
+        let (_directory, socket) = canned(status, body);
+        let ran = run(&mut at(&socket, &["get", "--resource", STORAGE]));
+        assert_failed(&ran, 70, &[STORAGE]);
+        assert!(!ran.err.contains('\u{1b}') && !ran.err.contains("html"), "{ran:?}");
+        let ran = run(&mut at(&socket, &["status"]));
+        assert_failed(&ran, 70, &[]);
+        assert_eq!(
+            run(&mut at(&socket, &["health"])).code,
+            Some(if status.starts_with("200") { 3 } else { 2 })
+        );
     }
 }

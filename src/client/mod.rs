@@ -6,6 +6,7 @@ mod failure;
 mod get;
 mod health;
 mod listing;
+mod metrics;
 mod output;
 mod selection;
 mod status;
@@ -48,6 +49,8 @@ enum Command {
     Health(health::Arguments),
     /// Judge the configuration files off line: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
+    /// Write the daemon's metrics to a file for the textfile collector of `node_exporter`.
+    Metrics(metrics::Arguments),
 }
 
 /// The whole program: arguments from the command line, exit codes by `sysexits.h`.
@@ -87,6 +90,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&arguments)?,
+            Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
         }
         Ok(ExitCode::SUCCESS)
     })

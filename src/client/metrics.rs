@@ -1,0 +1,88 @@
+//! `metrics`: the daemon's metrics in a file, for the textfile collector of `node_exporter`.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use hyper::StatusCode;
+
+use super::connection::Daemon;
+use super::failure::{Exit, Failure};
+
+/// The daemon answers this from memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The collector may run as another user, and metrics are no secret.
+const MODE: u32 = 0o644;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The file, in the collector's directory; its name must end in .prom to be read there.
+    #[arg(long, value_name = "PATH")]
+    textfile: PathBuf,
+}
+
+/// Writes the file; where that fails, what was there before stays.
+pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<(), Failure> {
+    let answer = daemon.answer("/metrics", PATIENCE).await?;
+    if answer.status != StatusCode::OK {
+        return Err(answer.failure("no metrics"));
+    }
+    replace(textfile, &answer.body).map_err(|error| {
+        Failure::new(
+            Exit::Other,
+            format!("cannot write {}: {error}", textfile.display()),
+            "The directory must exist and be writable for this user.",
+        )
+    })
+}
+
+/// Whole or not at all: a new file beside it, on the disk before it takes the name.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    // Not .prom at the end, or the collector would read the half of it.
+    let mut new = OsString::from(".");
+    new.push(name);
+    new.push(format!(".{}", std::process::id()));
+    let new = path.with_file_name(new);
+    let written = write_new(&new, content).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        _ = fs::remove_file(&new);
+    }
+    written
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_readable_for_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("msi.prom");
+        for content in ["a much longer one", "short"] {
+            replace(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+        replace(&directory.path().join("nowhere/msi.prom"), b"").unwrap_err();
+        fs::create_dir(directory.path().join("is-a-directory")).unwrap();
+        replace(&directory.path().join("is-a-directory"), b"").unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+}
