@@ -1,0 +1,80 @@
+"""Resource Manager, as far as the walk needs it: TLS in front of msi-emulator's stand-in for it, and the list of
+subscriptions, which `az login` asks for.
+
+arm.py ADDRESS PORT CERTIFICATE KEY EMULATOR SUBSCRIPTION
+"""
+
+import base64
+import http.server
+import json
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+
+ADDRESS, PORT, CERTIFICATE, KEY, EMULATOR, SUBSCRIPTION = sys.argv[1:]
+AUDIENCES = ("https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/")
+
+
+def claims(authorization):
+    """The claims of a bearer token for Resource Manager that is valid now, or None."""
+    try:
+        scheme, token = authorization.split(" ")
+        payload = token.split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (AttributeError, ValueError, IndexError):
+        return None
+    current = found["nbf"] <= time.time() < found["exp"]
+    return found if scheme == "Bearer" and found["aud"] in AUDIENCES and current else None
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.path.split("?")[0] != "/subscriptions":
+            self.forward()
+            return
+        caller = claims(self.headers["Authorization"])
+        if caller is None:
+            error = {"error": {"code": "InvalidAuthenticationToken", "message": "no valid token for this audience"}}
+            self.answer(401, json.dumps(error).encode())
+            return
+        subscription = {
+            "id": f"/subscriptions/{SUBSCRIPTION}",
+            "subscriptionId": SUBSCRIPTION,
+            "tenantId": caller["tid"],
+            "displayName": "pretend",
+            "state": "Enabled",
+        }
+        self.answer(200, json.dumps({"value": [subscription]}).encode())
+
+    def do_POST(self):
+        self.forward()
+
+    def forward(self):
+        """The same request to the emulator, and its answer back."""
+        length = self.headers["Content-Length"]
+        body = self.rfile.read(int(length)) if length is not None else None
+        kept = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
+        request = urllib.request.Request(EMULATOR + self.path, data=body, headers=kept, method=self.command)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                self.answer(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            self.answer(error.code, error.read())
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+server = http.server.ThreadingHTTPServer((ADDRESS, int(PORT)), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(CERTIFICATE, KEY)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
