@@ -110,3 +110,22 @@ fn a_panic_is_told_by_its_place_alone() {
 fn a_hardened_process_leaves_no_core() {
     assert_eq!(stderr_of("harden", false), "(0, 0) false\n");
 }
+
+/// `journalctl --catalog` explains each event that has an id, and nothing else.
+#[test]
+fn every_event_is_in_the_catalog() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ids = |file: &str, prefix: &str| -> Vec<String> {
+        let text = fs::read_to_string(repository.join(file)).unwrap();
+        let lines = text.lines().filter_map(|line| line.split_once(prefix));
+        let mut ids: Vec<_> = lines.map(|(_, id)| id.trim_end_matches("\";").to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let events = ids("src/observe/events.rs", ": &str = \"");
+    assert!(
+        events.len() >= 8 && events.iter().all(|id| id.len() == 32),
+        "{events:?}"
+    );
+    assert_eq!(events, ids("systemd/msi-tokend.catalog", "-- "));
+}
