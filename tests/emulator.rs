@@ -586,6 +586,9 @@ fn resource_manager_lists_the_keys_of_an_account_to_a_bearer_of_its_token() {
     let target = format!("{path}?api-version=2016-12-01");
     let token = emulator.token(&STORAGE.replace("storage.azure.com", "management.azure.com"));
     let bearer = format!("Authorization: Bearer {token}\r\n");
+    assert_eq!(emulator.send("POST", &target, &bearer, "").status, 411);
+    let empty = "Content-Length: 0\r\n";
+    let bearer = format!("{bearer}{empty}");
     let keys = emulator.send("POST", &target, &bearer, "").json();
     assert_eq!(
         keys["keys"][0],
@@ -613,7 +616,7 @@ fn resource_manager_lists_the_keys_of_an_account_to_a_bearer_of_its_token() {
         code(&emulator.send("GET", &target, &bearer, "")),
         (405, "MethodNotAllowed".into())
     );
-    let unauthorized = emulator.send("POST", &target, "", "");
+    let unauthorized = emulator.send("POST", &target, empty, "");
     assert_eq!(code(&unauthorized), (401, "AuthenticationFailed".into()));
     assert!(
         unauthorized
@@ -621,18 +624,18 @@ fn resource_manager_lists_the_keys_of_an_account_to_a_bearer_of_its_token() {
             .iter()
             .any(|line| line.starts_with("www-authenticate: bearer "))
     );
-    let foreign = format!("Authorization: Bearer {}\r\n", emulator.token(STORAGE));
+    let foreign = format!("Authorization: Bearer {}\r\n{empty}", emulator.token(STORAGE));
     assert_eq!(
         post(&target, &foreign),
         (401, "InvalidAuthenticationTokenAudience".into())
     );
     assert_eq!(
-        post(&target, "Authorization: Bearer x\r\n"),
+        post(&target, &format!("Authorization: Bearer x\r\n{empty}")),
         (401, "InvalidAuthenticationToken".into())
     );
     emulator.script("[[fault]]\nlifetime='0s'");
     let expired = emulator.token(&STORAGE.replace("storage.azure.com", "management.azure.com"));
-    let expired = format!("Authorization: Bearer {expired}\r\n");
+    let expired = format!("Authorization: Bearer {expired}\r\n{empty}");
     assert_eq!(post(&target, &expired), (401, "ExpiredAuthenticationToken".into()));
 }
 

@@ -9,9 +9,9 @@ use super::request::Parameters;
 use super::{State, jwt, unix_now};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 /// The audiences that Resource Manager takes, each also without its slash.
@@ -54,8 +54,14 @@ pub(super) fn is_here(path: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case("/subscriptions/"))
 }
 
-/// Answers a request: who asks is judged first, then what is asked.
+/// Answers a request: who asks is judged first, then what is asked. Before that the web server in front of it all turns
+/// away a POST that says nothing of its body, for which the tutorial's `curl` has its `-d ""`.
 pub(super) fn answer(state: &State, head: &Parts) -> Reply {
+    let has_body =
+        |headers: &HeaderMap| headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    if head.method == Method::POST && !has_body(&head.headers) {
+        return length_required();
+    }
     if let Err(refusal) = authenticate(head, unix_now()) {
         return refusal;
     }
@@ -149,6 +155,13 @@ fn keys(account: &StorageAccount) -> Reply {
         StatusCode::OK,
         &json!({"keys": [key("key1", &account.key), key("key2", &second)]}),
     )
+}
+
+fn length_required() -> Reply {
+    let page = "<HTML><HEAD><TITLE>Length Required</TITLE></HEAD>\r\n<BODY><h2>Length Required</h2>\r\n\
+                <hr><p>HTTP Error 411. The request must be chunked or have a content length.</p>\r\n</BODY></HTML>\r\n";
+    Reply::text(StatusCode::LENGTH_REQUIRED, page)
+        .with(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=us-ascii"))
 }
 
 fn unauthorized(code: &str, text: &str) -> Reply {

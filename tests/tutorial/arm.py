@@ -5,13 +5,12 @@ arm.py ADDRESS PORT CERTIFICATE KEY EMULATOR SUBSCRIPTION
 """
 
 import base64
+import http.client
 import http.server
 import json
 import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 
 ADDRESS, PORT, CERTIFICATE, KEY, EMULATOR, SUBSCRIPTION = sys.argv[1:]
 AUDIENCES = ("https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/")
@@ -54,20 +53,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.forward()
 
     def forward(self):
-        """The same request to the emulator, and its answer back."""
-        length = self.headers["Content-Length"]
-        body = self.rfile.read(int(length)) if length is not None else None
-        kept = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
-        request = urllib.request.Request(EMULATOR + self.path, data=body, headers=kept, method=self.command)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                self.answer(answer.status, answer.read())
-        except urllib.error.HTTPError as error:
-            self.answer(error.code, error.read())
+        """The same request to the emulator, with no header more, and its answer back."""
+        emulator = http.client.HTTPConnection(EMULATOR, timeout=30)
+        emulator.putrequest(self.command, self.path, skip_accept_encoding=True)
+        for name in ("Authorization", "Content-Type", "Content-Length"):
+            if self.headers[name] is not None:
+                emulator.putheader(name, self.headers[name])
+        emulator.endheaders(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+        answer = emulator.getresponse()
+        self.answer(answer.status, answer.read(), answer.headers["Content-Type"])
 
-    def answer(self, status, body):
+    def answer(self, status, body, content_type="application/json; charset=utf-8"):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

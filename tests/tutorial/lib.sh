@@ -62,7 +62,7 @@ start_azurite() {
 
 start_arm() {
     service arm "${SDK_PYTHON}" "$programs/arm.py" 127.0.0.2 443 /run/vm/tls/server.pem /run/vm/tls/server.key \
-        http://169.254.169.254 "$subscription"
+        169.254.169.254 "$subscription"
     answering arm curl --silent https://management.azure.com/
 }
 
