@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -129,11 +130,13 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         Arc::new(SystemClock),
         Arc::new(Reporter),
     );
+    let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let server = Server::new(
         Arc::clone(&engine),
         rules(&config),
         bounds(&config),
         config.limits.header_timeout,
+        reloads,
     );
 
     let mut carrier = Carrier::new(passed.tokens);
@@ -161,9 +164,14 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             _ = &mut timer => return Err(DaemonError::TaskEnded("the timer")),
             _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
-                Some(SIGHUP) => reload(config_path, &mut config, log, &engine, &server),
+                // Who sends a signal is not told what became of it.
+                Some(SIGHUP) => _ = reload(config_path, &mut config, log, &engine, &server),
                 _ => break,
             },
+            Some(asked) = asked_to_reload.recv() => {
+                // Whoever asked may have hung up meanwhile.
+                _ = asked.send(reload(config_path, &mut config, log, &engine, &server));
+            }
         }
     }
     manager::stopping();
@@ -197,8 +205,15 @@ async fn drain(server: &Server, mut accepting: JoinSet<io::Result<()>>) -> bool 
     .is_ok()
 }
 
-/// All or nothing: a configuration with any fault, or one that moves the sockets, changes nothing.
-fn reload(path: &Path, config: &mut Config, log: &LogHandle, engine: &Arc<Engine>, server: &Server) {
+/// All or nothing: a configuration with any fault, or one that moves the sockets, changes nothing. The error has a line
+/// for each fault; it is logged here.
+fn reload(
+    path: &Path,
+    config: &mut Config,
+    log: &LogHandle,
+    engine: &Arc<Engine>,
+    server: &Server,
+) -> Result<(), String> {
     let loaded = match config::load(path) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
@@ -208,7 +223,7 @@ fn reload(path: &Path, config: &mut Config, log: &LogHandle, engine: &Arc<Engine
                     "reload refused, the running configuration stays: {problem}"
                 );
             }
-            return;
+            return Err(problems.to_string());
         }
     };
     if loaded.listen != config.listen {
@@ -217,7 +232,7 @@ fn reload(path: &Path, config: &mut Config, log: &LogHandle, engine: &Arc<Engine
             outcome = "rejected",
             "reload refused, the running configuration stays: [listen] changed: restart needed"
         );
-        return;
+        return Err("[listen] changed: restart needed".to_owned());
     }
     *config = loaded;
     log.set_level(config.log.level);
@@ -228,6 +243,7 @@ fn reload(path: &Path, config: &mut Config, log: &LogHandle, engine: &Arc<Engine
         outcome = "ok",
         "configuration reloaded"
     );
+    Ok(())
 }
 
 fn rules(config: &Config) -> Rules {

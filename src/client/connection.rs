@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::header::{HOST, RETRY_AFTER};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{User, geteuid};
@@ -79,7 +79,7 @@ impl Daemon {
 
     /// Sends one GET, waits for the whole answer, at most `patience` in all.
     pub async fn ask(&self, target: &str, patience: Duration) -> Result<Answer, NoAnswer> {
-        timeout(patience, self.exchange(target))
+        timeout(patience, self.exchange(Method::GET, target))
             .await
             .unwrap_or(Err(NoAnswer::Silent(patience)))
     }
@@ -91,11 +91,21 @@ impl Daemon {
             .map_err(|reason| self.unreachable(&reason))
     }
 
-    async fn exchange(&self, target: &str) -> Result<Answer, NoAnswer> {
+    /// As [`Daemon::answer`], but a POST, without a body.
+    pub async fn post(&self, target: &str, patience: Duration) -> Result<Answer, Failure> {
+        timeout(patience, self.exchange(Method::POST, target))
+            .await
+            .unwrap_or(Err(NoAnswer::Silent(patience)))
+            .map_err(|reason| self.unreachable(&reason))
+    }
+
+    async fn exchange(&self, method: Method, target: &str) -> Result<Answer, NoAnswer> {
         let stream = UnixStream::connect(&self.socket).await?;
         judge_server(&stream)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(target)
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
             .header(HOST, "localhost")
             .header("Metadata", "true")
             .body(Empty::<Bytes>::new())

@@ -8,6 +8,7 @@ mod health;
 mod listing;
 mod metrics;
 mod output;
+mod reload;
 mod selection;
 mod status;
 mod table;
@@ -51,6 +52,10 @@ enum Command {
     Explain(explain::Arguments),
     /// Write the daemon's metrics to a file for the textfile collector of `node_exporter`.
     Metrics(metrics::Arguments),
+    /// Have the daemon read its configuration again. For root and the daemon's own user.
+    ///
+    /// Exits 78 and says why if it is refused; the former one stays in effect then.
+    Reload,
 }
 
 /// The whole program: arguments from the command line, exit codes by `sysexits.h`.
@@ -91,6 +96,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&arguments)?,
             Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
+            Command::Reload => reload::run(&daemon).await?,
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -36,6 +36,11 @@ pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<
     answer::json(StatusCode::OK, bytes(&status::status(engine, caller, rules)))
 }
 
+/// The configuration on disk is the one in effect.
+pub fn reloaded() -> Response<Reply> {
+    answer::json(StatusCode::OK, bytes(&json!({ "reloaded": true })))
+}
+
 fn bytes(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -28,6 +28,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,12 +54,16 @@ const MAX_FORM: usize = 4096;
 /// On the way out a connection gets this long to bring a request that was already on its way.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
+/// Asks for the configuration to be read again; to be answered once it is in effect, or with why it was refused.
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
+
 /// What every connection shares.
 pub struct Server {
     engine: Arc<Engine>,
     rules: RwLock<Arc<Rules>>,
     seats: Arc<Seats>,
     header_timeout: RwLock<Duration>,
+    reloads: mpsc::Sender<ReloadRequest>,
     /// Of the accept loop's rounds.
     beat: Beat,
     stopping: CancellationToken,
@@ -66,14 +71,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves nobody before [`Server::run`].
-    pub fn new(engine: Arc<Engine>, rules: Rules, bounds: Bounds, header_timeout: Duration) -> Arc<Self> {
+    /// Serves nobody before [`Server::run`]. Callers' wishes for a reload go to `reloads`.
+    pub fn new(
+        engine: Arc<Engine>,
+        rules: Rules,
+        bounds: Bounds,
+        header_timeout: Duration,
+        reloads: mpsc::Sender<ReloadRequest>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             beat: Beat::new(engine.now()),
             engine,
             rules: RwLock::new(Arc::new(rules)),
             seats: Seats::new(bounds),
             header_timeout: RwLock::new(header_timeout),
+            reloads,
             stopping: CancellationToken::new(),
             connections: TaskTracker::new(),
         })
@@ -179,10 +191,13 @@ impl Server {
         let result = match admitted {
             Err(problem) => Err(problem),
             Ok(Route::Token(shape)) => self.token(shape, caller, gate, request).await,
+            Ok(Route::Reload) => self.reload(caller, request.method()).await,
             Ok(route) if request.method() == Method::GET => Ok(match route {
                 Route::Live => admin::live(self.is_live()),
                 Route::Ready => admin::ready(&self.engine),
-                Route::Status | Route::Token(_) => admin::status(&self.engine, caller, &self.rules.read().clone()),
+                Route::Status | Route::Reload | Route::Token(_) => {
+                    admin::status(&self.engine, caller, &self.rules.read().clone())
+                }
             }),
             Ok(_) => Err(Problem::method_not_allowed("GET")),
         };
@@ -228,6 +243,22 @@ impl Server {
         match self.engine.token(ask).await {
             Ok(served) => Ok(answer::token(shape, &served)),
             Err(unserved) => Err(Problem::unserved(&asked.key, &unserved)),
+        }
+    }
+
+    async fn reload(&self, caller: &Caller, method: &Method) -> Result<Response<Reply>, Problem> {
+        if *method != Method::POST {
+            return Err(Problem::method_not_allowed("POST"));
+        }
+        if !self.rules.read().is_privileged(caller.uid) {
+            return Err(Problem::not_root(caller.uid));
+        }
+        let (request, done) = oneshot::channel();
+        self.reloads.send(request).await.map_err(|_| Problem::stopping())?;
+        match done.await {
+            Ok(Ok(())) => Ok(admin::reloaded()),
+            Ok(Err(why)) => Err(Problem::configuration_refused(&why)),
+            Err(_) => Err(Problem::stopping()),
         }
     }
 }

@@ -101,6 +101,36 @@ impl Problem {
         )
     }
 
+    /// 403 for what is not for every caller.
+    pub fn not_root(uid: u32) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "access_denied",
+            format!("This is for root and the daemon's own user, not for uid {uid}."),
+        )
+    }
+
+    /// 409: the configuration on disk cannot take the place of the one in effect.
+    pub fn configuration_refused(why: &str) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "invalid_configuration",
+            format!("The configuration was refused and the former one stays in effect: {why}"),
+        )
+    }
+
+    /// 503 on the way out.
+    pub fn stopping() -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "The daemon is stopping.",
+            )
+        }
+    }
+
     /// 404: there is no such route, which no configuration changes.
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")

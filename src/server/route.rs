@@ -33,6 +33,8 @@ pub enum Route {
     Ready,
     /// What is cached.
     Status,
+    /// Reads the configuration again.
+    Reload,
 }
 
 /// A token request, understood.
@@ -66,6 +68,7 @@ impl Route {
             "/live" => Self::Live,
             "/ready" => Self::Ready,
             "/status" => Self::Status,
+            "/reload" => Self::Reload,
             _ => return None,
         })
     }
