@@ -4,10 +4,12 @@ A suite is a module of functions named test_*, each taking a Machine and having 
 shows. They run in the order they are written, on one machine: later ones may build on what earlier ones did.
 """
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -15,8 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 BINARIES = Path(os.environ.get("MSI_BIN_DIR", REPOSITORY / "target" / "debug"))
-ROOTFS = Path(os.environ.get("MSI_TEST_DIR", "/var/tmp/msi-tokend-test"), "rootfs")
-RUN = ROOTFS.parent / "run"
+TEST_DIR = Path(os.environ.get("MSI_TEST_CACHE", "/var/tmp/msi-tokend-test"))
 
 
 class CommandFailed(AssertionError):
@@ -26,13 +27,16 @@ class CommandFailed(AssertionError):
 class Machine:
     """One booted systemd; gone, with everything in it, when the `with` block ends."""
 
-    def __init__(self, suite):
-        self.suite = suite
-        # The process id keeps apart two runs of the same suite on one host.
-        self.name = f"{suite}-{os.getpid()}"
+    _numbers = itertools.count(1)
+
+    def __init__(self, systemd):
+        """`systemd` names one of build-rootfs' suites."""
+        self.rootfs = TEST_DIR / "rootfs" / systemd
+        # The process id keeps apart two runs on one host.
+        self.name = f"{systemd}-{os.getpid()}-{next(self._numbers)}"
 
     def __enter__(self):
-        self._sdboot("start", self.name, str(ROOTFS / self.suite), stdout=None)
+        self._sdboot("start", self.name, str(self.rootfs))
         return self
 
     def __exit__(self, *_):
@@ -78,7 +82,7 @@ class Machine:
     @property
     def root(self):
         """The machine's root directory as the host sees it."""
-        return Path("/proc", (RUN / self.name / "leader").read_text().strip(), "root")
+        return Path("/proc", (TEST_DIR / "run" / self.name / "leader").read_text().strip(), "root")
 
     def write(self, path, text, mode=0o644):
         target = self.root / path.lstrip("/")
@@ -97,6 +101,9 @@ class Machine:
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
         return dict(line.split("=", 1) for line in lines)
 
+    def kill(self, signal, pid):
+        self.run("sh", "-c", f"kill -{signal} {pid}")     # the shell's own: a minimal system has no other
+
     def journal(self, *matches):
         """Records of the journal as dicts, oldest first; matches as for journalctl."""
         self.run("journalctl", "--sync")
@@ -112,6 +119,22 @@ def wait_for(what, condition, seconds=60):
             return value
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def check_prerequisites():
+    """Leaves with one line where the suites cannot run at all."""
+    if os.geteuid() != 0:
+        sys.exit("booting a systemd needs root")
+    for program in ["msi-tokend", "msi-token", "msi-emulator"]:
+        if not (BINARIES / program).exists():
+            sys.exit(f"no {BINARIES / program}; run `cargo build` first")
+
+
+def build_rootfs(systemds):
+    """The root file systems of these names, which stay for the next run."""
+    if not shutil.which("mmdebstrap"):
+        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", "mmdebstrap"], check=True)
+    subprocess.run([HERE / "build-rootfs", *systemds], check=True)
 
 
 def run_checks(title, checks, *arguments):

@@ -3,7 +3,7 @@
 import shutil
 
 from booted import REPOSITORY
-from test_units import UNITS
+from service import UNITS
 
 
 def test_verify(machine):
@@ -11,7 +11,7 @@ def test_verify(machine):
     for unit in UNITS:
         machine.copy_in(REPOSITORY / "systemd" / unit, f"/usr/lib/systemd/system/{unit}", 0o644)
     for program in ["msi-tokend", "msi-token"]:
-        shutil.copyfile(machine.root / "usr/bin/true", machine.root / "usr/bin" / program)
+        shutil.copyfile(machine.root / "bin/true", machine.root / "usr/bin" / program)
         (machine.root / "usr/bin" / program).chmod(0o755)
     machine.run("systemctl", "daemon-reload")
     done = machine.try_("systemd-analyze", "verify", "--man=no", *UNITS)

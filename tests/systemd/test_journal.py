@@ -1,0 +1,71 @@
+"""What the journal has, read back field by field, and what happens when journald does not listen."""
+
+import re
+
+from booted import REPOSITORY, wait_for
+from service import RESOURCE, configure, get, installed
+
+UNIT = "_SYSTEMD_UNIT=msi-tokend.service"
+
+
+def test_fields(machine):
+    """a refusal is found by its structured fields, which say who, what and why; so is a grant"""
+    installed(machine)
+    uid = machine.run("id", "--user", "stranger")
+    get(machine, "stranger")
+    refusals = machine.journal(UNIT, "OUTCOME=denied", f"UID={uid}", f"RESOURCE={RESOURCE}", "IDENTITY=default")
+    assert len(refusals) == 1, refusals
+    assert refusals[0]["SYSLOG_IDENTIFIER"] == "msi-tokend" and refusals[0]["_TRANSPORT"] == "journal", refusals
+    get(machine, "member")
+    member = machine.run("id", "--user", "member")
+    assert machine.journal(UNIT, f"UID={member}", f"RESOURCE={RESOURCE}", "IDENTITY=default")
+
+
+def test_no_token(machine):
+    """no record has a token in it"""
+    token = get(machine, "member").stdout.strip()
+    for record in machine.journal():
+        for part in token.split("."):
+            assert part not in str(record), record
+
+
+def test_stalled(machine):
+    """with journald stopped, 3000 requests at log level debug are answered at once, and drops are counted"""
+    configure(machine, "50-debug", '[log]\nlevel = "debug"\n')
+    machine.run("systemctl", "reload", "msi-tokend.service")
+    journald = machine.show("systemd-journald.service", "MainPID")["MainPID"]
+    machine.kill("STOP", journald)
+    try:
+        slowest = machine.python("""
+import http.client, json, socket, time
+slowest = 0
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/msi-tokend/msi-tokend.sock")
+for _ in range(3000):
+    began = time.monotonic()
+    connection.request("GET", "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com/",
+                       headers={"Metadata": "true"})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200, answer.status
+    slowest = max(slowest, time.monotonic() - began)
+print(json.dumps(slowest))
+""")
+    finally:
+        machine.kill("CONT", journald)
+    print(f"   slowest answer {slowest * 1000:.1f} ms")
+    assert slowest < 5, slowest
+    # Without any, the test would not have filled the queue.
+    wait_for("a record of the drops", lambda: any("records dropped" in record["MESSAGE"] for record in machine.journal(UNIT)))
+
+
+def test_catalog(machine):
+    """every message id that the daemon uses has an entry in the catalog, and journalctl -x shows it"""
+    catalog = (REPOSITORY / "systemd/msi-tokend.catalog").read_text()
+    entries = set(re.findall(r"^-- ([0-9a-f]{32})$", catalog, re.MULTILINE))
+    sources = "".join(path.read_text() for path in (REPOSITORY / "src").rglob("*.rs"))
+    used = set(re.findall(r'"([0-9a-f]{32})"', sources))
+    assert entries == used and entries, (entries, used)
+    for entry in entries:
+        machine.run("journalctl", "--dump-catalog", entry)
