@@ -66,7 +66,7 @@ ExecStart=/usr/local/bin/msi-emulator serve --listen 10.9.8.7:8080 --any-address
     configure(machine, "99-elsewhere", '[upstream]\nendpoint = "http://10.9.8.7:8080/metadata/identity/oauth2/token"\n'
                                        'connect_timeout = "500ms"\n')
     machine.run("systemctl", "restart", "msi-tokend.service")
-    assert get(machine).returncode == 75
+    assert get(machine, resource="https://vault.azure.net").returncode == 75
     assert machine.run(*seen) == before
     machine.run("rm", "/etc/msi-tokend/conf.d/99-elsewhere.toml")
     machine.run("systemctl", "stop", "elsewhere.service")
@@ -92,6 +92,18 @@ def test_stop(machine):
     assert machine.show("msi-tokend.service", "Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
     assert active(machine, "msi-tokend.socket")
     assert get(machine, "member").returncode == 0
+
+
+def test_cache_kept(machine):
+    """the cached token outlives a restart while the endpoint is away, and a kill as well"""
+    machine.run("systemctl", "stop", "emulator.service")
+    machine.run("systemctl", "restart", "msi-tokend.service")
+    assert get(machine, "member").returncode == 0
+    pid = main_pid(machine)
+    machine.kill("KILL", pid)
+    wait_for("the service to run again", lambda: active(machine) and main_pid(machine) not in (0, pid))
+    assert get(machine, "member").returncode == 0
+    machine.run("systemctl", "start", "emulator.service")
 
 
 def test_reboot(machine):

@@ -9,8 +9,8 @@ from service import UNITS, install
 # Every directive the units use, all of which systemd 249 (Ubuntu 22.04) knows: its manual's "Added in version" is at
 # most 249, or missing because it is older than those notes. A directive gets in here only after looking there.
 KNOWN_TO_249 = set("""
-    After Also AmbientCapabilities Backlog CapabilityBoundingSet Description DevicePolicy DirectoryMode Documentation
-    ExecReload ExecStart FileDescriptorName Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitNOFILE
+    After Also AmbientCapabilities Backlog CapabilityBoundingSet Description DevicePolicy DirectoryMode Documentation Environment
+    ExecReload ExecStart FileDescriptorName FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitNOFILE
     ListenStream LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges PrivateDevices
     PrivateMounts PrivateTmp ProcSubset ProtectClock ProtectControlGroups ProtectHome ProtectHostname
     ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectSystem RemoveIPC Requires Restart RestartSec
