@@ -131,6 +131,19 @@ impl Problem {
         }
     }
 
+    /// 429 in place of a connection; there is room again as soon as this uid closes one.
+    pub fn too_many_connections(uid: u32) -> Self {
+        let description = format!(
+            "uid {uid} has as many connections open as limits.max_connections_per_uid allows: close some, or keep one \
+             alive for many requests."
+        );
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
+        }
+        .closing()
+    }
+
     /// 404: there is no such route, which no configuration changes.
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")

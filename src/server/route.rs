@@ -37,6 +37,16 @@ pub enum Route {
     Reload,
 }
 
+impl Shape {
+    /// How errors look there; where no token is served, as the metadata service's.
+    pub fn of(route: Option<Route>) -> Self {
+        match route {
+            Some(Route::Token(shape)) => shape,
+            _ => Self::Imds,
+        }
+    }
+}
+
 /// A token request, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
