@@ -176,11 +176,18 @@ impl Problem {
                     Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
                 }
             }
-            Unserved::TimedOut => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "server_error",
-                format!("No token for {key}: the VM's identity endpoint has not answered in time. Try again."),
-            ),
+            Unserved::TimedOut(failure) => {
+                let what = failure
+                    .as_ref()
+                    .map_or_else(String::new, |failure| format!(": {}", failure.cause));
+                let description = format!(
+                    "No token for {key}: the VM's identity endpoint has not answered in time{what}. Try again."
+                );
+                Self {
+                    retry_after: Some(1),
+                    ..Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", description)
+                }
+            }
             Unserved::Full(bound) => {
                 let (what, setting) = match bound {
                     Bound::Total => ("all callers together", "max_tokens"),
