@@ -16,12 +16,13 @@ use tracing::{error, info, warn};
 use crate::access::{Rules, units_unknown_because};
 use crate::broker::Policy;
 use crate::carry::Carrier;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::harden::harden;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
+use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
 use crate::observe::{manager, status};
 use crate::server::{self, BindError, Bounds, Gate, Passed, Server};
@@ -61,12 +62,10 @@ impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
         use BindError::{
-            CallersUnknown, Foreign, Live, Loop, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
+            CallersUnknown, Foreign, Live, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
         };
         ExitCode::from(match self {
-            Self::Config(_)
-            | Self::UnknownNames(_)
-            | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
+            Self::Config(_) | Self::UnknownNames(_) | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. }) => 78,
             Self::Bind(Live(_) | PortTaken { .. }) => 69,
             Self::Bind(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_) | Foreign { .. })
             | Self::System { .. } => 71,
@@ -125,16 +124,18 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     })?;
     let passed = Passed::take()?;
     let unix = server::bind(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
-    let sdk = server::open_sdk(&config, passed.sdk)?;
+    let sdk = server::open_sdk(&config.listen, passed.sdk)?;
+    let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
         policy(&config),
         Upstream::new(&config.upstream),
         Arc::new(SystemClock),
-        Arc::new(Reporter),
+        Arc::new(Reporter::new(Arc::clone(&metrics))),
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let server = Server::new(
         Arc::clone(&engine),
+        metrics,
         rules(&config),
         bounds(&config),
         config.limits.header_timeout,

@@ -19,7 +19,7 @@
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
 //! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
 //! | [`carry`] | the cache over a restart, in memory that systemd holds |
-//! | [`observe`] | what people see: log, status |
+//! | [`observe`] | what people see: log, metrics, status |
 //! | [`engine`] | does what the broker decides: clock, timer, fetches, waking callers |
 //! | [`upstream`] | the fetch: what each kind of endpoint is sent, what its answers mean |
 //! | [`access`] | who is calling, and what the rules say |

@@ -49,7 +49,7 @@ fn process() {
             log::info!(target: "hyper", "chatter of a library");
             log::warn!(target: "hyper", "warning of a library");
             assert!(log.flush(Duration::from_secs(60)));
-            assert_eq!(log.dropped(), 0);
+            assert_eq!(log.dropped().get(), 0);
         }
         Ok("panic") => {
             start(Level::ERROR).unwrap();

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
+use prometheus_client::metrics::counter::Counter;
 use systemd_journal_logger::connected_to_journal;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -47,7 +48,7 @@ impl LogHandle {
     }
 
     /// Records that were lost since the start: the queue was full, or they could not be written.
-    pub fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> &Counter {
         self.queue.dropped()
     }
 

@@ -1,11 +1,15 @@
-//! What the daemon tells of itself: the log, and documents of what is cached.
+//! What the daemon tells of itself: the log, metrics, and documents of what is cached.
 
 pub mod events;
+pub mod labels;
 pub mod log;
 pub mod manager;
+pub mod metrics;
 pub mod report;
+pub mod scrape;
 pub mod status;
 
 mod journal;
+mod process;
 mod queue;
 mod record;

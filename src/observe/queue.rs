@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use prometheus_client::metrics::counter::Counter;
 use tracing::Level;
 
 use super::record::Record;
@@ -24,7 +25,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Shared {
     queued: AtomicU64,
-    dropped: AtomicU64,
+    dropped: Counter,
     written: Mutex<u64>,
     progress: Condvar,
 }
@@ -45,18 +46,17 @@ impl Queue {
     /// taken.
     pub(super) fn push(&self, record: Record) -> bool {
         let taken = self.sender.try_send(record).is_ok();
-        let counter = if taken {
-            &self.shared.queued
+        if taken {
+            self.shared.queued.fetch_add(1, Ordering::Release);
         } else {
-            &self.shared.dropped
-        };
-        counter.fetch_add(1, Ordering::Release);
+            self.shared.dropped.inc();
+        }
         taken
     }
 
     /// Records lost since the start.
-    pub(super) fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+    pub(super) fn dropped(&self) -> &Counter {
+        &self.shared.dropped
     }
 
     /// Waits until all that was pushed before is written, at most `limit`. Whether it is.
@@ -86,7 +86,7 @@ impl Shared {
                 Err(TryRecvError::Disconnected) => return,
             };
             if write(&record).is_err() {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.dropped.inc();
             }
             *self.written.lock() += 1;
             self.progress.notify_all();
@@ -94,7 +94,7 @@ impl Shared {
     }
 
     fn report_dropped(&self, reported: &mut u64, write: &mut impl FnMut(&Record) -> io::Result<()>) {
-        let dropped = self.dropped.load(Ordering::Relaxed);
+        let dropped = self.dropped.get();
         if dropped > *reported {
             let lost = dropped - *reported;
             let record = Record::new(Level::WARN, module_path!(), format_args!("{lost} log records dropped"));
@@ -139,11 +139,11 @@ mod tests {
         for _ in 0..CAPACITY {
             assert!(queue.push(record("waits")));
         }
-        assert_eq!(queue.dropped(), 0);
+        assert_eq!(queue.dropped().get(), 0);
         for _ in 0..7 {
             assert!(!queue.push(record("too many")));
         }
-        assert_eq!(queue.dropped(), 7);
+        assert_eq!(queue.dropped().get(), 7);
         assert!(!queue.flush(Duration::from_millis(1)), "the writer is stuck");
 
         go.send(()).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         .unwrap();
         queue.push(record("bad"));
         assert!(queue.flush(LONG));
-        assert_eq!(queue.dropped(), 1);
+        assert_eq!(queue.dropped().get(), 1);
         assert_eq!(written.recv_timeout(LONG).unwrap(), "bad");
         assert_eq!(written.recv_timeout(LONG).unwrap(), "1 log records dropped");
     }

@@ -14,6 +14,7 @@ use hyper::{Response, StatusCode};
 use super::problem::Problem;
 use super::route::Shape;
 use crate::broker::Served;
+use crate::observe::scrape;
 
 /// A body of two pieces: what is true at this second only, and the token's own lasting piece, which is shared and not
 /// copied.
@@ -80,6 +81,14 @@ pub fn close(response: &mut Response<Reply>) {
 /// Any other JSON answer.
 pub fn json(status: StatusCode, body: Vec<u8>) -> Response<Reply> {
     response(status, Reply(Some(Cursor::new(Now::empty()).chain(body.into()))))
+}
+
+/// The metrics.
+pub fn metrics(text: String) -> Response<Reply> {
+    let mut response = json(StatusCode::OK, text.into());
+    let content_type = HeaderValue::from_static(scrape::CONTENT_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 fn response(status: StatusCode, body: Reply) -> Response<Reply> {

@@ -12,6 +12,7 @@ use hyper::http::uri::Authority;
 use super::problem::Problem;
 use super::route::{Route, Shape};
 use super::secret::Secret;
+use crate::observe::labels::Denial;
 
 /// The rules of one listener.
 #[derive(Debug)]
@@ -43,7 +44,10 @@ impl Gate {
             return Ok(());
         };
         if headers.contains_key(ORIGIN) {
-            return Err(Problem::untrusted("Origin: tokens are not for web pages."));
+            return Err(Problem::untrusted(
+                Denial::Origin,
+                "Origin: tokens are not for web pages.",
+            ));
         }
         let host = headers
             .get(HOST)
@@ -55,7 +59,7 @@ impl Gate {
             let text = format!(
                 "The Host header must be a loopback name or address with port {port}, such as 127.0.0.1:{port}."
             );
-            Err(Problem::untrusted(text))
+            Err(Problem::untrusted(Denial::Host, text))
         }
     }
 
@@ -76,6 +80,7 @@ impl Gate {
             (Shape::AppService, Self::Unix, Some(_)) => Ok(()),
             (Shape::AppService, Self::Sdk { secret, .. }, Some(value)) if secret.matches(value) => Ok(()),
             (Shape::AppService, Self::Sdk { .. }, Some(_)) => Err(Problem::untrusted(
+                Denial::Secret,
                 "The value of X-IDENTITY-HEADER is not the one in sdk.env: start the application with that file as its environment.",
             )),
             (_, _, Some(value)) if value.eq_ignore_ascii_case(b"true") => Ok(()),

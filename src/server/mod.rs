@@ -5,15 +5,14 @@ mod admin;
 mod answer;
 mod bind;
 mod bound;
-mod framing;
 mod gate;
-mod guarded;
 mod passed;
 mod problem;
 mod route;
 mod sdk;
 mod sdk_env;
 mod secret;
+mod tally;
 mod tcp;
 
 use std::convert::Infallible;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -41,25 +40,22 @@ use self::answer::Reply;
 pub use self::bind::bind;
 use self::bound::Stream;
 pub use self::bound::{BindError, Bound};
-use self::framing::{Lengths, Reader};
 pub use self::gate::Gate;
-use self::guarded::Guarded;
 pub use self::passed::Passed;
 use self::problem::Problem;
 use self::route::{Route, Shape, TokenRequest};
 pub use self::sdk::{Sdk, open as open_sdk};
+use self::tally::Tally;
 use crate::access::{Caller, Rules};
 use crate::beat::{self, Beat};
 use crate::broker::Ask;
-use crate::engine::Engine;
+use crate::engine::{Answered, Engine};
+use crate::observe::labels::{Outcome, Rejection};
+use crate::observe::metrics::Metrics;
+use crate::observe::scrape;
 
-/// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
-/// is 400 KB for each connection.
-const MAX_HEAD: usize = 16 * 1024;
 /// A form names a resource and an identity; it needs no more.
 const MAX_FORM: usize = 4096;
-/// One that gets no connection has this long to ask, and to hear why.
-const AT_THE_DOOR: Duration = Duration::from_secs(1);
 /// On the way out a connection gets this long to bring a request that was already on its way.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
@@ -69,6 +65,7 @@ pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 /// What every connection shares.
 pub struct Server {
     engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
     rules: RwLock<Arc<Rules>>,
     seats: Arc<Seats>,
     header_timeout: RwLock<Duration>,
@@ -83,6 +80,7 @@ impl Server {
     /// Serves nobody before [`Server::run`]. Callers' wishes for a reload go to `reloads`.
     pub fn new(
         engine: Arc<Engine>,
+        metrics: Arc<Metrics>,
         rules: Rules,
         bounds: Bounds,
         header_timeout: Duration,
@@ -91,6 +89,7 @@ impl Server {
         Arc::new(Self {
             beat: Beat::new(engine.now()),
             engine,
+            metrics,
             rules: RwLock::new(Arc::new(rules)),
             seats: Seats::new(bounds),
             header_timeout: RwLock::new(header_timeout),
@@ -149,10 +148,14 @@ impl Server {
     fn welcome(self: &Arc<Self>, stream: Stream, gate: &Arc<Gate>) {
         let caller = match caller_of(&stream) {
             Ok(caller) => caller,
-            Err(error) => return debug!(%error, "connection refused: the kernel does not say whose it is"),
+            Err(error) => {
+                self.metrics.rejected.inc(Rejection::UnknownCaller);
+                return debug!(%error, "connection refused: the kernel does not say whose it is");
+            }
         };
         let Some(seat) = self.seats.take(caller.uid) else {
-            return self.turn_away(stream, caller.uid);
+            self.metrics.rejected.inc(Rejection::PerUid);
+            return debug!(uid = caller.uid, "connection refused: this uid has its share of them");
         };
         let (server, gate) = (Arc::clone(self), Arc::clone(gate));
         self.connections.spawn(async move {
@@ -161,39 +164,16 @@ impl Server {
         });
     }
 
-    /// Says why there is no seat, where that takes nobody's place. A connection closed before the request was read would
-    /// look broken to its caller.
-    fn turn_away(&self, stream: Stream, uid: u32) {
-        debug!(uid, "connection refused: this uid has its share of them");
-        let Some(place) = self.seats.at_the_door() else { return };
-        self.connections.spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let problem = Problem::too_many_connections(uid);
-                let response = answer::problem(Shape::of(Route::at(request.uri().path())), &problem);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            // Whether it was heard is not our concern.
-            _ = tokio::time::timeout(
-                AT_THE_DOOR,
-                http(AT_THE_DOOR).serve_connection(TokioIo::new(stream), service),
-            )
-            .await;
-            drop(place);
-        });
-    }
-
-    /// A request takes at most the time-out for its head, again for a form, `caller_wait` for its token, and the
-    /// time-out once more until its answer is read.
     async fn serve(self: Arc<Self>, stream: Stream, caller: &Caller, gate: &Gate) {
         let header_timeout = *self.header_timeout.read();
-        let lengths = Arc::new(Lengths::default());
-        let stream = Guarded::new(stream, header_timeout, Reader::new(Arc::clone(&lengths)));
-        let stream = TokioIo::new(stream);
         let service = service_fn(|request| {
-            let (server, lengths) = (&self, &lengths);
-            async move { Ok::<_, Infallible>(server.answer(caller, gate, lengths, request).await) }
+            let server = &self;
+            async move { Ok::<_, Infallible>(server.answer(caller, gate, request).await) }
         });
-        let connection = http(header_timeout).serve_connection(stream, service);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let end = tokio::select! {
             end = connection.as_mut() => end,
@@ -211,37 +191,54 @@ impl Server {
         }
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        caller: &Caller,
-        gate: &Gate,
-        lengths: &Lengths,
-        request: Request<Incoming>,
-    ) -> Response<Reply> {
+    async fn answer(self: &Arc<Self>, caller: &Caller, gate: &Gate, request: Request<Incoming>) -> Response<Reply> {
         let route = gate.route(request.uri().path());
-        let shape = Shape::of(route);
-        let admitted = well_framed(&request, lengths)
-            .and_then(|()| not_forwarded(request.headers()))
+        let mut tally = Tally::start(self, route);
+        let shape = match route {
+            Some(Route::Token(shape)) => shape,
+            _ => Shape::Imds,
+        };
+        let admitted = well_formed(&request)
             .and_then(|()| gate.admit(request.headers()))
             .and_then(|()| route.ok_or_else(Problem::no_such_route));
         let result = match admitted {
             Err(problem) => Err(problem),
             Ok(Route::Token(shape)) => self.token(shape, caller, gate, request).await,
-            Ok(Route::Reload) => self.reload(caller, request.method()).await,
-            Ok(route) if request.method() == Method::GET => Ok(match route {
-                Route::Live => admin::live(self.is_live()),
-                Route::Ready => admin::ready(&self.engine),
-                Route::Status | Route::Reload | Route::Token(_) => {
-                    admin::status(&self.engine, caller, &self.rules.read().clone())
-                }
-            }),
+            Ok(Route::Reload) => self
+                .reload(caller, request.method())
+                .await
+                .map(|done| (done, Outcome::Ok)),
+            Ok(route) if request.method() == Method::GET => Ok(self.document(route, caller)),
             Ok(_) => Err(Problem::method_not_allowed("GET")),
         };
-        let mut response = result.unwrap_or_else(|problem| answer::problem(shape, &problem));
+        let mut response = match result {
+            Ok((response, outcome)) => {
+                tally.end(outcome);
+                response
+            }
+            Err(problem) => {
+                tally.fail(&problem);
+                answer::problem(shape, &problem)
+            }
+        };
         if self.stopping.is_cancelled() {
             answer::close(&mut response);
         }
         response
+    }
+
+    /// What is asked by people and monitoring agents.
+    fn document(&self, route: Route, caller: &Caller) -> (Response<Reply>, Outcome) {
+        let response = match route {
+            Route::Live => admin::live(self.is_live()),
+            Route::Ready => admin::ready(&self.engine),
+            Route::Metrics => answer::metrics(scrape::text(&self.metrics, &self.engine, self.seats.taken())),
+            Route::Status | Route::Reload | Route::Token(_) => {
+                admin::status(&self.engine, caller, &self.rules.read().clone())
+            }
+        };
+        let good = response.status().is_success();
+        (response, if good { Outcome::Ok } else { Outcome::Unavailable })
     }
 
     async fn token(
@@ -250,7 +247,7 @@ impl Server {
         caller: &Caller,
         gate: &Gate,
         request: Request<Incoming>,
-    ) -> Result<Response<Reply>, Problem> {
+    ) -> Result<(Response<Reply>, Outcome), Problem> {
         let is_post = request.method() == Method::POST;
         match shape {
             _ if request.method() == Method::GET => {}
@@ -276,8 +273,12 @@ impl Server {
             uid: caller.uid,
             renewal: asked.renewal,
         };
-        match self.engine.token(ask).await {
-            Ok(served) => Ok(answer::token(shape, &served)),
+        let Answered { answer, at_once } = self.engine.token(ask).await;
+        match answer {
+            Ok(served) => {
+                let outcome = if at_once { Outcome::Hit } else { Outcome::Miss };
+                Ok((answer::token(shape, &served), outcome))
+            }
             Err(unserved) => Err(Problem::unserved(&asked.key, &unserved)),
         }
     }
@@ -299,16 +300,6 @@ impl Server {
     }
 }
 
-/// HTTP as it is spoken here. Without its timer hyper would leave the time-out off.
-fn http(header_timeout: Duration) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEAD);
-    builder
-}
-
 /// Who is at the other end, as the kernel has it.
 fn caller_of(stream: &Stream) -> io::Result<Caller> {
     match stream {
@@ -321,34 +312,22 @@ fn caller_of(stream: &Stream) -> io::Result<Caller> {
     }
 }
 
-/// Refuses what could be taken for more than one request, or for another one; nothing more is read after that.
-fn well_framed(request: &Request<Incoming>, lengths: &Lengths) -> Result<(), Problem> {
-    let refused = |text| Err(Problem::invalid_request(text).closing());
+/// What no honest client of a local socket sends, before anything else is looked at.
+fn well_formed(request: &Request<Incoming>) -> Result<(), Problem> {
     let (uri, headers) = (request.uri(), request.headers());
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter().enumerate();
     if uri.scheme().is_some() || uri.authority().is_some() {
-        refused("The request target must be a path, not a whole URL.")
-    } else if headers.get_all(HOST).iter().count() > 1 {
-        refused("More than one Host header.")
-    } else if !lengths.are_clear(headers) {
-        refused("Content-Length and Transfer-Encoding: a body has one or the other.")
-    } else if encodings.any(|(at, value)| at > 0 || !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        refused("Transfer-Encoding: a body can only be chunked, and only once.")
-    } else if headers.contains_key(UPGRADE) {
-        refused("Upgrade: only HTTP/1.1 is spoken here.")
-    } else if request.method() == Method::GET && !request.body().is_end_stream() {
-        refused("A GET request has no body here.")
-    } else {
-        Ok(())
+        return Err(Problem::invalid_request("The request target must be a path, not a whole URL.").closing());
     }
-}
-
-/// A proxy that forwards to us makes callers of strangers.
-fn not_forwarded(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(Problem::invalid_request("More than one Host header.").closing());
+    }
     if headers.contains_key("x-forwarded-for") {
         return Err(Problem::invalid_request(
             "X-Forwarded-For: requests must not come through a proxy.",
         ));
+    }
+    if request.method() == Method::GET && !request.body().is_end_stream() {
+        return Err(Problem::invalid_request("A GET request has no body here.").closing());
     }
     Ok(())
 }
@@ -364,15 +343,13 @@ async fn read_form(headers: &HeaderMap, body: Incoming, patience: Duration) -> R
         let text = "The body of a POST must be a form: Content-Type: application/x-www-form-urlencoded.";
         return Err(Problem::invalid_request(text).closing());
     }
-    let unfit = || Problem::invalid_request(format!("The form is broken or longer than {MAX_FORM} bytes.")).closing();
-    if body.size_hint().lower() > MAX_FORM as u64 {
-        return Err(unfit());
-    }
     let whole = tokio::time::timeout(patience, Limited::new(body, MAX_FORM).collect());
     let bytes = whole
         .await
         .map_err(|_| Problem::invalid_request("The rest of the form has not come in time.").closing())?
-        .map_err(|_| unfit())?
+        .map_err(|_| {
+            Problem::invalid_request(format!("The form is broken or longer than {MAX_FORM} bytes.")).closing()
+        })?
         .to_bytes();
     String::from_utf8(bytes.into()).map_err(|_| Problem::invalid_request("The form is not UTF-8."))
 }

@@ -11,6 +11,7 @@ use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
 use crate::failure::Class;
 use crate::key::Key;
+use crate::observe::labels::{Denial, Outcome};
 
 /// What a caller is told instead of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// Whether the connection's framing can no longer be trusted.
     pub close: bool,
+    /// What it counts as.
+    pub outcome: Outcome,
+    /// Why the caller may not, for a 403.
+    pub denial: Option<Denial>,
     newest_versions: &'static [&'static str],
 }
 
@@ -52,6 +57,15 @@ impl Problem {
             retry_after: None,
             allow: None,
             close: false,
+            outcome: match status {
+                StatusCode::FORBIDDEN => Outcome::Denied,
+                StatusCode::TOO_MANY_REQUESTS => Outcome::Throttled,
+                StatusCode::CONFLICT => Outcome::Refused,
+                StatusCode::SERVICE_UNAVAILABLE => Outcome::Unavailable,
+                StatusCode::GATEWAY_TIMEOUT => Outcome::TimedOut,
+                _ => Outcome::BadRequest,
+            },
+            denial: None,
             newest_versions: &[],
         }
     }
@@ -77,8 +91,15 @@ impl Problem {
     }
 
     /// 403 for a request that may be somebody else's idea.
-    pub fn untrusted(description: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "access_denied", description)
+    pub fn untrusted(denial: Denial, description: impl Into<String>) -> Self {
+        Self::denied(denial, description)
+    }
+
+    fn denied(denial: Denial, description: impl Into<String>) -> Self {
+        Self {
+            denial: Some(denial),
+            ..Self::new(StatusCode::FORBIDDEN, "access_denied", description)
+        }
     }
 
     /// 403 in words that help an administrator; what the rules are is not told.
@@ -91,9 +112,8 @@ impl Problem {
         } else {
             "to /etc/msi-tokend/config.toml or put the user into a group that has one".to_owned()
         };
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "access_denied",
+        Self::denied(
+            Denial::NoRule,
             format!(
                 "No rule of msi-tokend allows uid {uid} a token for {key}. An administrator can add an [[allow]] rule \
                  {remedy}; `msi-token explain` shows what each rule asks for."
@@ -103,9 +123,8 @@ impl Problem {
 
     /// 403 for what is not for every caller.
     pub fn not_root(uid: u32) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "access_denied",
+        Self::denied(
+            Denial::NotRoot,
             format!("This is for root and the daemon's own user, not for uid {uid}."),
         )
     }
@@ -129,19 +148,6 @@ impl Problem {
                 "The daemon is stopping.",
             )
         }
-    }
-
-    /// 429 in place of a connection; there is room again as soon as this uid closes one.
-    pub fn too_many_connections(uid: u32) -> Self {
-        let description = format!(
-            "uid {uid} has as many connections open as limits.max_connections_per_uid allows: close some, or keep one \
-             alive for many requests."
-        );
-        Self {
-            retry_after: Some(1),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
-        }
-        .closing()
     }
 
     /// 404: there is no such route, which no configuration changes.
@@ -169,25 +175,19 @@ impl Problem {
                     ..Self::new(status, error, why)
                 };
                 match &failure.class {
-                    Class::Refused(refusal) => {
-                        Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
-                    }
+                    Class::Refused(refusal) => Self {
+                        outcome: Outcome::Refused,
+                        ..Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
+                    },
                     Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
                     Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
                 }
             }
-            Unserved::TimedOut(failure) => {
-                let what = failure
-                    .as_ref()
-                    .map_or_else(String::new, |failure| format!(": {}", failure.cause));
-                let description = format!(
-                    "No token for {key}: the VM's identity endpoint has not answered in time{what}. Try again."
-                );
-                Self {
-                    retry_after: Some(1),
-                    ..Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", description)
-                }
-            }
+            Unserved::TimedOut => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                format!("No token for {key}: the VM's identity endpoint has not answered in time. Try again."),
+            ),
             Unserved::Full(bound) => {
                 let (what, setting) = match bound {
                     Bound::Total => ("all callers together", "max_tokens"),
@@ -199,6 +199,7 @@ impl Problem {
                 let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description);
                 Self {
                     retry_after: Some(10),
+                    outcome: Outcome::Full,
                     ..problem
                 }
             }

@@ -35,16 +35,8 @@ pub enum Route {
     Status,
     /// Reads the configuration again.
     Reload,
-}
-
-impl Shape {
-    /// How errors look there; where no token is served, as the metadata service's.
-    pub fn of(route: Option<Route>) -> Self {
-        match route {
-            Some(Route::Token(shape)) => shape,
-            _ => Self::Imds,
-        }
-    }
+    /// What is counted.
+    Metrics,
 }
 
 /// A token request, understood.
@@ -79,6 +71,7 @@ impl Route {
             "/ready" => Self::Ready,
             "/status" => Self::Status,
             "/reload" => Self::Reload,
+            "/metrics" => Self::Metrics,
             _ => return None,
         })
     }

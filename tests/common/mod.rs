@@ -300,6 +300,17 @@ pub fn directory() -> TempDir {
     directory
 }
 
+/// The programs where every user can run them.
+pub fn programs() -> TempDir {
+    let directory = directory();
+    for program in [TOKEN, TOKEND] {
+        let copy = directory.path().join(Path::new(program).file_name().unwrap());
+        fs::copy(program, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    directory
+}
+
 /// Writes a file as an administrator would leave it, whole.
 pub fn write(path: &Path, text: &str) {
     let new = path.with_extension("new");

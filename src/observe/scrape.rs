@@ -1,0 +1,295 @@
+//! `/metrics`: what was counted, what is cached and how the process fares, in the Prometheus text format 0.0.4.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::prometheus_text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::labels::{Denial, Fetched, Label, Outcome, Rejection, Route};
+use super::metrics::{Counters, Metrics};
+use super::process::Process;
+use crate::broker::Entry;
+use crate::clock::Now;
+use crate::engine::Engine;
+use crate::key::{Identity, Resource};
+
+pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+
+/// The whole text as of now; `connections` are those open at this moment.
+pub fn text(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> String {
+    let (now, entries) = engine.entries();
+    let scrape = Scrape {
+        metrics: Arc::clone(metrics),
+        connections,
+        servable: entries.iter().filter(|entry| !entry.left.is_zero()).count(),
+        tokens: tokens(&entries, now),
+        process: Process::look(),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    _ = encode(&mut text, &registry);
+    text
+}
+
+/// One moment.
+#[derive(Debug)]
+struct Scrape {
+    metrics: Arc<Metrics>,
+    connections: usize,
+    servable: usize,
+    tokens: Vec<TokenTimes>,
+    process: Process,
+}
+
+/// A key's moments, in seconds since 1970.
+#[derive(Debug)]
+struct TokenTimes {
+    labels: [(&'static str, String); 2],
+    expiry: u64,
+    refresh: u64,
+}
+
+/// Keys that differ only in their client capabilities have the same labels, which a scrape must not hold twice: the one
+/// that ends first speaks for them.
+fn tokens(entries: &[Entry], now: Now) -> Vec<TokenTimes> {
+    let mut soonest: BTreeMap<(&Resource, &Identity), &Entry> = BTreeMap::new();
+    for entry in entries {
+        let first = soonest
+            .entry((&entry.key.resource, &entry.key.identity))
+            .or_insert(entry);
+        if entry.left < first.left {
+            *first = entry;
+        }
+    }
+    let times = soonest.into_values().map(|entry| TokenTimes {
+        labels: [
+            ("resource", entry.key.resource.to_string()),
+            ("identity", entry.key.identity.to_string()),
+        ],
+        expiry: expiry(entry, now),
+        refresh: now.wall.saturating_add(entry.next_in).as_secs(),
+    });
+    times.collect()
+}
+
+/// When the token can be served no more: its own end, or sooner where the boot-time clock says so. Zero without a token,
+/// so that whoever watches for little time left sees that there is none.
+fn expiry(entry: &Entry, now: Now) -> u64 {
+    let Some(end) = entry.expires_on else { return 0 };
+    // What is left is rounded down to whole seconds, which the series must not follow to and fro.
+    let sooner = now.wall.saturating_add(entry.left + Duration::from_secs(1));
+    end.min(sooner).as_secs()
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.requests(&mut to)?;
+        self.upstream(&mut to)?;
+        self.tokens(&mut to)?;
+        self.connections(&mut to)?;
+        self.process(&mut to)
+    }
+}
+
+impl Scrape {
+    fn requests(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let requests = &self.metrics.requests;
+        let help = "Requests by what was asked for and how it ended.";
+        let mut family = to.encode_descriptor("msi_tokend_requests", help, None, MetricType::Counter)?;
+        let (mut hits, mut misses) = (0, 0);
+        for (route, outcome) in <(Route, Outcome)>::all() {
+            let count = requests.get((route, outcome));
+            if outcome == Outcome::Hit {
+                hits += count;
+            }
+            if outcome.is_miss() && route.has_tokens() {
+                misses += count;
+            }
+            if count > 0 || route.can_end(outcome) {
+                family
+                    .encode_family(&[("route", route.name()), ("outcome", outcome.name())])?
+                    .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+            }
+        }
+        let help = "Time from the head of a request for a token to its answer.";
+        histogram(
+            to,
+            "msi_tokend_request_duration_seconds",
+            help,
+            &self.metrics.request_duration,
+        )?;
+        let help = "Requests that were answered from the cache at once.";
+        counter(to, "msi_tokend_cache_hits", help, hits)?;
+        let help =
+            "Requests that found no token in the cache, or one with so little left that a better one was waited for.";
+        counter(to, "msi_tokend_cache_misses", help, misses)?;
+        let help = "Requests that were answered with 403, by why.";
+        counters(
+            to,
+            "msi_tokend_denied",
+            help,
+            "reason",
+            &self.metrics.denied,
+            Denial::name,
+        )
+    }
+
+    fn upstream(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let help = "Requests to the VM's identity endpoint by how they ended.";
+        counters(
+            to,
+            "msi_tokend_upstream_requests",
+            help,
+            "outcome",
+            &metrics.upstream,
+            Fetched::name,
+        )?;
+        let help = "Time that the VM's identity endpoint took.";
+        histogram(
+            to,
+            "msi_tokend_upstream_request_duration_seconds",
+            help,
+            &metrics.upstream_duration,
+        )?;
+        let help = "Requests to the VM's identity endpoint that it answered with 429.";
+        counter(
+            to,
+            "msi_tokend_upstream_throttled",
+            help,
+            metrics.upstream.get(Fetched::Throttled),
+        )?;
+        let help = "Tokens that could not be fetched or renewed, by why.";
+        let mut family = to.encode_descriptor("msi_tokend_refresh_failures", help, None, MetricType::Counter)?;
+        for reason in Fetched::all().filter(|fetched| *fetched != Fetched::Ok) {
+            family
+                .encode_family(&[("reason", reason.name())])?
+                .encode_counter::<NoLabelSet, _, f64>(&metrics.refresh_failures.get(reason), None)?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Tokens that can be served from the cache now.";
+        gauge(to, "msi_tokend_cached_tokens", help, self.servable as u64)?;
+        let help = "When the token can be served no more, 0 while there is none.";
+        self.each_token(to, "msi_tokend_token_expiry_timestamp_seconds", help, |token| {
+            token.expiry
+        })?;
+        let help = "When the endpoint is asked for the token next.";
+        self.each_token(to, "msi_tokend_token_refresh_timestamp_seconds", help, |token| {
+            token.refresh
+        })
+    }
+
+    fn each_token(
+        &self,
+        to: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: impl Fn(&TokenTimes) -> u64,
+    ) -> fmt::Result {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for token in &self.tokens {
+            family.encode_family(&token.labels)?.encode_gauge(&value(token))?;
+        }
+        Ok(())
+    }
+
+    fn connections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let help = "Connections of callers that are open.";
+        gauge(to, "msi_tokend_connections", help, self.connections as u64)?;
+        let help = "Connections that were closed unheard, by why.";
+        counters(
+            to,
+            "msi_tokend_connections_rejected",
+            help,
+            "reason",
+            &metrics.rejected,
+            Rejection::name,
+        )?;
+        let help = "Log records that were lost.";
+        counter(to, "msi_tokend_log_dropped", help, metrics.log_dropped.get())
+    }
+
+    fn process(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        to.encode_descriptor("msi_tokend_build", "The version that runs.", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        if let Some(cpu) = self.process.cpu {
+            let help = "Time spent on the CPU.";
+            to.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, f64>(&cpu.as_secs_f64(), None)?;
+        }
+        for (name, help, value) in [
+            (
+                "process_open_fds",
+                "File descriptors that are open.",
+                self.process.open_fds,
+            ),
+            (
+                "process_max_fds",
+                "File descriptors that may be open.",
+                self.process.max_fds,
+            ),
+            (
+                "process_virtual_memory_bytes",
+                "Address space.",
+                self.process.virtual_memory,
+            ),
+            (
+                "process_resident_memory_bytes",
+                "Memory in use.",
+                self.process.resident_memory,
+            ),
+        ] {
+            if let Some(value) = value {
+                gauge(to, name, help, value)?;
+            }
+        }
+        let help = "When the process started.";
+        let started = self.metrics.started.as_secs_f64();
+        to.encode_descriptor("process_start_time_seconds", help, None, MetricType::Gauge)?
+            .encode_gauge(&started)
+    }
+}
+
+fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    to.encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+fn counters<L: Label>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    key: &str,
+    counters: &Counters<L>,
+    label: impl Fn(L) -> &'static str,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for each in L::all() {
+        family
+            .encode_family(&[(key, label(each))])?
+            .encode_counter::<NoLabelSet, _, f64>(&counters.get(each), None)?;
+    }
+    Ok(())
+}
+
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    to.encode_descriptor(name, help, None, MetricType::Gauge)?
+        .encode_gauge(&value)
+}
+
+fn histogram(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+    histogram.encode(to.encode_descriptor(name, help, None, MetricType::Histogram)?)
+}

@@ -1,0 +1,67 @@
+//! Counts a request when it is over, also when nobody waits for its answer any more.
+
+use std::time::Duration;
+
+use super::Server;
+use super::problem::Problem;
+use super::route::{Route, Shape};
+use crate::observe::labels::{self, Outcome};
+
+/// A request under way.
+pub struct Tally<'a> {
+    server: &'a Server,
+    route: labels::Route,
+    /// On the boot-time clock.
+    since: Duration,
+    outcome: Outcome,
+}
+
+impl<'a> Tally<'a> {
+    /// From here on time counts.
+    pub fn start(server: &'a Server, route: Option<Route>) -> Self {
+        Self {
+            server,
+            route: label(route),
+            since: server.engine.now().boot,
+            outcome: Outcome::Abandoned,
+        }
+    }
+
+    /// There is an answer.
+    pub fn end(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// There is an answer, and it says why not.
+    pub fn fail(&mut self, problem: &Problem) {
+        self.outcome = problem.outcome;
+        if let Some(denial) = problem.denial {
+            self.server.metrics.denied.inc(denial);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        let metrics = &self.server.metrics;
+        metrics.requests.inc((self.route, self.outcome));
+        if self.route.has_tokens() {
+            let took = self.server.engine.now().boot.saturating_sub(self.since);
+            metrics.request_duration.observe(took.as_secs_f64());
+        }
+    }
+}
+
+fn label(route: Option<Route>) -> labels::Route {
+    match route {
+        Some(Route::Token(Shape::Imds)) => labels::Route::Imds,
+        Some(Route::Token(Shape::VmExtension)) => labels::Route::VmExtension,
+        Some(Route::Token(Shape::AppService)) => labels::Route::AppService,
+        Some(Route::Live) => labels::Route::Live,
+        Some(Route::Ready) => labels::Route::Ready,
+        Some(Route::Status) => labels::Route::Status,
+        Some(Route::Metrics) => labels::Route::Metrics,
+        Some(Route::Reload) => labels::Route::Reload,
+        None => labels::Route::Unknown,
+    }
+}
