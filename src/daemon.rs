@@ -62,10 +62,12 @@ impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
         use BindError::{
-            CallersUnknown, Foreign, Live, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
+            CallersUnknown, Foreign, Live, Loop, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
         };
         ExitCode::from(match self {
-            Self::Config(_) | Self::UnknownNames(_) | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. }) => 78,
+            Self::Config(_)
+            | Self::UnknownNames(_)
+            | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
             Self::Bind(Live(_) | PortTaken { .. }) => 69,
             Self::Bind(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_) | Foreign { .. })
             | Self::System { .. } => 71,
@@ -124,7 +126,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     })?;
     let passed = Passed::take()?;
     let unix = server::bind(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
-    let sdk = server::open_sdk(&config.listen, passed.sdk)?;
+    let sdk = server::open_sdk(&config, passed.sdk)?;
     let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
         policy(&config),

@@ -20,8 +20,8 @@ use crate::upstream::Upstream;
 
 /// Hears what the broker has to tell people and how the upstream answered.
 pub trait Observer: Send + Sync {
-    /// The broker noticed a change.
-    fn note(&self, note: &Note);
+    /// The broker noticed a change, at this time.
+    fn note(&self, note: &Note, now: Now);
     /// A request to the upstream ended after `took`.
     fn fetched(&self, outcome: Result<&Token, &Failure>, took: Duration);
 }
@@ -52,6 +52,8 @@ pub struct Engine {
 struct State {
     broker: Broker,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
+    /// When the timer comes round by itself, on the boot-time clock.
+    armed: Duration,
 }
 
 impl Engine {
@@ -62,6 +64,7 @@ impl Engine {
             state: Mutex::new(State {
                 broker: Broker::new(policy, fastrand::u64(..), now),
                 waiting: HashMap::new(),
+                armed: now.boot,
             }),
             upstream: Mutex::new(Arc::new(upstream)),
             clock,
@@ -85,7 +88,6 @@ impl Engine {
             Err(answer) => return Answered { answer, at_once: true },
             Ok(waiting) => waiting,
         };
-        self.rearm.notify_one();
         let guard = Waiting {
             engine: self,
             id: waiting.0,
@@ -93,7 +95,7 @@ impl Engine {
         let answer = waiting.1.await;
         std::mem::forget(guard);
         Answered {
-            answer: answer.unwrap_or(Err(Unserved::TimedOut)),
+            answer: answer.unwrap_or(Err(Unserved::TimedOut(None))),
             at_once: false,
         }
     }
@@ -101,15 +103,16 @@ impl Engine {
     /// Drives the timer; never returns.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let (now, wake) = self.with(|state, now, effects| {
+            let (now, armed) = self.with(|state, now, effects| {
                 state.broker.tick(now, effects);
-                (now, state.broker.next_wake(now))
+                // The clocks are looked at even with nothing to wait for: they may be stepped, or the VM may sleep.
+                let latest = now.boot.saturating_add(beat::PERIOD);
+                state.armed = state.broker.next_wake(now).map_or(latest, |wake| wake.min(latest));
+                (now, state.armed)
             });
             self.beat.strike(now);
-            // The clocks are looked at even with nothing to wait for: they may be stepped, or the VM may sleep.
-            let pause = wake.map_or(beat::PERIOD, |wake| wake.saturating_sub(now.boot).min(beat::PERIOD));
             // Either end of the pause leads to the same round.
-            _ = timeout(pause, self.rearm.notified()).await;
+            _ = timeout(armed.saturating_sub(now.boot), self.rearm.notified()).await;
         }
     }
 
@@ -127,7 +130,6 @@ impl Engine {
     pub fn reconfigure(self: &Arc<Self>, policy: Policy, upstream: Upstream) {
         *self.upstream.lock() = Arc::new(upstream);
         self.with(|state, now, effects| state.broker.reconfigure(now, policy, effects));
-        self.rearm.notify_one();
     }
 
     /// The endpoint that tokens come from.
@@ -160,9 +162,16 @@ impl Engine {
     /// Runs one event through the broker and does what follows from it.
     fn with<T>(self: &Arc<Self>, event: impl FnOnce(&mut State, Now, &mut Vec<Effect>) -> T) -> T {
         let mut effects = Vec::new();
-        let (result, answers) = {
+        let (result, answers, now) = {
             let mut state = self.state.lock();
-            let result = event(&mut state, self.clock.now(), &mut effects);
+            let now = self.clock.now();
+            let result = event(&mut state, now, &mut effects);
+            if let Some(wake) = state.broker.next_wake(now)
+                && wake < state.armed
+            {
+                state.armed = wake;
+                self.rearm.notify_one();
+            }
             let mut answers = Vec::new();
             effects.retain_mut(|effect| {
                 let Effect::Answer(id, answer) = effect else {
@@ -173,7 +182,7 @@ impl Engine {
                 }
                 false
             });
-            (result, answers)
+            (result, answers, now)
         };
         for (sender, answer) in answers {
             // A receiver that is gone is a caller that hung up.
@@ -184,7 +193,7 @@ impl Engine {
                 Effect::Fetch(fetch) => self.spawn(fetch),
                 Effect::Note(note) => {
                     self.changed.notify_one();
-                    self.observer.note(&note);
+                    self.observer.note(&note, now);
                 }
                 Effect::Answer(..) => {}
             }
@@ -239,6 +248,5 @@ impl Drop for Report {
         let outcome = self.outcome.take().unwrap_or_else(lost);
         self.engine
             .with(|state, now, effects| state.broker.reply(now, &self.fetch, outcome, effects));
-        self.engine.rearm.notify_one();
     }
 }

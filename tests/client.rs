@@ -728,3 +728,245 @@ fn a_server_that_is_no_msi_tokend_is_told_and_nothing_of_it_printed() {
         );
     }
 }
+
+/// `doctor` without the proxy variables of whoever runs the tests.
+fn doctor(socket: &Path, arguments: &[&str]) -> Ran {
+    let mut command = at(socket, &[&["doctor"], arguments].concat());
+    for variable in [
+        "http_proxy",
+        "HTTP_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+    ] {
+        command.env_remove(variable);
+    }
+    run(&mut command)
+}
+
+/// The doctor says so, with what to do below, and exits with the code of the first thing that is wrong.
+#[track_caller]
+fn assert_wrong(ran: &Ran, code: i32, what: &str, cure: &str) {
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    let mut lines = ran.out.lines();
+    let found = lines.any(|line| line.starts_with("WRONG  ") && line.contains(what));
+    assert!(
+        found && lines.next().is_some_and(|line| line.contains(cure)),
+        "{what:?}, {cure:?}: {ran:?}"
+    );
+}
+
+#[test]
+fn the_doctor_finds_nothing_wrong_with_a_healthy_daemon_and_names_the_stand_in() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let ran = doctor(&daemon.socket(), &[]);
+    assert!(ran.code == Some(0) && !ran.out.contains("WRONG"), "{ran:?}");
+    assert!(
+        ran.out
+            .contains("note   the endpoint is a stand-in: it is msi-emulator"),
+        "{ran:?}"
+    );
+    assert!(
+        emulator.requests()["requests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|r| r["headers"].get("metadata").is_none())
+    );
+    let ran = doctor(&daemon.socket(), &["--resource", STORAGE]);
+    assert!(
+        ran.code == Some(0) && ran.out.contains("you get a token for https://storage"),
+        "{ran:?}"
+    );
+    assert!(!ran.out.contains("eyJ"), "a token: {ran:?}");
+}
+
+#[test]
+fn the_doctor_finds_a_daemon_that_is_away_dead_hung_or_somebody_else() {
+    let home = directory();
+    let socket = home.path().join("s");
+    assert_wrong(
+        &doctor(&socket, &[]),
+        69,
+        "there is no socket",
+        "systemctl start msi-tokend.socket",
+    );
+    drop(UnixListener::bind(&socket).unwrap());
+    assert_wrong(
+        &doctor(&socket, &[]),
+        69,
+        "nobody serves it",
+        "journalctl -u msi-tokend",
+    );
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.signal(Signal::SIGSTOP);
+    let hung = doctor(&daemon.socket(), &[]);
+    daemon.signal(Signal::SIGCONT);
+    assert_wrong(&hung, 69, "no answer within", "hangs");
+    let (_stuck, socket) = canned("503 Service Unavailable", r#"{"live":false}"#);
+    assert_wrong(&doctor(&socket, &[]), 69, "timer stands still", "systemctl restart");
+    let (_other, socket) = canned("200 OK", "<html>");
+    assert_wrong(&doctor(&socket, &[]), 70, "not understood", "Is it msi-tokend?");
+}
+
+#[test]
+fn the_doctor_finds_that_no_rule_is_for_the_caller_or_none_for_the_token() {
+    if !is_root() {
+        return;
+    }
+    let (emulator, programs) = (Emulator::start(&[]), programs());
+    let daemon = Daemon::start(&emulator, "");
+    let ran = as_user(&programs, STRANGER, &daemon.socket(), &["doctor"]);
+    assert_wrong(
+        &ran,
+        77,
+        "no rule is for you (uid 54321)",
+        "msi-token explain --uid 54321",
+    );
+    let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
+    let daemon = Daemon::start(&emulator, &rule);
+    let ran = as_user(&programs, STRANGER, &daemon.socket(), &["doctor"]);
+    assert!(
+        ran.code == Some(0) && ran.out.contains("1 of the rules are for you"),
+        "{ran:?}"
+    );
+    let ran = as_user(
+        &programs,
+        STRANGER,
+        &daemon.socket(),
+        &["doctor", "--resource", MANAGEMENT],
+    );
+    assert_wrong(&ran, 77, MANAGEMENT, &format!("--uid 54321 --resource {MANAGEMENT}"));
+}
+
+#[test]
+fn the_doctor_finds_an_endpoint_that_is_away_and_the_token_that_suffers() {
+    let mut emulator = Emulator::start(&[]);
+    emulator.stop();
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    eventually("the daemon has knocked in vain", || {
+        daemon.log().contains("connection refused")
+    });
+    let ran = doctor(&daemon.socket(), &[]);
+    assert_wrong(&ran, 75, "cannot be reached from here: connection refused", "firewall");
+    assert_wrong(
+        &ran,
+        75,
+        "the last request failed: connection refused",
+        "upstream.endpoint",
+    );
+}
+
+#[test]
+fn the_doctor_explains_the_endpoints_refusals() {
+    let emulator = Emulator::start(&[]);
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    let daemon = Daemon::start(
+        &emulator,
+        &format!("[[warm]]\nresource = \"{STORAGE}\"\nclient_id = \"{unknown}\"\n"),
+    );
+    eventually("the refusal is known", || {
+        daemon.get("/ready").body.contains("Identity not found")
+    });
+    let ran = doctor(&daemon.socket(), &[]);
+    assert_wrong(&ran, 70, "Identity not found", "az vm identity assign");
+    let ran = doctor(&daemon.socket(), &["--resource", MANAGEMENT, "--client-id", unknown]);
+    assert_eq!(ran.out.matches("az vm identity assign").count(), 2, "{ran:?}");
+}
+
+/// An endpoint that refuses whatever it is asked, with a date of its own.
+fn endpoint_at_another_time() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = BufReader::new(&stream).lines();
+            while head.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT";
+            _ = write!(
+                stream,
+                "HTTP/1.1 400 Bad Request\r\n{date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn the_doctor_finds_a_clock_that_is_off() {
+    let endpoint = endpoint_at_another_time();
+    let daemon = Daemon::with_config(&format!(
+        "[upstream]\nendpoint = \"http://{endpoint}/metadata/identity/oauth2/token\"\n"
+    ));
+    let ran = doctor(&daemon.socket(), &[]);
+    assert_wrong(&ran, 70, "ahead of the endpoint's", "timedatectl");
+    assert!(
+        ran.out.contains("where the metadata service of Azure never is"),
+        "{ran:?}"
+    );
+    let emulator = Emulator::start(&[]);
+    emulator.script("[[fault]]\ntimes = 0\nraw_expires_on = 1000000000\n");
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    eventually("the failure is known", || {
+        daemon.get("/ready").body.contains("clock is ahead")
+    });
+    assert_wrong(
+        &doctor(&daemon.socket(), &[]),
+        70,
+        "expires_on is in the past",
+        "timedatectl",
+    );
+}
+
+#[test]
+fn the_doctor_finds_a_proxy_in_the_way() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let with = |exceptions: &str| {
+        let mut command = at(&daemon.socket(), &["doctor"]);
+        command.env_remove("NO_PROXY");
+        run(command
+            .env("http_proxy", "http://127.0.0.1:1")
+            .env("no_proxy", exceptions))
+    };
+    assert_wrong(
+        &with("localhost"),
+        70,
+        "http_proxy is set and NO_PROXY does not name 127.0.0.1",
+        "NO_PROXY",
+    );
+    assert_eq!(with("localhost,127.0.0.1").code, Some(0));
+}
+
+#[test]
+fn a_cached_token_takes_at_most_half_as_long_again_as_with_curl() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    daemon.token(STORAGE);
+    let mut ours = at(&daemon.socket(), &["get", "--resource", STORAGE]);
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--header", "Metadata: true", "--unix-socket"])
+        .arg(daemon.socket());
+    curl.arg(format!(
+        "http://localhost/metadata/identity/oauth2/token?api-version=2018-02-01&resource={STORAGE}"
+    ));
+    let time = |command: &mut Command| {
+        let start = SystemClock.now().boot;
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+        SystemClock.now().boot.saturating_sub(start)
+    };
+    // In turn, so that whatever else this machine does falls on both; the median, since it falls unevenly.
+    let (mut with_ours, mut with_curl): (Vec<_>, Vec<_>) = (0..61).map(|_| (time(&mut ours), time(&mut curl))).unzip();
+    with_ours.sort();
+    with_curl.sort();
+    assert!(
+        with_ours[30] * 2 <= with_curl[30] * 3,
+        "{:?} and {:?}",
+        with_ours[30],
+        with_curl[30]
+    );
+}

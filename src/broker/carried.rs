@@ -30,7 +30,7 @@ pub struct Carried {
 impl Broker {
     /// Everything worth carrying over.
     pub fn carry(&self) -> Vec<Carried> {
-        self.slots.values().map(Carried::from).collect()
+        self.store.iter().map(Carried::from).collect()
     }
 
     /// Takes over what a former life left, as far as it fits the bounds now in force: the latest used first, and no key
@@ -38,27 +38,18 @@ impl Broker {
     pub fn take_over(&mut self, now: Now, mut carried: Vec<Carried>, effects: &mut Vec<Effect>) {
         carried.sort_by_key(|carried| std::cmp::Reverse(carried.last_asked));
         for carried in carried {
-            let known = self.slots.get(&carried.key);
-            let warm = known.is_some_and(|slot| slot.warm);
-            if known.is_some() != warm || (!warm && !self.has_room_for(carried.owner)) {
+            let known = self.store.get(&carried.key);
+            let warm = known.is_some_and(|slot| slot.warm && slot.flight.is_none());
+            if known.is_some() != warm || (!warm && !self.store.has_room_for(carried.owner, &self.policy)) {
                 continue;
             }
             let slot = carried.into_slot(warm, now);
             let key = slot.key.clone();
-            self.remove(&key);
-            self.slots.insert(key.clone(), slot);
+            self.store.remove(&key);
+            self.store.insert(slot);
             self.reschedule(&key);
         }
         self.tick(now, effects);
-    }
-
-    fn has_room_for(&self, owner: u32) -> bool {
-        let taken = self
-            .slots
-            .values()
-            .filter(|slot| slot.owner == owner && !slot.warm)
-            .count();
-        taken < self.policy.max_tokens_per_uid && self.slots.len() < self.policy.max_tokens
     }
 }
 

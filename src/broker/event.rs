@@ -65,8 +65,8 @@ pub struct Served {
 pub enum Unserved {
     /// The upstream failed; it will be asked again after the given time.
     Failed(Arc<Failure>, Duration),
-    /// The caller's wait ran out before the upstream answered at all.
-    TimedOut,
+    /// The caller's wait ran out; with the upstream's last failure, if it has answered at all.
+    TimedOut(Option<Arc<Failure>>),
     /// No room for another key, and nothing to evict.
     Full(Bound),
 }
@@ -121,12 +121,16 @@ pub enum Note {
         key: Arc<Key>,
         /// How long it can be served.
         left: Duration,
+        /// End of validity since 1970.
+        expires_on: Duration,
         /// Until it is renewed.
         next_in: Duration,
         /// It is the one that was there before.
         same: bool,
         /// Failures in a row before it.
         failures: u32,
+        /// The last of them, unless all were throttles, which are everybody's.
+        after: Option<Arc<Failure>>,
     },
     /// The upstream failed.
     Failed {
@@ -136,10 +140,39 @@ pub enum Note {
         failure: Arc<Failure>,
         /// Failures in a row by now.
         failures: u32,
+        /// The first of its class in that row; never a throttle, which is everybody's.
+        first: bool,
         /// What can still be served of the token; zero if nothing.
         left: Duration,
+        /// End of the token's validity since 1970, where there is a token.
+        expires_on: Option<Duration>,
         /// Until the next try.
         next_in: Duration,
+    },
+    /// A token is over because it could not be renewed: callers are refused from now on. Once for each token.
+    Lapsed {
+        /// Which.
+        key: Arc<Key>,
+        /// When it ended, since 1970.
+        expires_on: Duration,
+        /// The last failure.
+        failure: Arc<Failure>,
+        /// Failures in a row by now.
+        failures: u32,
+    },
+    /// The upstream answered 429, which silences all keys. Once for each round of requests that ran together.
+    Throttled {
+        /// What it said.
+        failure: Arc<Failure>,
+        /// Rounds in a row by now.
+        rounds: u32,
+        /// Until anything is asked again.
+        next_in: Duration,
+    },
+    /// The upstream answered something else again.
+    Unthrottled {
+        /// Rounds of 429s before it.
+        rounds: u32,
     },
     /// The default identity's token belongs to another client id than the one before it.
     IdentityChanged {

@@ -11,7 +11,7 @@ use super::backoff::Streak;
 use super::governor::{Governor, Lane};
 use super::lifetime::{LOW, Lease};
 use crate::clock::Now;
-use crate::failure::Failure;
+use crate::failure::{Class, Failure};
 use crate::key::Key;
 
 /// One key is fetched by `bypass_cache` or `token_sha256_to_refresh` this often at most.
@@ -40,6 +40,8 @@ pub struct Slot {
     pub forced_at: Option<Duration>,
     /// What has failed since the last good reply.
     pub trouble: Option<Trouble>,
+    /// It was said that the token is over.
+    pub lapse_told: bool,
     /// When somebody last asked; the slot's creation where nobody did.
     pub last_asked: Duration,
     /// Answers given from the cache.
@@ -69,6 +71,9 @@ pub struct Trouble {
     pub failures: u32,
     /// Callers without a token are held until the next try.
     pub hold_callers: bool,
+    /// The classes of failure that were told; throttles, which are everybody's, apart.
+    #[serde(default)]
+    pub told: Vec<String>,
 }
 
 /// What a caller wants of a key.
@@ -101,7 +106,18 @@ impl Trouble {
             streak: Streak::default(),
             failures: 0,
             hold_callers: false,
+            told: Vec::new(),
         }
+    }
+
+    /// Whether a failure of this class is to be told; true once for each.
+    pub fn is_first_of(&mut self, class: &Class) -> bool {
+        let name = class.name();
+        let first = !matches!(class, Class::Throttled(_)) && !self.told.iter().any(|told| told == name);
+        if first {
+            self.told.push(name.to_owned());
+        }
+        first
     }
 }
 
@@ -118,6 +134,7 @@ impl Slot {
             last_try: None,
             forced_at: None,
             trouble: None,
+            lapse_told: false,
             last_asked: now,
             hits: 0,
             waiters: BTreeSet::new(),
@@ -167,7 +184,7 @@ impl Slot {
         if self.flight.is_some() {
             return Step::Join(until);
         }
-        let lately = self.forced_at.is_some_and(|at| now < at + FORCE_INTERVAL);
+        let lately = self.forced_at.is_some_and(|at| now < at.saturating_add(FORCE_INTERVAL));
         if lately || self.must_keep_still(now, governor) {
             return Step::Serve;
         }
@@ -180,16 +197,16 @@ impl Slot {
             return Step::Serve;
         }
         if let Some(flight) = self.flight {
-            let until = flight.since + LOW_WAIT;
+            let until = flight.since.saturating_add(LOW_WAIT);
             return if now < until { Step::Join(until) } else { Step::Serve };
         }
-        let soonest = self.last_try.map_or(now, |last| last + LOW_INTERVAL);
+        let soonest = self.last_try.map_or(now, |last| last.saturating_add(LOW_INTERVAL));
         self.next_try = self.next_try.min(soonest);
         if now < self.next_try {
             Step::Serve
         } else {
             Step::Start {
-                until: now + LOW_WAIT,
+                until: now.saturating_add(LOW_WAIT),
                 bypass: false,
             }
         }
@@ -202,20 +219,30 @@ impl Slot {
     /// When the broker must look at this slot; never while a fetch is under way, whose end is an event of its own.
     pub fn next_due(&self, idle_drop: Duration) -> Option<Duration> {
         if self.flight.is_some() {
-            None
-        } else if self.lease.is_some() && !self.warm {
-            Some(self.next_try.min(self.last_asked.saturating_add(idle_drop)))
-        } else {
-            Some(self.next_try)
+            return None;
         }
+        let mut due = self.next_try;
+        if let Some(lease) = &self.lease {
+            if self.is_evictable() {
+                due = due.min(self.last_asked.saturating_add(idle_drop));
+            }
+            if self.trouble.is_some() && !self.lapse_told {
+                due = due.min(lease.expires_boot());
+            }
+        }
+        Some(due)
     }
 
     /// Whether nobody will miss this slot: no token is lost by dropping it that anybody asked for lately, and no failure
     /// is forgotten that still spares the upstream.
     pub fn is_idle(&self, now: Now, idle_drop: Duration) -> bool {
-        let keep = if self.left(now).is_zero() { INTEREST } else { idle_drop };
+        let keep = if self.left(now).is_zero() {
+            INTEREST.min(idle_drop)
+        } else {
+            idle_drop
+        };
         let forgotten = now.boot >= self.last_asked.saturating_add(keep);
-        !self.warm && forgotten && self.is_evictable() && (self.lease.is_some() || now.boot >= self.next_try)
+        forgotten && self.is_evictable() && (self.lease.is_some() || now.boot >= self.next_try)
     }
 
     /// Whether the slot may make room for another.

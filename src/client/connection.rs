@@ -1,22 +1,19 @@
 //! A connection to the daemon: whose it is, one request, one answer.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper::header::{HOST, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
+use hyper::header::HOST;
+use hyper::{Method, Request};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{User, geteuid};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
 
-use super::failure::{Exit, Failure, printable};
+use super::failure::{Exit, Failure};
+use super::http::{self, Answer};
 
 /// The user that the packaged service runs as.
 const SERVICE_USER: &str = "msi-tokend";
@@ -27,16 +24,6 @@ const RESTART_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub struct Daemon {
     socket: PathBuf,
-}
-
-/// What the daemon answered. The body may hold a token, so it cannot be printed and is wiped.
-pub struct Answer {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// The header's seconds, where given.
-    pub retry_after: Option<Duration>,
-    /// The whole body.
-    pub body: Zeroizing<Vec<u8>>,
 }
 
 /// Why there is no answer.
@@ -77,6 +64,11 @@ impl Daemon {
         Self { socket }
     }
 
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Sends one GET, waits for the whole answer, at most `patience` in all.
     pub async fn ask(&self, target: &str, patience: Duration) -> Result<Answer, NoAnswer> {
         timeout(patience, self.exchange(Method::GET, target))
@@ -102,30 +94,14 @@ impl Daemon {
     async fn exchange(&self, method: Method, target: &str) -> Result<Answer, NoAnswer> {
         let stream = UnixStream::connect(&self.socket).await?;
         judge_server(&stream)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()
             .method(method)
             .uri(target)
             .header(HOST, "localhost")
             .header("Metadata", "true")
-            .body(Empty::<Bytes>::new())
+            .body(Empty::new())
             .map_err(|error| NoAnswer::System(io::Error::other(error)))?;
-        // Its errors come out of the request as well.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await?;
-        let (head, mut body) = response.into_parts();
-        let mut whole = Zeroizing::new(Vec::new());
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                whole.extend_from_slice(&data);
-            }
-        }
-        let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        Ok(Answer {
-            status: head.status,
-            retry_after: retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs),
-            body: whole,
-        })
+        Ok(http::send(stream, request).await?)
     }
 
     /// What to say about it.
@@ -163,39 +139,6 @@ impl Daemon {
     }
 }
 
-impl Answer {
-    /// The failure that any other status than 200 is. `wanted` is what was asked for, for the message.
-    pub fn failure(&self, wanted: &str) -> Failure {
-        let text = Text::of(&self.body);
-        let cause = match (text.error_description, text.error) {
-            (Some(description), _) => printable(&description),
-            (None, Some(error)) => format!("{wanted}: {}", printable(&error)),
-            (None, None) => format!("{wanted}: the daemon answers HTTP {}", self.status.as_u16()),
-        };
-        match self.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                let pause = self.retry_after.unwrap_or(Duration::from_secs(1));
-                let advice = format!(
-                    "Try again in {} s, or have --wait do it; `msi-token status` shows the cause.",
-                    pause.as_secs()
-                );
-                Failure::new(Exit::TryLater, cause, advice).retry_in(pause)
-            }
-            StatusCode::FORBIDDEN => Failure::new(Exit::NotAllowed, cause, ""),
-            StatusCode::BAD_REQUEST => Failure::new(
-                Exit::Other,
-                format!("refused: {cause}"),
-                "Asking the same again will not help: check --resource and the identity; `msi-token doctor` explains more.",
-            ),
-            _ => Failure::new(
-                Exit::Other,
-                cause,
-                "The daemon and this client may be of different versions: compare `msi-tokend --version`.",
-            ),
-        }
-    }
-}
-
 /// The uid of the packaged service, where it is installed.
 pub fn service_uid() -> Option<u32> {
     Some(User::from_name(SERVICE_USER).ok()??.uid.as_raw())
@@ -210,19 +153,6 @@ impl From<io::Error> for NoAnswer {
             io::ErrorKind::PermissionDenied => Self::NoPermission,
             _ => Self::System(error),
         }
-    }
-}
-
-/// What the daemon says in an error answer.
-#[derive(Default, serde::Deserialize)]
-struct Text {
-    error: Option<String>,
-    error_description: Option<String>,
-}
-
-impl Text {
-    fn of(body: &[u8]) -> Self {
-        serde_json::from_slice(body).unwrap_or_default()
     }
 }
 

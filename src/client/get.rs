@@ -9,8 +9,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{Answer, Daemon};
+use super::connection::Daemon;
 use super::failure::{Exit, Failure};
+use super::http::Answer;
 use super::output;
 use super::selection::Selection;
 use crate::key::{Identity, Key};

@@ -1,14 +1,18 @@
 //! `msi-token`: asks the daemon over its Unix socket, for shell scripts, people and monitoring agents.
 
 mod connection;
+mod doctor;
+mod endpoint;
 mod explain;
 mod failure;
 mod get;
 mod health;
+mod http;
 mod listing;
 mod metrics;
 mod output;
 mod reload;
+mod remedy;
 mod selection;
 mod status;
 mod table;
@@ -50,6 +54,11 @@ enum Command {
     Health(health::Arguments),
     /// Judge the configuration files off line: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
+    /// Say in plain words what is wrong and what to do.
+    ///
+    /// Looks at the daemon, its tokens, its endpoint (one request that asks for no token) and this environment. With
+    /// --resource it also asks for that token, which the daemon then keeps as for any caller.
+    Doctor(doctor::Arguments),
     /// Write the daemon's metrics to a file for the textfile collector of `node_exporter`.
     Metrics(metrics::Arguments),
     /// Have the daemon read its configuration again. For root and the daemon's own user.
@@ -95,6 +104,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&arguments)?,
+            Command::Doctor(arguments) => doctor::run(&daemon, &arguments).await?,
             Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
             Command::Reload => reload::run(&daemon).await?,
         }

@@ -18,7 +18,7 @@ pub struct Selection {
 #[derive(Args)]
 #[group(multiple = false)]
 #[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
-struct Selector {
+pub struct Selector {
     /// The identity's client id (application id).
     #[arg(long, value_name = "ID", value_parser = Identity::client_id)]
     client_id: Option<Identity>,
@@ -33,12 +33,19 @@ struct Selector {
 impl Selection {
     /// What the daemon finds the token under.
     pub fn key(&self) -> Key {
-        let Selector {
+        Key::new(self.resource.clone(), self.selector.identity())
+    }
+}
+
+impl Selector {
+    /// The one that was named, or the VM's default.
+    pub fn identity(&self) -> Identity {
+        let Self {
             client_id,
             object_id,
             resource_id,
-        } = &self.selector;
-        let identity = client_id.as_ref().or(object_id.as_ref()).or(resource_id.as_ref());
-        Key::new(self.resource.clone(), identity.cloned().unwrap_or(Identity::Default))
+        } = self;
+        let named = client_id.as_ref().or(object_id.as_ref()).or(resource_id.as_ref());
+        named.cloned().unwrap_or(Identity::Default)
     }
 }

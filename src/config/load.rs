@@ -208,7 +208,7 @@ fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut
 
 /// Whether a request to `endpoint` would come in at the loopback address `listener`. Names other than `localhost` are
 /// not looked up.
-fn reaches(endpoint: &Uri, listener: SocketAddr) -> bool {
+pub fn reaches(endpoint: &Uri, listener: SocketAddr) -> bool {
     let host = endpoint.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let ours = match host.parse::<std::net::IpAddr>() {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 pub use self::effective::Effective;
-pub use self::load::{Loaded, load};
+pub use self::load::{Loaded, load, reaches};
 pub use self::problem::{Problem, Problems};
 use crate::key::{Identity, Key, Resource};
 

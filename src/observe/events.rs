@@ -2,13 +2,14 @@
 //! anything else (`systemd.journal-fields(7)`). Give one to a record as the field `message_id`; then
 //! `journalctl MESSAGE_ID=…` finds it whatever the text says, and the message catalog explains it.
 
-/// A token that can still be served could not be refreshed; said once, until [`REFRESH_RECOVERED`].
+/// A token that can still be served could not be refreshed; said once for each class of failure, until
+/// [`REFRESH_RECOVERED`].
 pub const REFRESH_FAILING: &str = "d71fe2c880a04153a8db58d37d9d31b0";
-/// A refresh succeeded after failures.
+/// The endpoint gave the token again after failures.
 pub const REFRESH_RECOVERED: &str = "81a11e3ed5a34d8bbb12ead24c7bee25";
-/// A token expired while its refresh failed: callers are refused from now on.
+/// A token expired while its refresh failed: callers are refused from now on. Said once for each token.
 pub const TOKEN_EXPIRED: &str = "5358a2e7fe7b4d74b2786b7430ef61b3";
-/// The endpoint said that the VM asks too much (429).
+/// The endpoint said that the VM asks too much (429); said once, until it answers again.
 pub const UPSTREAM_THROTTLED: &str = "349e0cfd70dd4f3fac59c517696d7980";
 /// The VM's default identity is another one than before.
 pub const DEFAULT_IDENTITY_CHANGED: &str = "84a20b1bb329427797c1f212c38db38e";

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::either::Either;
 use tracing::{debug, error};
 
@@ -19,6 +20,9 @@ use crate::access::Socket;
 
 /// Out of descriptors or memory: this long until the next accept.
 const BREATHER: Duration = Duration::from_millis(200);
+
+/// Callers that are told at the same time that their uid has its share.
+const TOLD_AT_ONCE: usize = 16;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +37,9 @@ pub struct Bounds {
 pub struct Seats {
     taken: Mutex<Taken>,
     changed: Notify,
+    door: Arc<Semaphore>,
+    /// The kernel had no descriptor for a caller, and this was said.
+    short: AtomicBool,
 }
 
 struct Taken {
@@ -57,6 +64,8 @@ impl Seats {
                 by_uid: HashMap::new(),
             }),
             changed: Notify::new(),
+            door: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
+            short: AtomicBool::new(false),
         })
     }
 
@@ -102,6 +111,11 @@ impl Seats {
             uid,
         })
     }
+
+    /// A place at the door, for one who gets no seat and is told so; there are few, and none is waited for.
+    pub fn at_the_door(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.door).try_acquire_owned().ok()
+    }
 }
 
 impl Drop for Seat {
@@ -127,13 +141,18 @@ pub async fn next(listener: &Listener, seats: &Seats) -> io::Result<Stream> {
     loop {
         seats.free().await;
         match one(listener).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                seats.short.store(false, Ordering::Relaxed);
+                return Ok(stream);
+            }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => {
                     debug!(%error, "a caller left before it was let in");
                 }
                 Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    error!(%error, "no connection can be accepted until others close: raise LimitNOFILE or lower limits.max_connections");
+                    if !seats.short.swap(true, Ordering::Relaxed) {
+                        error!(%error, "no connection can be accepted until others close: raise LimitNOFILE or lower limits.max_connections");
+                    }
                     tokio::time::sleep(BREATHER).await;
                 }
                 _ => return Err(error),

@@ -76,6 +76,9 @@ pub enum BindError {
         /// As the system says it.
         source: io::Error,
     },
+    /// Our own requests would come in there.
+    #[error("{0}: this is upstream.endpoint as well, so the daemon would ask itself: choose another port")]
+    Loop(SocketAddr),
     /// `sdk.env` cannot be written.
     #[error("{path}: cannot write what SDKs are led here by: {source}")]
     Unwritable {

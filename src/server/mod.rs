@@ -5,7 +5,9 @@ mod admin;
 mod answer;
 mod bind;
 mod bound;
+mod framing;
 mod gate;
+mod guarded;
 mod passed;
 mod problem;
 mod route;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -40,7 +42,9 @@ use self::answer::Reply;
 pub use self::bind::bind;
 use self::bound::Stream;
 pub use self::bound::{BindError, Bound};
+use self::framing::{Lengths, Reader};
 pub use self::gate::Gate;
+use self::guarded::Guarded;
 pub use self::passed::Passed;
 use self::problem::Problem;
 use self::route::{Route, Shape, TokenRequest};
@@ -54,8 +58,13 @@ use crate::observe::labels::{Outcome, Rejection};
 use crate::observe::metrics::Metrics;
 use crate::observe::scrape;
 
+/// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
+/// is 400 KB for each connection.
+const MAX_HEAD: usize = 16 * 1024;
 /// A form names a resource and an identity; it needs no more.
 const MAX_FORM: usize = 4096;
+/// One that gets no connection has this long to ask, and to hear why.
+const AT_THE_DOOR: Duration = Duration::from_secs(1);
 /// On the way out a connection gets this long to bring a request that was already on its way.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
@@ -155,7 +164,7 @@ impl Server {
         };
         let Some(seat) = self.seats.take(caller.uid) else {
             self.metrics.rejected.inc(Rejection::PerUid);
-            return debug!(uid = caller.uid, "connection refused: this uid has its share of them");
+            return self.turn_away(stream, caller.uid);
         };
         let (server, gate) = (Arc::clone(self), Arc::clone(gate));
         self.connections.spawn(async move {
@@ -164,16 +173,39 @@ impl Server {
         });
     }
 
+    /// Says why there is no seat, where that takes nobody's place. A connection closed before the request was read would
+    /// look broken to its caller.
+    fn turn_away(&self, stream: Stream, uid: u32) {
+        debug!(uid, "connection refused: this uid has its share of them");
+        let Some(place) = self.seats.at_the_door() else { return };
+        self.connections.spawn(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let problem = Problem::too_many_connections(uid);
+                let response = answer::problem(Shape::of(Route::at(request.uri().path())), &problem);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            // Whether it was heard is not our concern.
+            _ = tokio::time::timeout(
+                AT_THE_DOOR,
+                http(AT_THE_DOOR).serve_connection(TokioIo::new(stream), service),
+            )
+            .await;
+            drop(place);
+        });
+    }
+
+    /// A request takes at most the time-out for its head, again for a form, `caller_wait` for its token, and the
+    /// time-out once more until its answer is read.
     async fn serve(self: Arc<Self>, stream: Stream, caller: &Caller, gate: &Gate) {
         let header_timeout = *self.header_timeout.read();
+        let lengths = Arc::new(Lengths::default());
+        let stream = Guarded::new(stream, header_timeout, Reader::new(Arc::clone(&lengths)));
+        let stream = TokioIo::new(stream);
         let service = service_fn(|request| {
-            let server = &self;
-            async move { Ok::<_, Infallible>(server.answer(caller, gate, request).await) }
+            let (server, lengths) = (&self, &lengths);
+            async move { Ok::<_, Infallible>(server.answer(caller, gate, lengths, request).await) }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = http(header_timeout).serve_connection(stream, service);
         tokio::pin!(connection);
         let end = tokio::select! {
             end = connection.as_mut() => end,
@@ -191,14 +223,18 @@ impl Server {
         }
     }
 
-    async fn answer(self: &Arc<Self>, caller: &Caller, gate: &Gate, request: Request<Incoming>) -> Response<Reply> {
+    async fn answer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        gate: &Gate,
+        lengths: &Lengths,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
         let route = gate.route(request.uri().path());
         let mut tally = Tally::start(self, route);
-        let shape = match route {
-            Some(Route::Token(shape)) => shape,
-            _ => Shape::Imds,
-        };
-        let admitted = well_formed(&request)
+        let shape = Shape::of(route);
+        let admitted = well_framed(&request, lengths)
+            .and_then(|()| not_forwarded(request.headers()))
             .and_then(|()| gate.admit(request.headers()))
             .and_then(|()| route.ok_or_else(Problem::no_such_route));
         let result = match admitted {
@@ -300,6 +336,16 @@ impl Server {
     }
 }
 
+/// HTTP as it is spoken here. Without its timer hyper would leave the time-out off.
+fn http(header_timeout: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD);
+    builder
+}
+
 /// Who is at the other end, as the kernel has it.
 fn caller_of(stream: &Stream) -> io::Result<Caller> {
     match stream {
@@ -312,22 +358,34 @@ fn caller_of(stream: &Stream) -> io::Result<Caller> {
     }
 }
 
-/// What no honest client of a local socket sends, before anything else is looked at.
-fn well_formed(request: &Request<Incoming>) -> Result<(), Problem> {
+/// Refuses what could be taken for more than one request, or for another one; nothing more is read after that.
+fn well_framed(request: &Request<Incoming>, lengths: &Lengths) -> Result<(), Problem> {
+    let refused = |text| Err(Problem::invalid_request(text).closing());
     let (uri, headers) = (request.uri(), request.headers());
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter().enumerate();
     if uri.scheme().is_some() || uri.authority().is_some() {
-        return Err(Problem::invalid_request("The request target must be a path, not a whole URL.").closing());
+        refused("The request target must be a path, not a whole URL.")
+    } else if headers.get_all(HOST).iter().count() > 1 {
+        refused("More than one Host header.")
+    } else if !lengths.are_clear(headers) {
+        refused("Content-Length and Transfer-Encoding: a body has one or the other.")
+    } else if encodings.any(|(at, value)| at > 0 || !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        refused("Transfer-Encoding: a body can only be chunked, and only once.")
+    } else if headers.contains_key(UPGRADE) {
+        refused("Upgrade: only HTTP/1.1 is spoken here.")
+    } else if request.method() == Method::GET && !request.body().is_end_stream() {
+        refused("A GET request has no body here.")
+    } else {
+        Ok(())
     }
-    if headers.get_all(HOST).iter().count() > 1 {
-        return Err(Problem::invalid_request("More than one Host header.").closing());
-    }
+}
+
+/// A proxy that forwards to us makes callers of strangers.
+fn not_forwarded(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key("x-forwarded-for") {
         return Err(Problem::invalid_request(
             "X-Forwarded-For: requests must not come through a proxy.",
         ));
-    }
-    if request.method() == Method::GET && !request.body().is_end_stream() {
-        return Err(Problem::invalid_request("A GET request has no body here.").closing());
     }
     Ok(())
 }
@@ -343,13 +401,15 @@ async fn read_form(headers: &HeaderMap, body: Incoming, patience: Duration) -> R
         let text = "The body of a POST must be a form: Content-Type: application/x-www-form-urlencoded.";
         return Err(Problem::invalid_request(text).closing());
     }
+    let unfit = || Problem::invalid_request(format!("The form is broken or longer than {MAX_FORM} bytes.")).closing();
+    if body.size_hint().lower() > MAX_FORM as u64 {
+        return Err(unfit());
+    }
     let whole = tokio::time::timeout(patience, Limited::new(body, MAX_FORM).collect());
     let bytes = whole
         .await
         .map_err(|_| Problem::invalid_request("The rest of the form has not come in time.").closing())?
-        .map_err(|_| {
-            Problem::invalid_request(format!("The form is broken or longer than {MAX_FORM} bytes.")).closing()
-        })?
+        .map_err(|_| unfit())?
         .to_bytes();
     String::from_utf8(bytes.into()).map_err(|_| Problem::invalid_request("The form is not UTF-8."))
 }

@@ -150,6 +150,19 @@ impl Problem {
         }
     }
 
+    /// 429 in place of a connection; there is room again as soon as this uid closes one.
+    pub fn too_many_connections(uid: u32) -> Self {
+        let description = format!(
+            "uid {uid} has as many connections open as limits.max_connections_per_uid allows: close some, or keep one \
+             alive for many requests."
+        );
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
+        }
+        .closing()
+    }
+
     /// 404: there is no such route, which no configuration changes.
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")
@@ -183,11 +196,18 @@ impl Problem {
                     Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
                 }
             }
-            Unserved::TimedOut => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "server_error",
-                format!("No token for {key}: the VM's identity endpoint has not answered in time. Try again."),
-            ),
+            Unserved::TimedOut(failure) => {
+                let what = failure
+                    .as_ref()
+                    .map_or_else(String::new, |failure| format!(": {}", failure.cause));
+                let description = format!(
+                    "No token for {key}: the VM's identity endpoint has not answered in time{what}. Try again."
+                );
+                Self {
+                    retry_after: Some(1),
+                    ..Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", description)
+                }
+            }
             Unserved::Full(bound) => {
                 let (what, setting) = match bound {
                     Bound::Total => ("all callers together", "max_tokens"),

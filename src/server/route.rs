@@ -39,6 +39,16 @@ pub enum Route {
     Metrics,
 }
 
+impl Shape {
+    /// How errors look there; where no token is served, as the metadata service's.
+    pub fn of(route: Option<Route>) -> Self {
+        match route {
+            Some(Route::Token(shape)) => shape,
+            _ => Self::Imds,
+        }
+    }
+}
+
 /// A token request, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {

@@ -6,7 +6,7 @@ use super::bound::{BindError, Bound};
 use super::gate::Gate;
 use super::{sdk_env, tcp};
 use crate::access::loopback;
-use crate::config::Listen;
+use crate::config::{self, Config};
 
 /// The listener that is ready to serve, with its rules.
 pub struct Sdk {
@@ -19,12 +19,17 @@ pub struct Sdk {
 }
 
 /// Opens the listener and writes `sdk.env`; `None` where it is off. To be called inside the runtime.
-pub fn open(listen: &Listen, passed: Option<TcpListener>) -> Result<Option<Sdk>, BindError> {
+pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>, BindError> {
+    let listen = &config.listen;
     let (bound, address) = match (passed, listen.sdk) {
         (Some(listener), _) => tcp::adopt(listener, "sdk")?,
         (None, Some(address)) => tcp::bind(address, "listen.sdk")?,
         (None, None) => return Ok(None),
     };
+    // Only here is it known where systemd's socket listens.
+    if config::reaches(&config.upstream.endpoint, address) {
+        return Err(BindError::Loop(address));
+    }
     loopback::try_out().map_err(BindError::CallersUnknown)?;
     let secret = sdk_env::publish(&listen.sdk_env, address)?;
     let port = address.port();

@@ -93,6 +93,12 @@ with_sdk_env() {
     as "$1" env "${variables[@]}" "${@:2}"
 }
 
+# nobody_else_asked: every request that the endpoint saw came from the daemon.
+nobody_else_asked() {
+    curl --silent http://169.254.169.254/emulator/requests | jq --exit-status \
+        '.count > 0 and ([.requests[].headers["user-agent"] | select(startswith("msi-tokend/") | not)] | . == [] or error(tostring))'
+}
+
 # check WHAT COMMAND…: one line of result; the command's own words only when it fails.
 check() {
     local what=$1 said

@@ -1,0 +1,175 @@
+//! What the end of a fetch changes: for its key, for those who wait for it, and for everybody where it is a 429.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::governor::Throttle;
+use super::lifetime::{Lease, refresh_in};
+use super::slot::Trouble;
+use super::{Broker, Effect, Fetch, Note, Unserved, note_lapse, served};
+use crate::clock::Now;
+use crate::failure::{Class, Failure};
+use crate::key::{Identity, Key};
+use crate::token::Token;
+
+impl Broker {
+    /// The upstream's answer to the [`Fetch`] with this key, or what came in its place.
+    pub fn reply(&mut self, now: Now, fetch: &Fetch, outcome: Result<Token, Failure>, effects: &mut Vec<Effect>) {
+        self.observe_clocks(now, effects);
+        self.governor.finished();
+        let Some(slot) = self.store.get_mut(&fetch.key) else {
+            return;
+        };
+        slot.flight = None;
+        let started = slot.last_try.unwrap_or(now.boot);
+        let lease = outcome.map(|token| Lease::new(Arc::new(token), now)).and_then(|lease| {
+            let over = lease.left(now).is_zero();
+            let faulty = || Failure::new(Class::Faulty, "the token given was over on arrival");
+            if over { Err(faulty()) } else { Ok(lease) }
+        });
+        match lease {
+            Err(failure) if matches!(failure.class, Class::Throttled(_)) => {
+                let rounds = self.governor.rounds_before(started);
+                let failure = Arc::new(failure);
+                self.failed(now, &fetch.key, &failure, rounds, effects);
+                self.silence(now, started, &fetch.key, failure, effects);
+            }
+            lease => {
+                let rounds = self.governor.answered(started);
+                if rounds > 0 {
+                    effects.push(Effect::Note(Note::Unthrottled { rounds }));
+                }
+                match lease {
+                    Ok(lease) => self.renewed(now, fetch, lease, effects),
+                    Err(failure) => self.failed(now, &fetch.key, &Arc::new(failure), 0, effects),
+                }
+            }
+        }
+        self.reschedule(&fetch.key);
+        self.start_fetches(now.boot, effects);
+    }
+
+    fn renewed(&mut self, now: Now, fetch: &Fetch, lease: Lease, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.store.get_mut(&fetch.key) else {
+            return;
+        };
+        let mut same = false;
+        let mut new = lease;
+        if let Some(old) = slot.lease.take() {
+            same = old.token.is_same_as(&new.token);
+            let changed = is_another(old.token.client_id(), new.token.client_id());
+            if changed && fetch.key.identity == Identity::Default {
+                effects.push(Effect::Note(Note::IdentityChanged {
+                    key: fetch.key.clone(),
+                    old: old.token.client_id().map(Into::into),
+                    new: new.token.client_id().map(Into::into),
+                }));
+            }
+            // The endpoint caches in several places: one of them may give an older token than we have. A refresh that
+            // nobody forced must not shorten what can be served.
+            if !same && !changed && !fetch.bypass && old.left(now) > new.left(now) {
+                (same, new) = (true, old);
+            }
+        }
+        let left = new.left(now);
+        let expires_on = new.token.expires_on();
+        let next_in = refresh_in(left, same, self.rng.f64());
+        slot.lease = Some(new);
+        slot.lapse_told = false;
+        slot.next_try = now.boot.saturating_add(next_in);
+        let trouble = slot.trouble.take();
+        effects.push(Effect::Note(Note::Refreshed {
+            key: fetch.key.clone(),
+            left,
+            expires_on,
+            next_in,
+            same,
+            failures: trouble.as_ref().map_or(0, |trouble| trouble.failures),
+            after: trouble.filter(|trouble| !trouble.told.is_empty()).map(|t| t.failure),
+        }));
+        self.settle(now, &fetch.key, None, effects);
+    }
+
+    /// `rounds` of throttles came before this one, if it is one.
+    fn failed(&mut self, now: Now, key: &Arc<Key>, failure: &Arc<Failure>, rounds: u32, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.store.get_mut(key) else { return };
+        let mut trouble = slot.trouble.take().unwrap_or_else(|| Trouble::new(failure.clone()));
+        let wait = trouble.streak.failed(&failure.class, now.boot, rounds, self.rng.f64());
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.hold_callers = wait.hold_callers;
+        trouble.failure = failure.clone();
+        let first = trouble.is_first_of(&failure.class);
+        slot.next_try = now.boot.saturating_add(wait.for_);
+        effects.push(Effect::Note(Note::Failed {
+            key: key.clone(),
+            failure: failure.clone(),
+            failures: trouble.failures,
+            first,
+            left: slot.left(now),
+            expires_on: slot.lease.as_ref().map(|lease| lease.token.expires_on()),
+            next_in: wait.for_,
+        }));
+        slot.trouble = Some(trouble);
+        note_lapse(slot, now, effects);
+        let told = if wait.hold_callers {
+            self.throttled(now)
+        } else {
+            Some(Unserved::Failed(failure.clone(), wait.for_))
+        };
+        self.settle(now, key, told, effects);
+    }
+
+    /// The upstream said that the VM asks too much: nothing starts before the next try of the key that was told so, and
+    /// whoever waits for a fetch that will not start now is told as well.
+    fn silence(&mut self, now: Now, started: Duration, key: &Key, failure: Arc<Failure>, effects: &mut Vec<Effect>) {
+        let Some(until) = self.store.get(key).map(|slot| slot.next_try) else {
+            return;
+        };
+        let rounds = self.governor.rounds_before(started) + 1;
+        if self.governor.is_news(started) {
+            effects.push(Effect::Note(Note::Throttled {
+                failure: failure.clone(),
+                rounds,
+                next_in: until.saturating_sub(now.boot),
+            }));
+        }
+        for key in self.governor.silence(now.boot, started, Throttle { until, failure }) {
+            if let Some(slot) = self.store.get_mut(&key) {
+                slot.flight = None;
+                slot.next_try = until;
+            }
+            self.reschedule(&key);
+        }
+        for key in self.waiters.keys() {
+            if self.store.get(&key).is_some_and(|slot| slot.flight.is_none()) {
+                self.settle(now, &key, self.throttled(now), effects);
+            }
+        }
+    }
+
+    /// A fetch of the key ended, or will not start: its callers are served, or told, or held on where nothing is to be
+    /// told.
+    fn settle(&mut self, now: Now, key: &Key, told: Option<Unserved>, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.store.get_mut(key) else { return };
+        let Some(answer) = served(slot, now).map(Ok).or(told.map(Err)) else {
+            return;
+        };
+        for id in std::mem::take(&mut slot.waiters) {
+            self.waiters.remove(id);
+            effects.push(Effect::Answer(id, answer.clone()));
+        }
+        self.reschedule(key);
+    }
+
+    /// What callers are told while the upstream's throttle is in force.
+    fn throttled(&self, now: Now) -> Option<Unserved> {
+        let throttle = self.governor.throttled(now.boot)?;
+        let next_in = throttle.until.saturating_sub(now.boot);
+        Some(Unserved::Failed(throttle.failure.clone(), next_in))
+    }
+}
+
+/// Whether two replies name two identities; ids compare without case, and not every reply has one.
+fn is_another(old: Option<&str>, new: Option<&str>) -> bool {
+    old.zip(new).is_some_and(|(old, new)| !old.eq_ignore_ascii_case(new))
+}

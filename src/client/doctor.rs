@@ -1,0 +1,366 @@
+//! `doctor`: what is wrong, in plain words, and what to do.
+
+use std::time::Duration;
+
+use clap::Args;
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::connection::Daemon;
+use super::endpoint::Sight;
+use super::failure::{Exit, Failure, printable};
+use super::get::{Mode, target};
+use super::selection::Selector;
+use super::{endpoint, output, remedy};
+use crate::clock::{Clock, SystemClock};
+use crate::key::{Key, Resource};
+
+/// For what the daemon answers from memory.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// For a token; the daemon holds a caller for 20 s unless it was told otherwise.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
+/// Clocks that differ by less do no harm, and a second is lost on the way.
+const SKEW: Duration = Duration::from_secs(60);
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Also ask for this token.
+    #[arg(long, value_parser = Resource::new)]
+    resource: Option<Resource>,
+    #[command(flatten)]
+    selector: Selector,
+}
+
+/// One line of the diagnosis.
+#[derive(Debug)]
+enum Finding {
+    /// As it should be.
+    Well(String),
+    /// Worth knowing, and maybe meant so.
+    Note(String, String),
+    /// What is wrong, what to do, and what the program exits with if this is the first one.
+    Wrong(Exit, String, String),
+}
+
+/// What is read of `/status`.
+#[derive(Deserialize)]
+struct Status {
+    version: String,
+    endpoint: String,
+    caller: Caller,
+}
+
+#[derive(Deserialize)]
+struct Caller {
+    uid: u32,
+    privileged: bool,
+    rules: u64,
+}
+
+/// What is read of `/ready`, which shows everybody the tokens that are warm or in use.
+#[derive(Deserialize)]
+struct Ready {
+    tokens: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    resource: String,
+    identity: String,
+    ready: bool,
+    failures: u64,
+    reason: String,
+}
+
+/// Prints the diagnosis.
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+    let mut findings = examine(daemon, arguments).await;
+    findings.push(proxies(|name| std::env::var(name).ok()));
+    let lines: Vec<String> = findings.iter().flat_map(Finding::lines).collect();
+    output::line(&[lines.join("\n").as_bytes()])?;
+    match findings.iter().find_map(Finding::exit) {
+        Some(exit) => Err(Failure::quiet(exit)),
+        None => Ok(()),
+    }
+}
+
+/// From the daemon outwards, as far as it can be looked.
+async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
+    let (status, ready) = match documents(daemon).await {
+        Ok(documents) => documents,
+        Err(finding) => return vec![finding],
+    };
+    let mut findings = vec![Finding::Well(format!(
+        "msi-tokend {} answers on {}",
+        status.version,
+        daemon.socket().display()
+    ))];
+    findings.push(rules(&status.caller));
+    let failing = ready.tokens.iter().any(|token| token.failures > 0);
+    let sight = endpoint::look(&status.endpoint).await;
+    findings.extend(sight_of(&status, sight, failing));
+    findings.extend(tokens(&ready));
+    if let Some(resource) = &arguments.resource {
+        let key = Key::new(resource.clone(), arguments.selector.identity());
+        findings.push(asked(daemon, &key, status.caller.uid).await);
+    }
+    findings
+}
+
+async fn documents(daemon: &Daemon) -> Result<(Status, Ready), Finding> {
+    let get = async |target| daemon.answer(target, PATIENCE).await.map_err(|f| Finding::from(&f));
+    if get("/live").await?.status != StatusCode::OK {
+        return Err(Finding::Wrong(
+            Exit::Unreachable,
+            "the daemon answers, but its timer stands still: no token is refreshed".to_owned(),
+            "Restart it: `systemctl restart msi-tokend`.".to_owned(),
+        ));
+    }
+    let (status, ready) = (get("/status").await?, get("/ready").await?);
+    let odd = |_| {
+        Finding::Wrong(
+            Exit::Other,
+            format!("what answers on {} is not understood", daemon.socket().display()),
+            "Is it msi-tokend? Compare `msi-tokend --version` with `msi-token --version`.".to_owned(),
+        )
+    };
+    Ok((
+        serde_json::from_slice(&status.body).map_err(odd)?,
+        serde_json::from_slice(&ready.body).map_err(odd)?,
+    ))
+}
+
+fn rules(caller: &Caller) -> Finding {
+    match (caller.privileged, caller.rules) {
+        (true, _) => Finding::Well(format!(
+            "uid {} may have every token; `msi-token explain` judges for another user",
+            caller.uid
+        )),
+        (false, 0) => Finding::Wrong(
+            Exit::NotAllowed,
+            format!(
+                "no rule is for you (uid {}): every token is refused with 403",
+                caller.uid
+            ),
+            format!(
+                "Add an [[allow]] rule, or your user to a group that has one, and log in anew; `msi-token explain --uid \
+                 {} --resource RESOURCE` shows what each rule asks for.",
+                caller.uid
+            ),
+        ),
+        (false, rules) => Finding::Well(format!(
+            "{rules} of the rules are for you (uid {}); --resource RESOURCE tries one token",
+            caller.uid
+        )),
+    }
+}
+
+fn sight_of(status: &Status, sight: Result<Sight, String>, failing: bool) -> Vec<Finding> {
+    let endpoint = &status.endpoint;
+    let sight = match sight {
+        Ok(sight) => sight,
+        Err(cause) => {
+            let what = format!("the VM's endpoint {endpoint} cannot be reached from here: {cause}");
+            return vec![if failing || status.caller.uid == 0 {
+                Finding::Wrong(Exit::TryLater, what, remedy::for_cause(&cause).to_owned())
+            } else {
+                let why = "No token fails: where a firewall lets only the daemon's user reach the endpoint, this is as \
+                           it should be.";
+                Finding::Note(what, why.to_owned())
+            }];
+        }
+    };
+    let mut findings = vec![Finding::Well(format!("the VM's endpoint {endpoint} answers"))];
+    if let Some(why) = sight.stand_in {
+        findings.push(Finding::Note(
+            format!("the endpoint is a stand-in: {why}"),
+            "Its tokens are worth nothing to Azure. On a real VM, remove upstream.endpoint from the configuration."
+                .to_owned(),
+        ));
+    }
+    findings.extend(sight.time.and_then(|time| skew(time, SystemClock.now().wall)));
+    findings
+}
+
+fn skew(theirs: Duration, ours: Duration) -> Option<Finding> {
+    let off = ours.abs_diff(theirs);
+    (off > SKEW).then(|| {
+        let (direction, harm) = if ours > theirs {
+            ("ahead of", "tokens are taken for expired while they are good")
+        } else {
+            ("behind", "tokens are served that are over")
+        };
+        let off = humantime::format_duration(Duration::from_secs(off.as_secs()));
+        Finding::Wrong(
+            Exit::Other,
+            format!("this machine's clock is {off} {direction} the endpoint's: {harm}"),
+            "Set it: `timedatectl`, `chronyc tracking`.".to_owned(),
+        )
+    })
+}
+
+/// One finding for all tokens that want the same remedy.
+fn tokens(ready: &Ready) -> Vec<Finding> {
+    let mut causes: Vec<(&str, Vec<&Token>)> = Vec::new();
+    for token in ready.tokens.iter().filter(|token| token.failures > 0) {
+        let remedy = remedy::for_cause(&token.reason);
+        match causes.iter_mut().find(|(other, _)| *other == remedy) {
+            Some((_, tokens)) => tokens.push(token),
+            None => causes.push((remedy, vec![token])),
+        }
+    }
+    let wrong = causes.into_iter().filter_map(|(remedy, tokens)| {
+        let first = tokens.first()?;
+        let more = match tokens.len() {
+            1 => String::new(),
+            all => format!(" (and {} more alike)", all - 1),
+        };
+        let what = format!("{} for {}: {}{more}", first.resource, first.identity, first.reason);
+        Some(Finding::Wrong(Exit::Other, what, remedy.to_owned()))
+    });
+    let wrong: Vec<Finding> = wrong.collect();
+    if !wrong.is_empty() {
+        return wrong;
+    }
+    let ready_now = ready.tokens.iter().filter(|token| token.ready).count();
+    vec![Finding::Well(match ready.tokens.len() {
+        0 => "no token is kept warm, and none was asked for in the last hour".to_owned(),
+        all => format!("{ready_now} of {all} tokens that are warm or in use can be served, and none fails"),
+    })]
+}
+
+async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
+    let failure = match daemon.answer(&target(key, Mode::Get), TOKEN_PATIENCE).await {
+        Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
+        Ok(answer) => answer.failure(&format!("no token for {key}")),
+        Err(failure) => failure,
+    };
+    let cure = match failure.exit {
+        Exit::NotAllowed => format!(
+            "`msi-token explain --uid {uid} --resource {}` shows what each rule asks for.",
+            key.resource
+        ),
+        Exit::Unreachable => failure.advice.into_owned(),
+        _ => remedy::for_cause(&failure.cause).to_owned(),
+    };
+    Finding::Wrong(failure.exit, failure.cause, cure)
+}
+
+/// Programs that honour a proxy variable would send it what is meant for this machine, tokens included.
+fn proxies(variable: impl Fn(&str) -> Option<String>) -> Finding {
+    let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+    let proxies: Vec<&str> = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+        .into_iter()
+        .filter(set)
+        .collect();
+    let exceptions = ["no_proxy", "NO_PROXY"]
+        .map(|name| variable(name).unwrap_or_default())
+        .join(",");
+    let excepted = |host: &str| {
+        let mut entries = exceptions.split([',', ' ']).map(str::trim);
+        entries.any(|entry| entry == "*" || entry.eq_ignore_ascii_case(host))
+    };
+    let through: Vec<&str> = ["localhost", "127.0.0.1"]
+        .into_iter()
+        .filter(|host| !excepted(host))
+        .collect();
+    if proxies.is_empty() || through.is_empty() {
+        return Finding::Well("no proxy variable is in the way".to_owned());
+    }
+    Finding::Wrong(
+        Exit::Other,
+        format!(
+            "{} is set and NO_PROXY does not name {}: programs send their token requests to the proxy",
+            proxies.join(", "),
+            through.join(" and ")
+        ),
+        "Set NO_PROXY and no_proxy to localhost,127.0.0.1,169.254.169.254 wherever the proxy is set.".to_owned(),
+    )
+}
+
+impl Finding {
+    fn lines(&self) -> Vec<String> {
+        let indented = |cure: &str| format!("       {}", printable(cure));
+        match self {
+            Self::Well(what) => vec![format!("ok     {}", printable(what))],
+            Self::Note(what, why) => vec![format!("note   {}", printable(what)), indented(why)],
+            Self::Wrong(_, what, cure) => vec![format!("WRONG  {}", printable(what)), indented(cure)],
+        }
+    }
+
+    fn exit(&self) -> Option<Exit> {
+        match self {
+            Self::Wrong(exit, ..) => Some(*exit),
+            Self::Well(_) | Self::Note(..) => None,
+        }
+    }
+}
+
+impl From<&Failure> for Finding {
+    fn from(failure: &Failure) -> Self {
+        Self::Wrong(failure.exit, failure.cause.clone(), failure.advice.clone().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_in_the_way_unless_loopback_is_excepted() {
+        for (variables, wrong) in [
+            (&[][..], false),
+            (&[("http_proxy", "http://p:3128")], true),
+            (&[("HTTP_PROXY", "")], false),
+            (&[("https_proxy", "http://p:3128")], false),
+            (&[("ALL_PROXY", "p"), ("NO_PROXY", "localhost")], true),
+            (&[("ALL_PROXY", "p"), ("NO_PROXY", "localhost, 127.0.0.1,.corp")], false),
+            (
+                &[
+                    ("http_proxy", "p"),
+                    ("no_proxy", "LOCALHOST"),
+                    ("NO_PROXY", "127.0.0.1"),
+                ],
+                false,
+            ),
+            (&[("http_proxy", "p"), ("no_proxy", "*")], false),
+        ] {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(proxies(variable).exit().is_some(), wrong, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_off_from_a_minute_on_and_the_direction_is_told() {
+        let at = Duration::from_secs;
+        assert!(skew(at(1000), at(1060)).is_none() && skew(at(1060), at(1000)).is_none());
+        let text = |theirs, ours| skew(at(theirs), at(ours)).unwrap().lines().join(" ");
+        assert!(text(1000, 1061).contains("clock is 1m 1s ahead of"));
+        assert!(text(4000, 400).contains("clock is 1h behind"));
+    }
+
+    #[test]
+    fn tokens_with_one_remedy_are_one_finding() {
+        let token = |failures, reason: &str| Token {
+            resource: "https://r/".to_owned(),
+            identity: "default".to_owned(),
+            ready: failures == 0,
+            failures,
+            reason: reason.to_owned(),
+        };
+        let refused = "no token; the last request failed: connection refused";
+        let found = |tokens| super::tokens(&Ready { tokens });
+        let findings = found(vec![
+            token(1, refused),
+            token(0, "fine"),
+            token(9, refused),
+            token(1, "HTTP 500"),
+        ]);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert!(findings[0].lines()[0].contains("(and 1 more alike)"), "{findings:?}");
+        assert!(found(vec![token(0, "fine")])[0].exit().is_none());
+    }
+}

@@ -1,0 +1,81 @@
+//! A look at the VM's endpoint that asks it for no token: whether it answers, what time it has, what it is.
+
+use std::io;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http_body_util::Empty;
+use hyper::header::{DATE, HOST};
+use hyper::{Request, StatusCode, Uri};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::http::{self, Answer};
+
+/// The endpoint answers a bad request from memory.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Where the Azure Arc agent listens on the machine itself, with the metadata service's path.
+const ARC_PORT: u16 = 40_342;
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Sight {
+    /// Its clock, since 1970, where it says.
+    pub time: Option<Duration>,
+    /// Why its tokens may be worth nothing, if so.
+    pub stand_in: Option<&'static str>,
+}
+
+/// # Errors
+/// Why it cannot be reached, in the daemon's own words for it.
+pub async fn look(endpoint: &str) -> Result<Sight, String> {
+    let uri: Uri = endpoint.parse().map_err(|error| format!("no connection: {error}"))?;
+    // Without `Metadata: true` every kind of endpoint refuses, and issues nothing.
+    let answer = get(&uri, uri.path()).await?;
+    let time = answer
+        .header(DATE)
+        .and_then(|text| httpdate::parse_http_date(text).ok())
+        .and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+    Ok(Sight {
+        time,
+        stand_in: stand_in(&uri).await,
+    })
+}
+
+/// On Azure the metadata service is never on the machine itself; the other kinds are.
+async fn stand_in(uri: &Uri) -> Option<&'static str> {
+    if !is_loopback(uri.host()?) {
+        return None;
+    }
+    let emulator = get(uri, "/emulator/peak").await;
+    if emulator.is_ok_and(|answer| answer.status == StatusCode::OK) {
+        return Some("it is msi-emulator, for development and tests");
+    }
+    let is_metadata_service =
+        uri.path().to_ascii_lowercase().starts_with("/metadata/") && uri.port_u16() != Some(ARC_PORT);
+    is_metadata_service.then_some("it is on this machine, where the metadata service of Azure never is")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+async fn get(uri: &Uri, path: &str) -> Result<Answer, String> {
+    let host = uri.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let authority = uri.authority().map_or(host, |authority| authority.as_str());
+    let request = Request::get(path).header(HOST, authority).body(Empty::new());
+    let exchange = async {
+        let stream = TcpStream::connect((bare, uri.port_u16().unwrap_or(80))).await;
+        let stream = stream.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            _ => format!("no connection: {error}"),
+        })?;
+        let request = request.map_err(|error| format!("no connection: {error}"))?;
+        let answer = http::send(stream, request).await;
+        answer.map_err(|error| format!("the exchange broke off: {error}"))
+    };
+    timeout(PATIENCE, exchange)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(PATIENCE))))
+}

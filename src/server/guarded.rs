@@ -1,0 +1,145 @@
+//! A connection, with what hyper leaves undone: an end to waiting for a peer that does not read, and an eye on framing.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::framing::Reader;
+
+/// Fails a write for which the peer does not make room. The time runs from the first write that did not fit until one
+/// fits whole, so that a byte now and then does not stretch it.
+pub struct Guarded<S> {
+    stream: S,
+    patience: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+    reader: Reader,
+}
+
+impl<S> Guarded<S> {
+    pub fn new(stream: S, patience: Duration, reader: Reader) -> Self {
+        Self {
+            stream,
+            patience,
+            deadline: None,
+            reader,
+        }
+    }
+
+    fn judge(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(count)) if count >= wanted) {
+            self.deadline = None;
+            return written;
+        }
+        let patience = self.patience;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the peer does not read")));
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) {
+            self.reader.read(new);
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.judge(cx, written, buf.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.judge(cx, written, bufs.iter().map(|buf| buf.len()).sum())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn guarded(stream: DuplexStream, patience: Duration) -> Guarded<DuplexStream> {
+        Guarded::new(stream, patience, Reader::new(Arc::default()))
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (ours, _theirs) = duplex(10);
+        let mut ours = guarded(ours, SHORT);
+        ours.write_all(&[0; 10]).await.unwrap();
+        assert_eq!(ours.write_all(&[0; 1]).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_byte_now_and_then_does_not_stretch_the_time() {
+        let (ours, mut theirs) = duplex(10);
+        let mut ours = guarded(ours, SHORT);
+        let reading = tokio::spawn(async move {
+            let mut bytes = 0;
+            while theirs.read_u8().await.is_ok() {
+                bytes += 1;
+                sleep(SHORT / 10).await;
+            }
+            bytes
+        });
+        let error = ours.write_all(&[0; 10_000]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drop(ours);
+        assert!(reading.await.unwrap() > 10, "it did read");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_is_served_however_much_it_is() {
+        let (ours, mut theirs) = duplex(10);
+        let mut ours = guarded(ours, LONG);
+        let reading = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            theirs.read_to_end(&mut bytes).await.unwrap();
+            bytes.len()
+        });
+        ours.write_all(&[0; 10_000]).await.unwrap();
+        assert!(ours.deadline.is_none(), "what was late is forgotten once it is written");
+        drop(ours);
+        assert_eq!(reading.await.unwrap(), 10_000);
+    }
+}
