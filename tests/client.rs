@@ -714,7 +714,10 @@ fn a_server_that_is_no_msi_tokend_is_told_and_nothing_of_it_printed() {
         ("200 OK", r#"{"token":"x"}"#),
         ("200 OK", "\"\u{1b}[2J\""),
         ("302 Found", ""),
-        ("502 Bad Gateway", "\u{1b}[2J"),
+        (
+            "502 Bad Gateway",
+            r#"{"error":"e","error_description":"no token for https://storage.azure.com/\u001b[2J\u000a"}"#,
+        ),
     ] {
         let (_directory, socket) = canned(status, body);
         let ran = run(&mut at(&socket, &["get", "--resource", STORAGE]));

@@ -70,10 +70,15 @@ mod tests {
     fn a_file_is_replaced_whole_and_readable_for_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("msi.prom");
-        for content in ["a much longer one", "short"] {
-            replace(&path, content.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
-        }
+        replace(&path, b"a much longer one").unwrap();
+        let being_read = fs::File::open(&path).unwrap();
+        replace(&path, b"short").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "short");
+        assert_eq!(
+            io::read_to_string(being_read).unwrap(),
+            "a much longer one",
+            "still whole"
+        );
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert_eq!(
             fs::read_dir(directory.path()).unwrap().count(),
