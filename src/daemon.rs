@@ -25,7 +25,7 @@ use crate::observe::log::{self, LogHandle};
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
 use crate::observe::{manager, status};
-use crate::server::{self, BindError, Bounds, Gate, Passed, Server};
+use crate::server::{self, BindError, Bounds, Gate, Passed, Server, Settings};
 use crate::upstream::Upstream;
 
 /// What runs at SIGTERM gets this long to end.
@@ -135,14 +135,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         Arc::new(Reporter::new(Arc::clone(&metrics))),
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
-    let server = Server::new(
-        Arc::clone(&engine),
-        metrics,
-        rules(&config),
-        bounds(&config),
-        config.limits.header_timeout,
-        reloads,
-    );
+    let server = Server::new(Arc::clone(&engine), metrics, settings(&config), reloads);
 
     let mut carrier = Carrier::new(passed.tokens);
     if let Some(carrier) = &mut carrier {
@@ -187,6 +180,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         },
         _ = signals.next() => warn!("a second signal: stopping at once"),
     }
+    server.close();
     if let Some(carrier) = &mut carrier {
         carrier.save(&engine);
     }
@@ -242,7 +236,7 @@ fn reload(
     *config = loaded;
     log.set_level(config.log.level);
     engine.reconfigure(policy(config), Upstream::new(&config.upstream));
-    server.reconfigure(rules(config), bounds(config), config.limits.header_timeout);
+    server.reconfigure(settings(config));
     info!(
         message_id = events::CONFIGURATION_RELOADED,
         outcome = "ok",
@@ -265,10 +259,15 @@ fn rules(config: &Config) -> Rules {
     rules
 }
 
-fn bounds(config: &Config) -> Bounds {
-    Bounds {
-        total: config.limits.max_connections,
-        per_uid: config.limits.max_connections_per_uid,
+fn settings(config: &Config) -> Settings {
+    Settings {
+        rules: rules(config),
+        bounds: Bounds {
+            total: config.limits.max_connections,
+            per_uid: config.limits.max_connections_per_uid,
+        },
+        header_timeout: config.limits.header_timeout,
+        audit: config.log.audit,
     }
 }
 

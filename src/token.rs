@@ -7,8 +7,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -16,6 +18,8 @@ use crate::key::Resource;
 
 /// What comes before the secret in [`Token::object`].
 const BEFORE_SECRET: &str = r#"{"access_token":""#;
+/// Entra's have 22 characters.
+const MAX_UTI: usize = 64;
 
 /// The pieces that a token is made of, as the upstream's reply gave them.
 pub struct Parts {
@@ -112,6 +116,19 @@ impl Token {
         self.secret() == other.secret()
     }
 
+    /// The `uti` claim, by which sign-in logs name this very token; no secret, and read from the token when it is asked
+    /// for. `None` where the token is no JWT or has an odd one.
+    pub fn uti(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Claims {
+            uti: String,
+        }
+        let payload = self.secret().split(|byte| *byte == b'.').nth(1)?;
+        let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
+        let Claims { uti } = serde_json::from_slice(&payload).ok()?;
+        (uti.len() <= MAX_UTI && uti.bytes().all(|byte| byte.is_ascii_graphic())).then_some(uti)
+    }
+
     fn secret(&self) -> &[u8] {
         self.object
             .get(BEFORE_SECRET.len()..BEFORE_SECRET.len() + self.secret_len)
@@ -171,6 +188,20 @@ mod tests {
         let hash: [u8; 32] = Sha256::digest(b"one").into();
         assert!(one.has_sha256(&hash) && !two.has_sha256(&hash));
         assert!(!format!("{one:?}").contains("one"));
+    }
+
+    #[test]
+    fn the_uti_is_read_from_the_claims_and_nothing_odd_is_taken_for_it() {
+        let with = |claims: &str| {
+            let secret = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+            token(&secret).unwrap().uti()
+        };
+        assert_eq!(with(r#"{"aud":"x","uti":"abc-_1"}"#).as_deref(), Some("abc-_1"));
+        assert_eq!(with(&format!(r#"{{"uti":"{}"}}"#, "u".repeat(65))), None);
+        for claims in [r#"{"uti":"a b"}"#, r#"{"uti":7}"#, r#"{"aud":"x"}"#, "[]", ""] {
+            assert_eq!(with(claims), None, "{claims}");
+        }
+        assert!(token("opaque").unwrap().uti().is_none() && token("a.!.c").unwrap().uti().is_none());
     }
 
     #[test]

@@ -194,6 +194,16 @@ fn any<T>(list: Option<&[T]>, matches: impl Fn(&T) -> bool) -> bool {
     list.is_none_or(|list| list.iter().any(matches))
 }
 
+/// "privileged", or the place of the rule.
+impl fmt::Display for Grant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Privileged => f.write_str("privileged"),
+            Self::Rule(rule) => rule.origin.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, name, origin } = self;

@@ -1,5 +1,6 @@
 //! What the daemon tells of itself: the log, metrics, and documents of what is cached.
 
+pub mod audit;
 pub mod events;
 pub mod labels;
 pub mod log;

@@ -8,6 +8,7 @@ mod bound;
 mod framing;
 mod gate;
 mod guarded;
+mod intake;
 mod passed;
 mod problem;
 mod route;
@@ -23,9 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -45,6 +44,7 @@ pub use self::bound::{BindError, Bound};
 use self::framing::{Lengths, Reader};
 pub use self::gate::Gate;
 use self::guarded::Guarded;
+use self::intake::{not_forwarded, read_form, well_framed};
 pub use self::passed::Passed;
 use self::problem::Problem;
 use self::route::{Route, Shape, TokenRequest};
@@ -54,6 +54,7 @@ use crate::access::{Caller, Rules};
 use crate::beat::{self, Beat};
 use crate::broker::Ask;
 use crate::engine::{Answered, Engine};
+use crate::observe::audit::Audit;
 use crate::observe::labels::{Outcome, Rejection};
 use crate::observe::metrics::Metrics;
 use crate::observe::scrape;
@@ -61,8 +62,6 @@ use crate::observe::scrape;
 /// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
 /// is 400 KB for each connection.
 const MAX_HEAD: usize = 16 * 1024;
-/// A form names a resource and an identity; it needs no more.
-const MAX_FORM: usize = 4096;
 /// One that gets no connection has this long to ask, and to hear why.
 const AT_THE_DOOR: Duration = Duration::from_secs(1);
 /// On the way out a connection gets this long to bring a request that was already on its way.
@@ -71,13 +70,26 @@ const LAST_CALL: Duration = Duration::from_millis(250);
 /// Asks for the configuration to be read again; to be answered once it is in effect, or with why it was refused.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
+/// What a reload changes.
+#[derive(Debug)]
+pub struct Settings {
+    /// Who may have what; a connection goes by the new ones from its next request on.
+    pub rules: Rules,
+    /// Of connections; nobody is thrown out.
+    pub bounds: Bounds,
+    /// For a request's head, its form, and the reading of its answer.
+    pub header_timeout: Duration,
+    /// Whether grants and refusals are recorded.
+    pub audit: bool,
+}
+
 /// What every connection shares.
 pub struct Server {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
-    rules: RwLock<Arc<Rules>>,
+    settings: RwLock<Arc<Settings>>,
     seats: Arc<Seats>,
-    header_timeout: RwLock<Duration>,
+    audit: Audit,
     reloads: mpsc::Sender<ReloadRequest>,
     /// Of the accept loop's rounds.
     beat: Beat,
@@ -90,29 +102,28 @@ impl Server {
     pub fn new(
         engine: Arc<Engine>,
         metrics: Arc<Metrics>,
-        rules: Rules,
-        bounds: Bounds,
-        header_timeout: Duration,
+        settings: Settings,
         reloads: mpsc::Sender<ReloadRequest>,
     ) -> Arc<Self> {
+        let now = engine.now();
         Arc::new(Self {
-            beat: Beat::new(engine.now()),
+            beat: Beat::new(now),
             engine,
             metrics,
-            rules: RwLock::new(Arc::new(rules)),
-            seats: Seats::new(bounds),
-            header_timeout: RwLock::new(header_timeout),
+            seats: Seats::new(settings.bounds),
+            audit: Audit::new(settings.audit, now.boot),
+            settings: RwLock::new(Arc::new(settings)),
             reloads,
             stopping: CancellationToken::new(),
             connections: TaskTracker::new(),
         })
     }
 
-    /// Takes over new rules and limits: the former from each connection's next request on, the latter for new ones.
-    pub fn reconfigure(&self, rules: Rules, bounds: Bounds, header_timeout: Duration) {
-        *self.rules.write() = Arc::new(rules);
-        self.seats.set_bounds(bounds);
-        *self.header_timeout.write() = header_timeout;
+    /// Takes over new settings.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.seats.set_bounds(settings.bounds);
+        self.audit.set(settings.audit);
+        *self.settings.write() = Arc::new(settings);
     }
 
     /// Accepts callers at one listener until [`Server::stop`].
@@ -122,7 +133,9 @@ impl Server {
     pub async fn run(self: Arc<Self>, bound: Bound, gate: Gate) -> io::Result<()> {
         let gate = Arc::new(gate);
         loop {
-            self.beat.strike(self.engine.now());
+            let now = self.engine.now();
+            self.beat.strike(now);
+            self.audit.tick(now.boot);
             tokio::select! {
                 () = self.stopping.cancelled() => break,
                 stream = accept::next(&bound.listener, &self.seats) => self.welcome(stream?, &gate),
@@ -152,6 +165,15 @@ impl Server {
     /// Every connection has ended.
     pub async fn drained(&self) {
         self.connections.wait().await;
+    }
+
+    /// Writes down what is still to be told; the last thing before the end.
+    pub fn close(&self) {
+        self.audit.close();
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
     }
 
     fn welcome(self: &Arc<Self>, stream: Stream, gate: &Arc<Gate>) {
@@ -197,7 +219,7 @@ impl Server {
     /// A request takes at most the time-out for its head, again for a form, `caller_wait` for its token, and the
     /// time-out once more until its answer is read.
     async fn serve(self: Arc<Self>, stream: Stream, caller: &Caller, gate: &Gate) {
-        let header_timeout = *self.header_timeout.read();
+        let header_timeout = self.settings().header_timeout;
         let lengths = Arc::new(Lengths::default());
         let stream = Guarded::new(stream, header_timeout, Reader::new(Arc::clone(&lengths)));
         let stream = TokioIo::new(stream);
@@ -270,7 +292,7 @@ impl Server {
             Route::Ready => admin::ready(&self.engine),
             Route::Metrics => answer::metrics(scrape::text(&self.metrics, &self.engine, self.seats.taken())),
             Route::Status | Route::Reload | Route::Token(_) => {
-                admin::status(&self.engine, caller, &self.rules.read().clone())
+                admin::status(&self.engine, caller, &self.settings().rules)
             }
         };
         let good = response.status().is_success();
@@ -292,18 +314,18 @@ impl Server {
             Shape::Imds | Shape::AppService => return Err(Problem::method_not_allowed("GET")),
         }
         gate.check_proof(shape, request.headers())?;
-        let patience = *self.header_timeout.read();
         let (head, body) = request.into_parts();
         let form = if is_post {
-            Some(read_form(&head.headers, body, patience).await?)
+            Some(read_form(&head.headers, body, self.settings().header_timeout).await?)
         } else {
             None
         };
         let asked = TokenRequest::parse(shape, head.uri.query(), form.as_deref())?;
-        let rules = Arc::clone(&self.rules.read());
-        if rules.judge(caller, &asked.key).is_none() {
+        let settings = self.settings();
+        let Some(grant) = settings.rules.judge(caller, &asked.key) else {
+            self.audit.denied(caller, &asked.key);
             return Err(Problem::forbidden(caller, &asked.key));
-        }
+        };
         let ask = Ask {
             key: &asked.key,
             uid: caller.uid,
@@ -312,6 +334,7 @@ impl Server {
         let Answered { answer, at_once } = self.engine.token(ask).await;
         match answer {
             Ok(served) => {
+                self.audit.allowed(caller, &asked.key, grant, &served.token);
                 let outcome = if at_once { Outcome::Hit } else { Outcome::Miss };
                 Ok((answer::token(shape, &served), outcome))
             }
@@ -323,7 +346,7 @@ impl Server {
         if *method != Method::POST {
             return Err(Problem::method_not_allowed("POST"));
         }
-        if !self.rules.read().is_privileged(caller.uid) {
+        if !self.settings.read().rules.is_privileged(caller.uid) {
             return Err(Problem::not_root(caller.uid));
         }
         let (request, done) = oneshot::channel();
@@ -356,60 +379,4 @@ fn caller_of(stream: &Stream) -> io::Result<Caller> {
             Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?).map_err(io::Error::other)
         }
     }
-}
-
-/// Refuses what could be taken for more than one request, or for another one; nothing more is read after that.
-fn well_framed(request: &Request<Incoming>, lengths: &Lengths) -> Result<(), Problem> {
-    let refused = |text| Err(Problem::invalid_request(text).closing());
-    let (uri, headers) = (request.uri(), request.headers());
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter().enumerate();
-    if uri.scheme().is_some() || uri.authority().is_some() {
-        refused("The request target must be a path, not a whole URL.")
-    } else if headers.get_all(HOST).iter().count() > 1 {
-        refused("More than one Host header.")
-    } else if !lengths.are_clear(headers) {
-        refused("Content-Length and Transfer-Encoding: a body has one or the other.")
-    } else if encodings.any(|(at, value)| at > 0 || !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        refused("Transfer-Encoding: a body can only be chunked, and only once.")
-    } else if headers.contains_key(UPGRADE) {
-        refused("Upgrade: only HTTP/1.1 is spoken here.")
-    } else if request.method() == Method::GET && !request.body().is_end_stream() {
-        refused("A GET request has no body here.")
-    } else {
-        Ok(())
-    }
-}
-
-/// A proxy that forwards to us makes callers of strangers.
-fn not_forwarded(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key("x-forwarded-for") {
-        return Err(Problem::invalid_request(
-            "X-Forwarded-For: requests must not come through a proxy.",
-        ));
-    }
-    Ok(())
-}
-
-/// The whole form, also when it comes in chunks.
-async fn read_form(headers: &HeaderMap, body: Incoming, patience: Duration) -> Result<String, Problem> {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .map_or(Ok(""), |kind| kind.to_str())
-        .unwrap_or("?");
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.is_empty() && !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        let text = "The body of a POST must be a form: Content-Type: application/x-www-form-urlencoded.";
-        return Err(Problem::invalid_request(text).closing());
-    }
-    let unfit = || Problem::invalid_request(format!("The form is broken or longer than {MAX_FORM} bytes.")).closing();
-    if body.size_hint().lower() > MAX_FORM as u64 {
-        return Err(unfit());
-    }
-    let whole = tokio::time::timeout(patience, Limited::new(body, MAX_FORM).collect());
-    let bytes = whole
-        .await
-        .map_err(|_| Problem::invalid_request("The rest of the form has not come in time.").closing())?
-        .map_err(|_| unfit())?
-        .to_bytes();
-    String::from_utf8(bytes.into()).map_err(|_| Problem::invalid_request("The form is not UTF-8."))
 }

@@ -102,9 +102,15 @@ impl Problem {
         }
     }
 
-    /// 403 in words that help an administrator; what the rules are is not told.
+    /// 403 in words that help an administrator; what the rules are is not told. SDKs take a 403 with the word
+    /// "unreachable" in it for a VM without the endpoint (`protocol.md` 4, row 15), so a resource or an id that holds
+    /// the word is not repeated.
     pub fn forbidden(caller: &Caller, key: &Key) -> Self {
         let uid = caller.uid;
+        let mut what = key.to_string();
+        if what.to_ascii_lowercase().contains("unreachable") {
+            "this resource and identity".clone_into(&mut what);
+        }
         let remedy = if caller.is_known_by_uid_only() {
             format!(
                 "with users = [\"{uid}\"] to /etc/msi-tokend/config.toml; on this listener rules with groups or units never match"
@@ -115,7 +121,7 @@ impl Problem {
         Self::denied(
             Denial::NoRule,
             format!(
-                "No rule of msi-tokend allows uid {uid} a token for {key}. An administrator can add an [[allow]] rule \
+                "No rule of msi-tokend allows uid {uid} a token for {what}. An administrator can add an [[allow]] rule \
                  {remedy}; `msi-token explain` shows what each rule asks for."
             ),
         )
@@ -242,5 +248,27 @@ impl Problem {
             newest_versions: self.newest_versions,
         };
         serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Identity, Resource};
+
+    #[test]
+    fn no_403_says_the_word_that_sdks_take_for_a_missing_endpoint() {
+        let caller = Caller::described(1000, vec![], None);
+        let key = |resource, id| Key::new(Resource::new(resource).unwrap(), Identity::client_id(id).unwrap());
+        for key in [key("https://Unreachable/", "a"), key("https://a/", "UNREACHABLE")] {
+            let problem = Problem::forbidden(&caller, &key);
+            let text = String::from_utf8(problem.body(Shape::AppService)).unwrap();
+            assert!(!text.to_lowercase().contains("unreachable"), "{text}");
+        }
+        let text = Problem::forbidden(&caller, &key("https://a/", "b")).description;
+        assert!(
+            text.contains("uid 1000") && text.contains("https://a/ for client_id:b"),
+            "{text}"
+        );
     }
 }
