@@ -697,6 +697,11 @@ fn metrics_are_written_whole_or_not_at_all() {
         (Some(0), body),
         "{ran:?}"
     );
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let real = daemon.directory().join("msi-tokend.prom");
+    assert_eq!(write_to(&daemon.socket(), &real).code, Some(0));
+    assert!(fs::read_to_string(&real).unwrap().contains("msi_tokend_build_info{"));
     let ran = write_to(&socket, &directory.path().join("nowhere/x.prom"));
     assert_failed(&ran, 70, &["nowhere/x.prom", "must exist"]);
     let (_old, without) = canned(

@@ -26,7 +26,7 @@ pub struct Arguments {
     /// In which form.
     #[arg(long, value_enum, default_value_t = Output::Token)]
     output: Output,
-    /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try.
+    /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 }
