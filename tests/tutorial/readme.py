@@ -4,5 +4,6 @@ import pathlib
 import re
 
 README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
-(snippet,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+section = README.read_text(encoding="utf-8").split("\n### Python\n")[1].split("\n### ")[0]
+(snippet,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
 exec(compile(snippet, README, "exec"))
