@@ -1,11 +1,12 @@
 //! The wiring, which reads as a story: configuration, log, socket, broker, ready, signals, drain.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use clap::Parser;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
@@ -27,6 +28,18 @@ use crate::observe::report::Reporter;
 use crate::observe::{manager, status};
 use crate::server::{self, BindError, Bounds, Gate, Passed, Server, Settings};
 use crate::upstream::Upstream;
+
+/// Gets the access tokens of an Azure VM's managed identities, keeps them fresh and serves them over a Unix socket.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// The configuration file; conf.d/*.toml beside it is read after it.
+    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    pub config: PathBuf,
+    /// Validate the configuration, print what is in effect and where each value came from, and exit.
+    #[arg(long)]
+    pub check: bool,
+}
 
 /// What runs at SIGTERM gets this long to end.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -1,23 +1,10 @@
 //! `msi-tokend`: arguments, then [`daemon::run`]; an error becomes an exit code.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use msi_tokend::daemon;
-
-/// Gets the access tokens of an Azure VM's managed identities, keeps them fresh and serves them over a Unix socket.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    /// The configuration file; conf.d/*.toml beside it is read after it.
-    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
-    config: PathBuf,
-    /// Validate the configuration, print what is in effect and where each value came from, and exit.
-    #[arg(long)]
-    check: bool,
-}
+use msi_tokend::daemon::{self, Arguments};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {

@@ -67,6 +67,11 @@ enum Command {
     Reload,
 }
 
+/// The command line, for the shells' completions.
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
+
 /// The whole program: arguments from the command line, exit codes by `sysexits.h`.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {

@@ -1,0 +1,271 @@
+#compdef msi-token
+
+autoload -U is-at-least
+
+_msi-token() {
+    typeset -A opt_args
+    typeset -a _arguments_options
+    local ret=1
+
+    if is-at-least 5.2; then
+        _arguments_options=(-s -S -C)
+    else
+        _arguments_options=(-s -C)
+    fi
+
+    local context curcontext="$curcontext" state line
+    _arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+'-V[Print version]' \
+'--version[Print version]' \
+":: :_msi-token_commands" \
+"*::: :->msi-tokend" \
+&& ret=0
+    case $state in
+    (msi-tokend)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:msi-token-command-$line[1]:"
+        case $line[1] in
+            (get)
+_arguments "${_arguments_options[@]}" : \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--output=[In which form]:OUTPUT:((token\:"The bare token"
+json\:"The daemon'\''s whole answer"
+header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
+'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try]:DURATION:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(refresh)
+_arguments "${_arguments_options[@]}" : \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--output=[In which form]:OUTPUT:((token\:"The bare token"
+json\:"The daemon'\''s whole answer"
+header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
+'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try]:DURATION:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'--json[Print the daemon'\''s whole answer as JSON, in the form that msi-token(1) describes]' \
+'--watch[Print it every two seconds, until interrupted]' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
+(health)
+_arguments "${_arguments_options[@]}" : \
+'--warning=[A token that lives shorter than this is a WARNING]:DURATION:_default' \
+'--critical=[A warm token that lives shorter than this is CRITICAL]:DURATION:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
+(explain)
+_arguments "${_arguments_options[@]}" : \
+'--config=[The configuration file; conf.d/*.toml beside it is read after it]:PATH:_files' \
+'--uid=[Who calls\: a uid, or a user'\''s name]:UID:_default' \
+'*--gid=[A group the caller is in, by id or name; may be repeated. Without any\: the groups that its account has]:GID:_default' \
+'--unit=[The systemd unit that the caller runs in, such as nightly-backup.service]:UNIT:_default' \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
+(metrics)
+_arguments "${_arguments_options[@]}" : \
+'--textfile=[The file, in the collector'\''s directory; its name must end in .prom to be read there]:PATH:_files' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
+(reload)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+":: :_msi-token__subcmd__help_commands" \
+"*::: :->help" \
+&& ret=0
+
+    case $state in
+    (help)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:msi-token-help-command-$line[1]:"
+        case $line[1] in
+            (get)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(refresh)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(health)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(explain)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(metrics)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(reload)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+        esac
+    ;;
+esac
+;;
+        esac
+    ;;
+esac
+}
+
+(( $+functions[_msi-token_commands] )) ||
+_msi-token_commands() {
+    local commands; commands=(
+'get:Print a token' \
+'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'status:List what is cached; never a token' \
+'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
+'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
+'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'msi-token commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__explain_commands] )) ||
+_msi-token__subcmd__explain_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token explain commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__get_commands] )) ||
+_msi-token__subcmd__get_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token get commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__health_commands] )) ||
+_msi-token__subcmd__health_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token health commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help_commands] )) ||
+_msi-token__subcmd__help_commands() {
+    local commands; commands=(
+'get:Print a token' \
+'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'status:List what is cached; never a token' \
+'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
+'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
+'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'msi-token help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__explain_commands] )) ||
+_msi-token__subcmd__help__subcmd__explain_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help explain commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__get_commands] )) ||
+_msi-token__subcmd__help__subcmd__get_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help get commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__health_commands] )) ||
+_msi-token__subcmd__help__subcmd__health_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help health commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__help_commands] )) ||
+_msi-token__subcmd__help__subcmd__help_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__metrics_commands] )) ||
+_msi-token__subcmd__help__subcmd__metrics_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help metrics commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__refresh_commands] )) ||
+_msi-token__subcmd__help__subcmd__refresh_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help refresh commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__reload_commands] )) ||
+_msi-token__subcmd__help__subcmd__reload_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help reload commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__status_commands] )) ||
+_msi-token__subcmd__help__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__metrics_commands] )) ||
+_msi-token__subcmd__metrics_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token metrics commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__refresh_commands] )) ||
+_msi-token__subcmd__refresh_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token refresh commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__reload_commands] )) ||
+_msi-token__subcmd__reload_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token reload commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__status_commands] )) ||
+_msi-token__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token status commands' commands "$@"
+}
+
+if [ "$funcstack[1]" = "_msi-token" ]; then
+    _msi-token "$@"
+else
+    compdef _msi-token msi-token
+fi

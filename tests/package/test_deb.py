@@ -1,0 +1,94 @@
+"""The package in a booted system: installed, upgraded under load, removed, purged."""
+
+import subprocess
+import time
+
+from booted import wait_for
+from service import Callers, active, add_surroundings, configure, get, main_pid
+
+STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "-xdev", "(", "-name", "*msi-token*",
+         "-o", "-lname", "*msi-token*", ")"]
+
+
+def apt(machine, *arguments):
+    return machine.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", *arguments)
+
+
+def newer(built, directory):
+    """The same package with a higher version, as a release to come would have."""
+    tree = directory / "newer"
+    subprocess.run(["dpkg-deb", "--raw-extract", built.package, tree], check=True)
+    control = tree / "DEBIAN/control"
+    version = built.fields("Version").strip()
+    control.write_text(control.read_text().replace(f"Version: {version}\n", f"Version: {version}+newer\n"))
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, directory / "newer.deb"], check=True,
+                   stdout=subprocess.DEVNULL)
+    return directory / "newer.deb"
+
+
+def test_install(machine, built):
+    """apt installs it, and the service runs at once and serves a member of the group"""
+    machine.before = set(machine.try_(*STATE).stdout.splitlines())
+    add_surroundings(machine)
+    machine.copy_in(built.package, "/root/msi-tokend.deb", 0o644)
+    apt(machine, "install", "/root/msi-tokend.deb")
+    assert active(machine) and active(machine, "msi-tokend.socket")
+    enabled = machine.try_("systemctl", "is-enabled", "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket")
+    assert enabled.stdout.split() == ["enabled", "enabled", "disabled"], enabled
+    assert get(machine, "member").returncode == 77
+    machine.run("usermod", "--append", "--groups", "msi-tokend", "member")
+    assert get(machine, "member").returncode == 0
+    assert machine.run("msi-tokend", "--version").split()[-1] == built.fields("Version").strip()
+    machine.run("journalctl", "--dump-catalog", "ecc07d5a6ac640dca10939fd8c38b120")
+
+
+def test_upgrade(machine, built):
+    """an upgrade under the load of eight clients: not one failed request, and the configuration stays"""
+    configure(machine, "50-mine", '[[allow]]\nusers = ["stranger"]\n')
+    machine.run("sh", "-c", "echo '# changed by the administrator' >> /etc/msi-tokend/config.toml")
+    pid = main_pid(machine)
+    out = built.out / machine.name
+    out.mkdir()
+    machine.copy_in(newer(built, out), "/root/newer.deb", 0o644)
+    with Callers(machine) as callers:
+        time.sleep(1)
+        apt(machine, "install", "/root/newer.deb")
+        time.sleep(1)
+    served = callers.check()
+    print(f"   {served} requests during the upgrade: {callers.answered}")
+    assert main_pid(machine) not in (0, pid)
+    assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "msi-tokend").endswith("+newer")
+    assert get(machine, "stranger").returncode == 0
+    assert "changed by the administrator" in machine.run("cat", "/etc/msi-tokend/config.toml")
+
+
+def test_disabled(machine, built):
+    """what the administrator switched off stays off over an upgrade, and what was switched on stays on"""
+    machine.run("systemctl", "disable", "--now", "msi-tokend.socket", "msi-tokend.service")
+    machine.run("systemctl", "enable", "msi-tokend-sdk.socket")
+    apt(machine, "install", "--reinstall", "/root/newer.deb")
+    enabled = machine.try_("systemctl", "is-enabled", "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket")
+    assert enabled.stdout.split() == ["disabled", "disabled", "enabled"], enabled
+    machine.run("systemctl", "enable", "--now", "msi-tokend.socket", "msi-tokend.service")
+
+
+def test_remove(machine, built):
+    """removed, it runs no more and its configuration stays; installed again, it runs with that"""
+    apt(machine, "remove", "msi-tokend")
+    assert not active(machine) and not active(machine, "msi-tokend.socket")
+    assert machine.try_("test", "-e", "/run/msi-tokend").returncode != 0
+    machine.run("test", "-e", "/etc/msi-tokend/conf.d/50-mine.toml")
+    apt(machine, "install", "/root/newer.deb")
+    wait_for("the service to run", lambda: active(machine))
+    assert get(machine, "stranger").returncode == 0
+
+
+def test_purge(machine, built):
+    """purged, nothing stays but the system user"""
+    apt(machine, "purge", "msi-tokend")
+    left = set(machine.try_(*STATE).stdout.splitlines()) - machine.before
+    assert not left, left
+    assert machine.try_("test", "-e", "/etc/msi-tokend").returncode != 0
+    machine.run("id", "msi-tokend")
+    assert machine.run("systemctl", "list-units", "--all", "--no-legend", "msi-tokend*") == ""
+    assert "msi-tokend" not in machine.run("journalctl", "--list-catalog")

@@ -1,0 +1,95 @@
+"""What the package says about the programs, against the programs."""
+
+import os
+import re
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+from booted import BINARIES, REPOSITORY, TEST_DIR
+
+PACKAGING = REPOSITORY / "packaging"
+
+
+def plain(page):
+    """A manual page's text as a reader sees it, without line breaks or hyphenation."""
+    done = subprocess.run(["man", "--warnings", "--local-file", page], capture_output=True, text=True, check=True,
+                          env=os.environ | {"MANWIDTH": "2000", "MANROFFOPT": "-rHY=0", "LC_ALL": "C.UTF-8"})
+    assert not done.stderr, done.stderr
+    return re.sub(r".\x08", "", done.stdout)
+
+
+def help_of(program, *command):
+    return subprocess.run([BINARIES / program, *command, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def options(text):
+    return set(re.findall(r"--[a-z][a-z-]+", re.sub(r"(?m)^(?! +(-\w, )?--).*$", "", text)))
+
+
+def subcommands(text):
+    listed = text.split("Commands:\n", 1)[1].split("\n\n", 1)[0]
+    return [name for name in re.findall(r"^  ([a-z-]+)\b", listed, re.MULTILINE) if name != "help"]
+
+
+def test_daemon_page():
+    """msi-tokend(8) has every option of the daemon, and no other"""
+    page = plain(PACKAGING / "man/msi-tokend.8")
+    section = re.search(r"^OPTIONS\n(.*?)^\w", page, re.MULTILINE | re.DOTALL)[1]
+    assert options(section) == options(help_of("msi-tokend")), (options(section), options(help_of("msi-tokend")))
+
+
+def test_client_page():
+    """msi-token(1) has every command and option of the client, and no other"""
+    page = plain(PACKAGING / "man/msi-token.1")
+    commands = subcommands(help_of("msi-token"))
+    described = re.search(r"^COMMANDS\n(.*?)^\w", page, re.MULTILINE | re.DOTALL)[1]
+    assert set(re.findall(r"^ {7}([a-z]+)\b", described, re.MULTILINE)) == set(commands), commands
+    known = options(help_of("msi-token")).union(*(options(help_of("msi-token", command)) for command in commands))
+    section = re.search(r"^OPTIONS\n(.*?)^\w", page, re.MULTILINE | re.DOTALL)[1]
+    assert options(section) == known, (options(section) ^ known)
+
+
+def test_file_page():
+    """msi-tokend.toml(5) has every key of the configuration in its table's section, and no other"""
+    schema = (REPOSITORY / "src/config/schema.rs").read_text()
+    page = plain(PACKAGING / "man/msi-tokend.toml.5")
+    known = {key for key in re.findall(r'v\.value\(\s*"(\w+)"', schema)}
+    said = set(re.findall(r"^ {7}(\w+) = ", page, re.MULTILINE))
+    assert len(known) > 25 and said == known, said ^ known
+
+
+def test_changelog():
+    """the Debian changelog's newest entry is about the version in Cargo.toml"""
+    with open(REPOSITORY / "Cargo.toml", "rb") as file:
+        version = tomllib.load(file)["package"]["version"]
+    assert (PACKAGING / "debian/changelog").read_text().startswith(f"msi-tokend ({version}) ")
+
+
+def test_cloud_init():
+    """cloud-init's own schema tool takes the snippet, and refuses it with a key misspelt"""
+    snippet = PACKAGING / "cloud-init.yaml"
+    done = cloud_init_schema(snippet)
+    assert done.returncode == 0, done
+    with tempfile.TemporaryDirectory() as directory:
+        broken = Path(directory, "broken.yaml")
+        broken.write_text(snippet.read_text().replace("permissions:", "permission:"))
+        assert cloud_init_schema(broken).returncode != 0
+
+
+def cloud_init_schema(path):
+    """Runs `cloud-init schema` out of Debian's package, unpacked: installed, it would configure this machine."""
+    unpacked = TEST_DIR / "cloud-init"
+    if not unpacked.exists():
+        # What the package depends on, less what only a machine that it configures needs.
+        libraries = ["configobj", "jinja2", "jsonpatch", "jsonschema", "netifaces", "oauthlib", "requests", "serial", "yaml"]
+        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends",
+                        *(f"python3-{name}" for name in libraries)], check=True, capture_output=True)
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run(["apt-get", "download", "cloud-init"], cwd=directory, check=True, capture_output=True)
+            [package] = Path(directory).glob("*.deb")
+            subprocess.run(["dpkg-deb", "--extract", package, unpacked], check=True)
+    return subprocess.run(["/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "--config-file", path],
+                          env=os.environ | {"PYTHONPATH": str(unpacked / "usr/lib/python3/dist-packages")},
+                          capture_output=True, text=True, check=False)
