@@ -16,6 +16,9 @@ _msi__token() {
             ",$1")
                 cmd="msi__token"
                 ;;
+            msi__token,doctor)
+                cmd="msi__token__subcmd__doctor"
+                ;;
             msi__token,explain)
                 cmd="msi__token__subcmd__explain"
                 ;;
@@ -39,6 +42,9 @@ _msi__token() {
                 ;;
             msi__token,status)
                 cmd="msi__token__subcmd__status"
+                ;;
+            msi__token__subcmd__help,doctor)
+                cmd="msi__token__subcmd__help__subcmd__doctor"
                 ;;
             msi__token__subcmd__help,explain)
                 cmd="msi__token__subcmd__help__subcmd__explain"
@@ -71,12 +77,46 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh status health explain metrics reload help"
+            opts="-h -V --socket --help --version get refresh status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__subcmd__token__subcmd__doctor)
+            opts="-h --resource --client-id --object-id --resource-id --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --resource)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --object-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resource-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -207,8 +247,22 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__help)
-            opts="get refresh status health explain metrics reload help"
+            opts="get refresh status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__subcmd__token__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -32,6 +32,7 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "refresh" -d 'Ha
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "status" -d 'List what is cached; never a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -42,7 +43,7 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource-id 
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
 header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
@@ -52,7 +53,7 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
 header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
@@ -73,16 +74,23 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-i
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource -d 'Also ask for this token' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l client-id -d 'The identity\'s client id (application id)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l object-id -d 'The identity\'s object id (principal id)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -l textfile -d 'The file, in the collector\'s directory; its name must end in .prom to be read there' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "get" -d 'Print a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "status" -d 'List what is cached; never a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "get" -d 'Print a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "status" -d 'List what is cached; never a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

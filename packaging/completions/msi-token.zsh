@@ -38,7 +38,7 @@ _arguments "${_arguments_options[@]}" : \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
 header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
-'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try]:DURATION:_default' \
+'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
@@ -53,7 +53,7 @@ _arguments "${_arguments_options[@]}" : \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
 header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
-'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try]:DURATION:_default' \
+'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
@@ -90,6 +90,17 @@ _arguments "${_arguments_options[@]}" : \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
+&& ret=0
+;;
+(doctor)
+_arguments "${_arguments_options[@]}" : \
+'--resource=[Also ask for this token]:RESOURCE:_default' \
+'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
 (metrics)
@@ -139,6 +150,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(doctor)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (metrics)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -168,11 +183,17 @@ _msi-token_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'doctor:Say in plain words what is wrong and what to do' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'msi-token commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__doctor_commands] )) ||
+_msi-token__subcmd__doctor_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token doctor commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__explain_commands] )) ||
 _msi-token__subcmd__explain_commands() {
@@ -197,11 +218,17 @@ _msi-token__subcmd__help_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'doctor:Say in plain words what is wrong and what to do' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'msi-token help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__doctor_commands] )) ||
+_msi-token__subcmd__help__subcmd__doctor_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help doctor commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__help__subcmd__explain_commands] )) ||
 _msi-token__subcmd__help__subcmd__explain_commands() {

@@ -30,19 +30,28 @@ def test_no_token(machine):
 
 
 def test_stalled(machine):
-    """with journald stopped, 3000 requests at log level debug are answered at once, and drops are counted"""
+    """with journald stopped, requests are answered at once while records pile up, and what was dropped is counted"""
     configure(machine, "50-debug", '[log]\nlevel = "debug"\n')
     machine.run("systemctl", "reload", "msi-tokend.service")
     journald = machine.show("systemd-journald.service", "MainPID")["MainPID"]
     machine.kill("STOP", journald)
     try:
+        # Each broken request is a record at level debug; 3000 are more than journald's socket and the queue hold.
         slowest = machine.python("""
 import http.client, json, socket, time
+
+def connect():
+    stream = socket.socket(socket.AF_UNIX)
+    stream.connect("/run/msi-tokend/msi-tokend.sock")
+    return stream
+
 slowest = 0
 connection = http.client.HTTPConnection("localhost")
-connection.sock = socket.socket(socket.AF_UNIX)
-connection.sock.connect("/run/msi-tokend/msi-tokend.sock")
+connection.sock = connect()
 for _ in range(3000):
+    broken = connect()
+    broken.sendall(b"GET / HTTP/1.1\\r\\nHost")
+    broken.close()
     began = time.monotonic()
     connection.request("GET", "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com/",
                        headers={"Metadata": "true"})
@@ -56,7 +65,9 @@ print(json.dumps(slowest))
         machine.kill("CONT", journald)
     print(f"   slowest answer {slowest * 1000:.1f} ms")
     assert slowest < 5, slowest
-    # Without any, the test would not have filled the queue.
+    metrics = machine.run("curl", "--silent", "--unix-socket", "/run/msi-tokend/msi-tokend.sock", "http://localhost/metrics")
+    dropped = int(re.search(r"^msi_tokend_log_dropped_total (\d+)", metrics, re.MULTILINE)[1])
+    assert dropped > 0, "the test did not fill the queue"
     wait_for("a record of the drops", lambda: any("records dropped" in record["MESSAGE"] for record in machine.journal(UNIT)))
 
 
