@@ -19,6 +19,7 @@ use crate::broker::Policy;
 use crate::carry::Carrier;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::harden;
 use crate::observe::events;
@@ -275,12 +276,24 @@ fn rules(config: &Config) -> Rules {
 fn settings(config: &Config) -> Settings {
     Settings {
         rules: rules(config),
-        bounds: Bounds {
-            total: config.limits.max_connections,
-            per_uid: config.limits.max_connections_per_uid,
-        },
+        bounds: bounds(config),
         header_timeout: config.limits.header_timeout,
         audit: config.log.audit,
+    }
+}
+
+/// Those of the configuration, as far as there are descriptors for them.
+fn bounds(config: &Config) -> Bounds {
+    let wanted = config.limits.max_connections;
+    let total = descriptors::make_room(wanted, config.upstream.max_concurrent).unwrap_or(wanted);
+    if total < wanted {
+        warn!(
+            "limits.max_connections is {wanted}, and there are descriptors for {total}: raise LimitNOFILE= in the unit, or lower it"
+        );
+    }
+    Bounds {
+        total,
+        per_uid: config.limits.max_connections_per_uid,
     }
 }
 

@@ -26,6 +26,7 @@
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
 //! | [`harden`] | what the process asks the kernel to keep others from |
+//! | [`descriptors`] | room for callers, and some kept from them |
 //! | [`token`], [`failure`], [`key`], [`beat`], [`clock`] | the values that the others speak in |
 //!
 //! [`emulator`] is the stand-in endpoint for development and tests; nothing imports it but its own program.
@@ -38,6 +39,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod emulator;
 pub mod engine;
 pub mod failure;

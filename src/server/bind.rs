@@ -4,12 +4,13 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use tokio::net::UnixListener;
@@ -19,6 +20,9 @@ use super::bound::{BindError, Bound};
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
+/// Starting takes a daemon far less than the product.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The file of a socket of our own; taken away in the end if it still is the one we made.
 #[derive(Debug)]
@@ -98,9 +102,19 @@ pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), BindErro
     }
 }
 
-fn lock_directory(path: &Path) -> Result<Flock<fs::File>, BindError> {
-    let directory = fs::File::open(directory_of(path)).map_err(|source| refused(path, source))?;
-    Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| refused(path, errno.into()))
+/// Keeps another daemon that starts at this moment away. Whoever can read the directory can hold the lock, too, so after
+/// a while it is left at the care of not starting two daemons at once.
+fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, BindError> {
+    let mut directory = fs::File::open(directory_of(path)).map_err(|source| refused(path, source))?;
+    for _ in 0..LOCK_TRIES {
+        directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((directory, Errno::EWOULDBLOCK)) => directory,
+            Err((_, errno)) => return Err(refused(path, errno.into())),
+        };
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Ok(None)
 }
 
 /// Takes away a socket of ours that nobody serves any more; leaves everything else as it is.
@@ -125,13 +139,18 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
             setting: SETTING,
         });
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|source| refused(path, source))
-        }
+    match probe(path) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|source| refused(path, source)),
         // Also a full queue (EAGAIN) belongs to somebody who lives.
         _ => Err(BindError::Live(name)),
     }
+}
+
+/// Tries to connect, without waiting in the queue of somebody who does not accept.
+fn probe(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 /// The file has its final mode from the first moment on, and the queue is as long as the kernel allows: a caller finds a
@@ -178,6 +197,7 @@ fn refused(path: &Path, source: io::Error) -> BindError {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixStream;
 
     use tempfile::TempDir;
 
@@ -210,6 +230,28 @@ mod tests {
         // The newcomer that gave up has not taken the socket away.
         UnixStream::connect(&path).unwrap();
         drop(bound);
+    }
+
+    /// A daemon that hangs, with a queue that is full, is alive, and finding that out does not hang.
+    #[tokio::test]
+    async fn a_live_socket_that_accepts_nobody_is_left_alone_at_once() {
+        let directory = directory();
+        let path = directory.path().join("s");
+        let hung = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        nix::sys::socket::bind(hung.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&hung, Backlog::new(0).unwrap()).unwrap();
+        let _in_the_queue = UnixStream::connect(&path).unwrap();
+        assert_eq!(probe(&path), Err(Errno::EAGAIN));
+        assert!(matches!(bind(&path, 0o666, None), Err(BindError::Live(_))));
+    }
+
+    /// The directory is open to all, and so is its lock.
+    #[tokio::test]
+    async fn a_lock_that_somebody_holds_for_ever_does_not_keep_us_from_starting() {
+        let directory = directory();
+        let held = Flock::lock(fs::File::open(directory.path()).unwrap(), FlockArg::LockShared).unwrap();
+        bind(&directory.path().join("s"), 0o666, None).unwrap();
+        drop(held);
     }
 
     #[tokio::test]
