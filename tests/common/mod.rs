@@ -123,21 +123,40 @@ impl Drop for Emulator {
 pub struct Daemon {
     child: Child,
     directory: TempDir,
+    how: How,
+}
+
+/// How a daemon is run, where not as the test itself runs.
+#[derive(Clone, Copy, Default)]
+pub struct How {
+    /// As this user, without groups. Needs root.
+    pub uid: Option<u32>,
+    /// Shell commands to run first in its place.
+    pub shell: Option<&'static str>,
 }
 
 impl Daemon {
     /// A daemon in front of `emulator`; `config` is added to what names the endpoint and the socket, and may set more
     /// keys of `[upstream]` first.
     pub fn start(emulator: &Emulator, config: &str) -> Self {
-        Self::with_config(&format!(
-            "[upstream]\nendpoint = \"http://{}/metadata/identity/oauth2/token\"\n{config}\n",
-            emulator.address
-        ))
+        Self::with_config(&format!("{}{config}\n", upstream(emulator)))
+    }
+
+    /// Like [`Daemon::start`], but run otherwise.
+    pub fn start_how(emulator: &Emulator, config: &str, how: How) -> Self {
+        Self::with_config_how(&format!("{}{config}\n", upstream(emulator)), how)
     }
 
     /// A daemon with a whole configuration but for `[listen] socket`, which is added in a drop-in.
     pub fn with_config(config: &str) -> Self {
+        Self::with_config_how(config, How::default())
+    }
+
+    fn with_config_how(config: &str, how: How) -> Self {
         let directory = directory();
+        if let Some(uid) = how.uid {
+            std::os::unix::fs::chown(directory.path(), Some(uid), Some(uid)).unwrap();
+        }
         fs::create_dir(directory.path().join("conf.d")).unwrap();
         let socket = directory.path().join("s");
         write(
@@ -145,20 +164,35 @@ impl Daemon {
             &format!("[listen]\nsocket = \"{}\"\n", socket.display()),
         );
         let mut daemon = Self {
-            child: Self::spawn(directory.path(), config),
+            child: Self::spawn(directory.path(), config, how),
             directory,
+            how,
         };
         daemon.await_socket();
         daemon
     }
 
-    fn spawn(directory: &Path, config: &str) -> Child {
+    fn spawn(directory: &Path, config: &str, how: How) -> Child {
         assert!(
             config.contains("endpoint ="),
             "a daemon in a test names its endpoint: the default one is somebody's"
         );
         write(&directory.join("config.toml"), config);
-        Command::new(TOKEND)
+        // The build directory may be closed to other users.
+        let program = directory.join("msi-tokend");
+        if how.uid.is_some() && !program.exists() {
+            fs::copy(TOKEND, &program).unwrap();
+        }
+        let program = if how.uid.is_some() { &program } else { Path::new(TOKEND) };
+        let script = format!("{}\nexec \"$0\" \"$@\"", how.shell.unwrap_or(":"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        if let Some(uid) = how.uid {
+            let (uid, gid) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+            command.args(["setpriv", &uid, &gid, "--clear-groups"]);
+        }
+        command
+            .arg(program)
             .arg("--config")
             .arg(directory.join("config.toml"))
             .stderr(
@@ -220,7 +254,7 @@ impl Daemon {
     /// Starts it again after [`Daemon::stop`], on the same socket and with the configuration that is on disk now.
     pub fn start_again(&mut self) {
         let config = fs::read_to_string(self.config_path()).unwrap();
-        self.child = Self::spawn(self.directory.path(), &config);
+        self.child = Self::spawn(self.directory.path(), &config, self.how);
         self.await_socket();
     }
 
@@ -291,6 +325,12 @@ impl Reply {
         assert_eq!(self.status, 200, "{}", self.body);
         self.json()["access_token"].as_str().unwrap().to_owned()
     }
+}
+
+/// The part of a configuration that names the endpoint; more keys of `[upstream]` may follow.
+pub fn upstream(emulator: &Emulator) -> String {
+    let address = &emulator.address;
+    format!("[upstream]\nendpoint = \"http://{address}/metadata/identity/oauth2/token\"\n")
 }
 
 /// A directory as the service's own: 0755, so that other users reach the socket in it.

@@ -1,0 +1,516 @@
+//! Who may have which token, with real users, groups and processes, as the kernel sees them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+#[path = "common/users.rs"]
+mod users;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, exchange, request, upstream};
+use msi_tokend::access::{Caller, Socket};
+use tempfile::TempDir;
+use users::{ALICE, BOB, are_to_be_had, as_user};
+
+const NOBODY: u32 = 65534;
+
+fn target(resource: &str) -> String {
+    format!("/oauth2/token?resource={resource}")
+}
+
+/// The status of one token request over a connection that stays open.
+fn ask(stream: &mut UnixStream, resource: &str) -> u16 {
+    let target = target(resource);
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut status, mut length) = (String::new(), 0, 0);
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the connection was closed");
+        if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
+            status = rest[..3].parse().unwrap();
+        }
+        if let Some(rest) = line.strip_prefix("content-length: ") {
+            length = rest.trim().parse().unwrap();
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+    status
+}
+
+/// What a caller with this uid, gid and groups gets.
+fn status(daemon: &Daemon, uid: u32, gid: u32, groups: &[u32]) -> u16 {
+    as_user(uid, gid, groups, || daemon.get(&target(STORAGE)).status)
+}
+
+#[test]
+fn users_and_groups_are_the_kernels() {
+    if !are_to_be_had("users_and_groups_are_the_kernels") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(
+        &emulator,
+        &format!("[[allow]]\nusers = [\"{ALICE}\"]\n[[allow]]\ngroups = [\"7001\", \"7002\"]"),
+    );
+    assert_eq!(status(&daemon, ALICE, 7000, &[]), 200, "by uid");
+    assert_eq!(status(&daemon, BOB, 7000, &[]), 403);
+    assert_eq!(status(&daemon, BOB, 7001, &[]), 200, "by the primary group");
+    assert_eq!(
+        status(&daemon, BOB, 7000, &[7003, 7002]),
+        200,
+        "by a supplementary group"
+    );
+    assert_eq!(
+        status(&daemon, BOB, 7000, &[ALICE]),
+        403,
+        "a group with a user's number"
+    );
+    let many: Vec<u32> = (10_000..10_200).collect();
+    assert_eq!(status(&daemon, BOB, 7000, &many), 403);
+    assert_eq!(
+        status(&daemon, BOB, 7000, &[&many[..], &[7001]].concat()),
+        200,
+        "of more groups than usual"
+    );
+    assert_eq!(status(&daemon, 0, 0, &[]), 200, "root");
+}
+
+#[test]
+fn every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it() {
+    if !are_to_be_had("every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(
+        &emulator,
+        &format!(
+            "[[allow]]\nusers = [\"{ALICE}\"]\ngroups = [\"7001\"]\nresources = [\"{STORAGE}\"]\ndefault_identity = true"
+        ),
+    );
+    assert_eq!(status(&daemon, ALICE, 7001, &[]), 200);
+    assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
+    assert_eq!(status(&daemon, BOB, 7001, &[]), 403);
+    let requests = emulator.count();
+    for other in [MANAGEMENT, "https://storage.azure.com", "https://STORAGE.azure.com/"] {
+        assert_eq!(
+            as_user(ALICE, 7001, &[], || daemon.get(&target(other)).status),
+            403,
+            "{other}"
+        );
+    }
+    let named = format!("{}&client_id=73444643-8088-4d70-9532-c3a0fdc190fa", target(STORAGE));
+    assert_eq!(as_user(ALICE, 7001, &[], || daemon.get(&named).status), 403);
+    assert_eq!(emulator.count(), requests, "a refusal asks nobody");
+}
+
+#[test]
+fn a_refusal_has_its_routes_shape_helps_and_gives_nothing_away() {
+    if !are_to_be_had("a_refusal_has_its_routes_shape_helps_and_gives_nothing_away") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(
+        &emulator,
+        &format!("[[allow]]\nusers = [\"{ALICE}\"]\ngroups = [\"7001\"]"),
+    );
+    as_user(ALICE, 7001, &[], || assert_eq!(daemon.token(STORAGE).status, 200));
+    let app_service = |daemon: &Daemon| {
+        daemon.send(
+            "GET",
+            &format!("/msi/token?resource={STORAGE}"),
+            &["X-IDENTITY-HEADER: x"],
+            "",
+        )
+    };
+    let refusals = as_user(BOB, 7000, &[], || {
+        [
+            daemon.token(STORAGE),
+            daemon.get(&target(STORAGE)),
+            app_service(&daemon),
+        ]
+    });
+    for refusal in &refusals {
+        let body = refusal.json();
+        assert_eq!(
+            (refusal.status, &body["error"]),
+            (403, &"access_denied".into()),
+            "{refusal:?}"
+        );
+        assert!(refusal.header("retry-after").is_none());
+        let text = body["error_description"].as_str().unwrap();
+        assert!(
+            text.contains(&format!("uid {BOB}")) && text.contains("msi-token explain"),
+            "{text}"
+        );
+        for secret in [&ALICE.to_string(), "7001", "unreachable", "config.toml:", "ey"] {
+            assert!(!refusal.body.contains(secret), "{secret}: {text}");
+        }
+    }
+    let body = refusals[2].json();
+    assert_eq!(
+        (&body["statusCode"], &body["message"]),
+        (&403.into(), &body["error_description"])
+    );
+    // What others have cached is nobody else's.
+    let known = as_user(BOB, 7000, &[], || daemon.get("/status").json());
+    assert_eq!(known["tokens"], serde_json::json!([]));
+}
+
+#[test]
+fn a_reload_counts_from_the_next_request_on_also_on_an_open_connection() {
+    if !are_to_be_had("a_reload_counts_from_the_next_request_on_also_on_an_open_connection") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let by_user = format!("{}[[allow]]\nusers = [\"{ALICE}\"]", upstream(&emulator));
+    let by_group = format!("{}[[allow]]\ngroups = [\"7001\"]", upstream(&emulator));
+    let daemon = Daemon::with_config(&by_user);
+    let mut alice = as_user(ALICE, 7000, &[], || daemon.connect());
+    let mut bob = as_user(BOB, 7000, &[7001], || daemon.connect());
+    assert_eq!((ask(&mut alice, STORAGE), ask(&mut bob, STORAGE)), (200, 403));
+    daemon.reload(&by_group);
+    assert_eq!(
+        (ask(&mut alice, STORAGE), ask(&mut bob, STORAGE)),
+        (403, 200),
+        "groups that were never asked for before"
+    );
+    daemon.reload(&upstream(&emulator));
+    assert_eq!(
+        (ask(&mut alice, STORAGE), ask(&mut bob, STORAGE)),
+        (403, 403),
+        "a token that is cached is no right to it"
+    );
+    daemon.reload(&by_user);
+    assert_eq!((ask(&mut alice, STORAGE), ask(&mut bob, STORAGE)), (200, 403));
+}
+
+#[test]
+fn a_connection_that_was_handed_on_stays_whose_it_was() {
+    if !are_to_be_had("a_connection_that_was_handed_on_stays_whose_it_was") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, &format!("[[allow]]\nusers = [\"{ALICE}\"]"));
+    let (mut alices, mut bobs) = (
+        as_user(ALICE, 7000, &[], || daemon.connect()),
+        as_user(BOB, 7000, &[], || daemon.connect()),
+    );
+    assert_eq!(ask(&mut bobs, STORAGE), 403, "although root writes to it");
+    assert_eq!(as_user(BOB, 7000, &[], || ask(&mut alices, STORAGE)), 200);
+}
+
+#[test]
+fn without_rules_only_root_and_the_daemons_own_user_get_tokens() {
+    if !are_to_be_had("without_rules_only_root_and_the_daemons_own_user_get_tokens") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start_how(
+        &emulator,
+        "",
+        How {
+            uid: Some(ALICE),
+            ..How::default()
+        },
+    );
+    assert_eq!(status(&daemon, 0, 0, &[]), 200);
+    assert_eq!(status(&daemon, ALICE, 7000, &[]), 200);
+    assert_eq!(status(&daemon, BOB, ALICE, &[ALICE]), 403);
+}
+
+#[test]
+fn a_user_whom_the_kernel_cannot_name_must_be_named_by_a_rule() {
+    if !are_to_be_had("a_user_whom_the_kernel_cannot_name_must_be_named_by_a_rule") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    // Run as nobody, the daemon must not take every stranger for itself.
+    let as_nobody = How {
+        uid: Some(NOBODY),
+        ..How::default()
+    };
+    let daemon = Daemon::start_how(&emulator, "[[allow]]\ngroups = [\"7001\"]", as_nobody);
+    assert_eq!(status(&daemon, NOBODY, NOBODY, &[]), 403);
+    assert_eq!(status(&daemon, NOBODY, 7001, &[]), 403);
+    assert_eq!(status(&daemon, ALICE, 7001, &[]), 200);
+    drop(daemon);
+    let daemon = Daemon::start(&emulator, "[[allow]]\nusers = [\"65534\"]");
+    assert_eq!(status(&daemon, NOBODY, NOBODY, &[]), 200);
+}
+
+#[test]
+fn refusals_and_grants_are_in_the_log_once_with_who_what_and_why() {
+    if !are_to_be_had("refusals_and_grants_are_in_the_log_once_with_who_what_and_why") {
+        return;
+    }
+    let emulator = Emulator::start(&["--canary", "CANARY-in-the-audit"]);
+    let rule = format!("[[allow]]\nusers = [\"{ALICE}\"]");
+    let mut daemon = Daemon::start(&emulator, &rule);
+    let token = as_user(ALICE, 7000, &[], || (daemon.token(STORAGE), daemon.token(STORAGE)))
+        .0
+        .access_token();
+    let pid = std::process::id();
+    as_user(BOB, 7009, &[], || {
+        (0..3).for_each(|_| assert_eq!(daemon.token(STORAGE).status, 403));
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    let log = daemon.log();
+    let lines = |what: &str| log.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+
+    let granted = lines("verdict=allowed");
+    assert_eq!(granted.len(), 1, "{log}");
+    let uti = msi_tokend::emulator::claims(&token).unwrap()["uti"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // "[upstream]" and the endpoint come first.
+    let place = format!("rule={}:3", daemon.config_path().display());
+    for part in [
+        &format!("uid={ALICE} gid=7000 pid={pid}"),
+        &format!("resource={STORAGE} identity=default"),
+        &place,
+        &format!("uti={uti}"),
+    ] {
+        assert!(granted[0].contains(part), "{part}: {}", granted[0]);
+    }
+    let denied = lines("verdict=denied");
+    assert_eq!(denied.len(), 2, "{log}");
+    assert!(
+        denied[0].contains(&format!("uid={BOB} gid=7009 pid={pid}")) && !denied[0].contains("uti="),
+        "{}",
+        denied[0]
+    );
+    assert!(denied[1].contains("repeats=2"), "{}", denied[1]);
+    assert!(!log.contains(&token) && !log.contains("CANARY"), "{log}");
+}
+
+#[test]
+fn the_audit_can_be_switched_off_by_a_reload() {
+    let emulator = Emulator::start(&[]);
+    let config = |audit: bool| format!("{}[log]\naudit = {audit}", upstream(&emulator));
+    let daemon = Daemon::with_config(&config(false));
+    assert_eq!(daemon.token(STORAGE).status, 200);
+    assert!(!daemon.log().contains("verdict="), "{}", daemon.log());
+    daemon.reload(&config(true));
+    assert_eq!(daemon.token(STORAGE).status, 200);
+    common::eventually("the record is written", || daemon.log().contains("verdict=allowed"));
+}
+
+// Callers in processes of their own: this test program again.
+
+const ROLE: &str = "MSI_TOKEND_TEST_SOCKET";
+
+/// A process that connects when told to, and then asks for a token when told to.
+struct Process(Child);
+
+impl Process {
+    fn start(socket: &std::path::Path, uid: u32) -> Self {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args(["--exact", "other_process", "--nocapture"])
+            .env(ROLE, socket);
+        if nix::unistd::geteuid().is_root() {
+            command.uid(uid).gid(uid);
+        }
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    fn go(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// Lets it ask; the status that it got.
+    fn status(mut self) -> u16 {
+        self.go();
+        self.go();
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.0.wait().unwrap();
+        let status = text.split("status=").nth(1).unwrap_or_else(|| panic!("{text}"));
+        status[..3].parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// The other process; passes at once in this one.
+#[test]
+fn other_process() {
+    let Some(socket) = std::env::var_os(ROLE) else { return };
+    let mut lines = std::io::stdin().lines();
+    lines.next().unwrap().unwrap();
+    let stream = UnixStream::connect(socket).unwrap();
+    lines.next().unwrap().unwrap();
+    let reply = exchange(stream, &request("GET", &target(STORAGE), &["Metadata: true"], ""));
+    println!("status={}", reply.status);
+}
+
+/// A directory in the unified cgroup hierarchy; its processes must be gone when it goes.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// `None` where this machine does not let us.
+    fn make(path: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let tree = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|parts| parts[2] == "cgroup2")?;
+        let path = PathBuf::from(tree[1]).join(path);
+        fs::create_dir_all(&path).ok()?;
+        Some(Self(path))
+    }
+
+    fn take(&self, process: &Process) {
+        fs::write(self.0.join("cgroup.procs"), process.pid().to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for path in self
+            .0
+            .ancestors()
+            .take_while(|path| path.to_string_lossy().contains("msitokendtest"))
+        {
+            _ = fs::remove_dir(path);
+        }
+    }
+}
+
+#[test]
+fn an_unprivileged_daemon_knows_units_by_their_cgroups() {
+    let name = "an_unprivileged_daemon_knows_units_by_their_cgroups";
+    let slice = format!("msitokendtest{}.slice", std::process::id());
+    let cgroups = [
+        "backup.service",
+        "backup.service/inner",
+        "nested.slice/worker@7.service",
+        "_memory.service",
+        "user@1000.service/backup.service",
+    ]
+    .map(|path| Cgroup::make(&format!("{slice}/{path}")));
+    if !are_to_be_had(name) {
+        return;
+    }
+    let [Some(unit), Some(inner), Some(nested), Some(escaped), Some(look_alike)] = cgroups else {
+        return eprintln!("SKIPPED {name}: no cgroup2 tree that can be written to");
+    };
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start_how(
+        &emulator,
+        "[[allow]]\nunits = [\"backup.service\", \"worker@7.service\", \"memory.service\"]",
+        How {
+            uid: Some(BOB),
+            ..How::default()
+        },
+    );
+    let status_in = |cgroup: Option<&Cgroup>| {
+        let process = Process::start(&daemon.socket(), ALICE);
+        if let Some(cgroup) = cgroup {
+            cgroup.take(&process);
+        }
+        process.status()
+    };
+    assert_eq!(status_in(Some(&unit)), 200);
+    assert_eq!(status_in(Some(&inner)), 200, "a unit's own cgroups are the unit");
+    assert_eq!(status_in(Some(&nested)), 200);
+    assert_eq!(status_in(Some(&escaped)), 200);
+    assert_eq!(status_in(Some(&look_alike)), 403, "a user's unit of the same name");
+    assert_eq!(status_in(None), 403, "no unit");
+    assert!(daemon.log().contains("unit=backup.service"), "{}", daemon.log());
+    assert!(daemon.log().contains("unit=user@1000.service"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
+    let directory = TempDir::new().unwrap();
+    fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = directory.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let cgroup = Cgroup::make(&format!("msitokendtest-gone{}.service", std::process::id()));
+    for (gone, reaped) in [(false, false), (true, false), (true, true)] {
+        let mut process = Process::start(&path, ALICE);
+        let mut expected = None;
+        if let Some(cgroup) = &cgroup {
+            cgroup.take(&process);
+            expected = cgroup.0.file_name().and_then(|name| name.to_str());
+        }
+        process.go();
+        let caller = Caller::of_unix(&Socket::new(listener.accept().await.unwrap().0)).unwrap();
+        let (pid, gid) = (process.pid(), caller.gid.unwrap());
+        assert_eq!(caller.pid, Some(pid));
+        if gone {
+            expected = None;
+            process.0.kill().unwrap();
+            // Until it is reaped, its pid and cgroup are still to be seen.
+            let stat = format!("/proc/{pid}/stat");
+            common::eventually("it has ended", || fs::read_to_string(&stat).unwrap().contains(") Z "));
+        }
+        if reaped {
+            process.0.wait().unwrap();
+        }
+        if cgroup.is_some() || gone {
+            assert_eq!(caller.unit(), expected, "gone: {gone}, reaped: {reaped}");
+        }
+        assert!(caller.is_in_group(gid));
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing() {
+    let name = "a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing";
+    let directory = TempDir::new().unwrap();
+    let (source, library) = (directory.path().join("old.c"), directory.path().join("old.so"));
+    // What a kernel before 6.5 says to SO_PEERPIDFD, which is 77.
+    fs::write(
+        &source,
+        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <sys/socket.h>\n\
+         int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {\n\
+         if (level == SOL_SOCKET && name == 77) { errno = ENOPROTOOPT; return -1; }\n\
+         int (*real)(int, int, int, void *, socklen_t *) = dlsym(RTLD_NEXT, \"getsockopt\");\n\
+         return real(fd, level, name, value, length); }\n",
+    )
+    .unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED {name}: no C compiler");
+    }
+    let emulator = Emulator::start(&[]);
+    let preload: &'static str = format!("export LD_PRELOAD={}", library.display()).leak();
+    let rules = format!("{}[[allow]]\nunits = [\"a.service\"]", upstream(&emulator));
+    let daemon = Daemon::start_how(
+        &emulator,
+        "[[allow]]\nunits = [\"a.service\"]",
+        How {
+            shell: Some(preload),
+            ..How::default()
+        },
+    );
+    daemon.reload(&rules);
+    assert_eq!(daemon.log().matches("SO_PEERPIDFD").count(), 1, "{}", daemon.log());
+    if are_to_be_had(name) {
+        assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
+        assert_eq!(status(&daemon, 0, 0, &[]), 200);
+    }
+}
