@@ -13,4 +13,8 @@ impl Endpoint for Imds {
             &[("api-version", "2018-02-01")]
         }
     }
+
+    fn server(&self) -> Option<&'static str> {
+        Some("IMDS/")
+    }
 }

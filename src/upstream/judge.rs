@@ -14,7 +14,9 @@ use crate::failure::{Class, Failure, Refusal};
 const MAX_TEXT: usize = 600;
 
 /// Passes a 200 on; anything else is a failure of the class that the table gives it.
-pub fn status(answer: &Answer, now: Now) -> Result<(), Failure> {
+///
+/// `server` is what the endpoint's own `Server` header begins with, where that is known.
+pub fn status(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Failure> {
     let status = answer.status;
     let class = match status.as_u16() {
         200 => return Ok(()),
@@ -32,7 +34,7 @@ pub fn status(answer: &Answer, now: Now) -> Result<(), Failure> {
         (Class::Refused(refusal), _) => format!("HTTP {status}: {}: {}", refusal.error, refusal.error_description),
         (_, 300..=399) => format!("HTTP {status}: redirects are not followed"),
         // The host's proxy answers in place of a metadata service that restarts (`protocol.md` 1.3).
-        (_, 500) if !is_metadata_service(answer) => {
+        (_, 500) if server.is_some_and(|name| !is_from(answer, name)) => {
             format!("HTTP {status} from the host, not from the metadata service: it is restarting")
         }
         _ => format!("HTTP {status}"),
@@ -40,19 +42,19 @@ pub fn status(answer: &Answer, now: Now) -> Result<(), Failure> {
     Err(Failure { class, cause })
 }
 
-fn is_metadata_service(answer: &Answer) -> bool {
-    answer
-        .headers
-        .get(SERVER)
-        .and_then(|server| server.to_str().ok())
-        .is_some_and(|server| server.contains("IMDS/"))
+fn is_from(answer: &Answer, name: &str) -> bool {
+    let servers = answer.headers.get_all(SERVER).iter();
+    servers
+        .filter_map(|server| server.to_str().ok())
+        .any(|server| server.contains(name))
 }
 
 /// Seconds, or a date, as RFC 9110 10.2.3 has it.
 fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // What no number holds is for ever, which others bound.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(date.saturating_sub(now.wall))
@@ -62,26 +64,20 @@ fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
 #[derive(Deserialize)]
 struct ErrorBody {
     error: Option<Value>,
-    error_description: Option<String>,
-    message: Option<String>,
+    error_description: Option<Value>,
+    message: Option<Value>,
 }
 
 fn refusal(body: &[u8]) -> Refusal {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let (error, description) = match serde_json::from_slice::<ErrorBody>(body) {
         Ok(ErrorBody {
             error: Some(Value::Object(nested)),
             ..
-        }) => {
-            let text = |name| nested.get(name).and_then(Value::as_str).map(str::to_owned);
-            (text("code"), text("message"))
-        }
-        Ok(ErrorBody {
-            error,
-            error_description,
-            message,
-        }) => (
-            error.as_ref().and_then(Value::as_str).map(str::to_owned),
-            error_description.or(message),
+        }) => (text(nested.get("code")), text(nested.get("message"))),
+        Ok(body) => (
+            text(body.error.as_ref()),
+            text(body.error_description.as_ref()).or(text(body.message.as_ref())),
         ),
         Err(_) => (None, None),
     };
@@ -91,11 +87,14 @@ fn refusal(body: &[u8]) -> Refusal {
     }
 }
 
-/// Bounded, and without control characters: it goes to logs and to callers.
+/// Bounded, and without what a terminal or a reader could take for more than text: it goes to logs and to callers.
 fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_TEXT)
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| match c {
+            _ if c.is_ascii_graphic() || c.is_alphanumeric() => c,
+            _ => ' ',
+        })
         .collect()
 }
 
@@ -112,6 +111,15 @@ mod tests {
     };
 
     fn judged(code: u16, headers: &[(&'static str, &'static str)], body: &str) -> Option<Failure> {
+        judged_of(Some("IMDS/"), code, headers, body)
+    }
+
+    fn judged_of(
+        server: Option<&str>,
+        code: u16,
+        headers: &[(&'static str, &'static str)],
+        body: &str,
+    ) -> Option<Failure> {
         let headers: HeaderMap = headers
             .iter()
             .map(|(k, v)| (k.parse().unwrap(), HeaderValue::from_static(v)))
@@ -123,6 +131,7 @@ mod tests {
                 headers,
                 body: Zeroizing::new(body.into()),
             },
+            server,
             NOW,
         )
         .err()
@@ -135,14 +144,23 @@ mod tests {
             (404, "restarting"),
             (410, "restarting"),
             (500, "faulty"),
+            (502, "faulty"),
             (503, "faulty"),
+            (599, "faulty"),
+            (301, "faulty"),
             (302, "faulty"),
+            (307, "faulty"),
+            (304, "faulty"),
+            (201, "faulty"),
             (204, "faulty"),
+            (206, "faulty"),
             (429, "throttled"),
             (400, "refused"),
             (401, "refused"),
             (403, "refused"),
             (405, "refused"),
+            (408, "refused"),
+            (499, "refused"),
         ] {
             assert_eq!(judged(code, &[], "").unwrap().class.name(), name, "{code}");
         }
@@ -160,7 +178,21 @@ mod tests {
             class("Sun, 06 Nov 1994 08:00:00 GMT"),
             Class::Throttled(Some(Duration::ZERO))
         );
-        assert_eq!(class("soon"), Class::Throttled(None));
+        assert_eq!(
+            class("Sunday, 06-Nov-94 08:49:37 GMT"),
+            Class::Throttled(Some(Duration::from_secs(30)))
+        );
+        assert_eq!(class(" 0 "), Class::Throttled(Some(Duration::ZERO)));
+        assert_eq!(
+            class("99999999999999999999999"),
+            Class::Throttled(Some(Duration::from_secs(u64::MAX)))
+        );
+        for odd in ["soon", "", "-5", "+5", "1.5", "5s", "Sun, 06 Nov 1960 08:00:00 GMT"] {
+            assert_eq!(class(odd), Class::Throttled(None), "{odd:?}");
+        }
+        assert_eq!(judged(429, &[], "").unwrap().class, Class::Throttled(None));
+        let elsewhere = judged(503, &[("retry-after", "7")], "").unwrap();
+        assert_eq!(elsewhere.class, Class::Faulty, "only a 429 silences us");
     }
 
     #[test]
@@ -181,23 +213,41 @@ mod tests {
             class("<html>"),
             refused("invalid_request", "The endpoint gave no reason.")
         );
+        assert_eq!(
+            class(r#"{"error":"e","error_description":["x"],"message":"m"}"#),
+            refused("e", "m")
+        );
+        assert_eq!(
+            class(r#"{"statusCode":400,"message":"No MSI found for specified ClientId"}"#),
+            refused("invalid_request", "No MSI found for specified ClientId")
+        );
+        assert_eq!(
+            class(r#"{"error":"a\u001b[2Jb","error_description":"x\u202ey\u2028z\u0000ü"}"#),
+            refused("a [2Jb", "x y z ü")
+        );
         let long = format!(r#"{{"error_description":"{}"}}"#, "x".repeat(70_000));
         assert!(matches!(class(&long), Class::Refused(refusal) if refusal.error_description.len() == MAX_TEXT));
     }
 
     #[test]
     fn a_500_that_the_metadata_service_did_not_send_says_so() {
+        let cause = |server, headers: &[_]| judged_of(server, 500, headers, "").unwrap().cause;
+        let foreign = [("server", "Microsoft-IIS/10.0")];
+        assert!(cause(Some("IMDS/"), &foreign).contains("restarting"));
+        assert!(cause(Some("IMDS/"), &[]).contains("restarting"));
+        assert!(!cause(Some("IMDS/"), &[("server", "IMDS/150.870.65.512")]).contains("restarting"));
         assert!(
-            judged(500, &[("server", "Microsoft-IIS/10.0")], "")
-                .unwrap()
-                .cause
-                .contains("restarting")
+            !cause(None, &foreign).contains("restarting"),
+            "other endpoints have no such name"
         );
-        assert!(
-            !judged(500, &[("server", "IMDS/150.870.65.512")], "")
-                .unwrap()
-                .cause
-                .contains("restarting")
-        );
+    }
+
+    #[test]
+    fn no_text_of_a_body_gets_into_a_cause_but_the_words_of_a_refusal() {
+        let body = r#"{"access_token":"canary","error":"canary","error_description":"canary"}"#;
+        for code in [201, 302, 404, 410, 429, 500, 503] {
+            assert!(!format!("{:?}", judged(code, &[], body)).contains("canary"), "{code}");
+        }
+        assert!(!format!("{:?}", judged(400, &[], r#"{"access_token":"canary"}"#)).contains("canary"));
     }
 }

@@ -40,6 +40,11 @@ trait Endpoint: Send + Sync {
         None
     }
 
+    /// What its `Server` header begins with, where somebody else may answer in its place.
+    fn server(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a reply that does not say whose token it is cannot be trusted to be for the identity asked for.
     fn must_echo_identity(&self) -> bool {
         false
@@ -83,7 +88,7 @@ impl Upstream {
         let answer = tokio::time::timeout(self.request_timeout, exchanges)
             .await
             .map_err(|_| exchange::timed_out("no answer", self.request_timeout))??;
-        judge::status(&answer, clock.now())?;
+        judge::status(&answer, self.endpoint.server(), clock.now())?;
         reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
     }
 

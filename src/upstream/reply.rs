@@ -25,8 +25,9 @@ struct Body {
     resource: Option<Value>,
     client_id: Option<Value>,
     object_id: Option<Value>,
-    #[serde(alias = "mi_res_id")]
     msi_res_id: Option<Value>,
+    /// App Service's name for the same.
+    mi_res_id: Option<Value>,
 }
 
 /// Judges a reply to the request for `key`; with `must_echo` a selector must come back in it.
@@ -52,6 +53,7 @@ fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'s
         Identity::Default => None,
         Identity::ClientId(id) => Some((&body.client_id, id)),
         Identity::ObjectId(id) => Some((&body.object_id, id)),
+        Identity::ResourceId(id) if body.msi_res_id.is_none() => Some((&body.mi_res_id, id)),
         Identity::ResourceId(id) => Some((&body.msi_res_id, id)),
     };
     match selected {
@@ -72,11 +74,16 @@ fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'s
     }
     let parts = Parts {
         access_token,
-        client_id: body.client_id.as_ref().and_then(Value::as_str).map(str::to_owned),
+        client_id: body.client_id.as_ref().and_then(Value::as_str).and_then(plain),
         expires_on,
         not_before: body.not_before.as_ref().and_then(unix_time).unwrap_or(now.wall),
     };
     Token::new(&key.resource, &parts).map_err(|_| "access_token is empty or unfit for a header")
+}
+
+/// An id as such ids are; anything else says nothing.
+fn plain(id: &str) -> Option<String> {
+    Identity::client_id(id).ok().map(|_| id.to_owned())
 }
 
 /// Equal but for case.
@@ -110,7 +117,7 @@ fn date(text: &str) -> Option<Duration> {
     let rfc3339 = match text.split_whitespace().collect::<Vec<_>>()[..] {
         [date, time, "+00:00"] => american(date, time, None)?,
         [date, time, half @ ("AM" | "PM"), "+00:00"] => american(date, time, Some(half))?,
-        [text] => text.to_owned(),
+        [text] => text.replace("+00:00", "Z"),
         _ => return None,
     };
     humantime::parse_rfc3339(&rfc3339).ok()?.duration_since(UNIX_EPOCH).ok()
@@ -176,6 +183,9 @@ mod tests {
             (json!("6/8/2019 2:00:00 PM +00:00"), 1_560_002_400),
             (json!("6/9/2019 12:00:01 AM +00:00"), 1_560_038_401),
             (json!("2019-06-08T14:00:00Z"), 1_560_002_400),
+            (json!("2019-06-08T14:00:00+00:00"), 1_560_002_400),
+            (json!("2019-06-08T14:00:00.9Z"), 1_560_002_400),
+            (json!(" 1560003600 "), 1_560_003_600),
         ] {
             let token = judged(&json!({"expires_on": form}), Identity::Default).unwrap();
             assert_eq!(token.expires_on().as_secs(), seconds, "{form}");
@@ -233,6 +243,16 @@ mod tests {
             (json!({"access_token": null}), false),
         ] {
             assert_eq!(judged(&changes, Identity::Default).is_ok(), good, "{changes}");
+        }
+        for (echo, kept) in [
+            (json!("ABC"), Some("ABC")),
+            (json!(""), None),
+            (json!("a b"), None),
+            (json!("x".repeat(513)), None),
+            (json!(7), None),
+        ] {
+            let token = judged(&json!({"client_id": echo}), Identity::Default).unwrap();
+            assert_eq!(token.client_id(), kept, "{echo}");
         }
         for body in ["", "[]", "null", "<html>", r#"{"ExceptionMessage":"x"}"#] {
             assert!(
