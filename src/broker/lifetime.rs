@@ -76,4 +76,17 @@ mod tests {
         assert_eq!(refresh_in(Duration::from_secs(10), true, 0.5), Duration::from_mins(1));
         assert_eq!(refresh_in(Duration::ZERO, false, 0.5), Duration::from_secs(1));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn half_of_any_life_less_a_tenth_of_it_at_most(seconds: u64, nanos in 0_u32..1_000_000_000, same: bool, draw in 0.0..=1.0) {
+            let left = Duration::new(seconds, nanos);
+            let least = Duration::from_secs(if same { 60 } else { 1 });
+            let next_in = refresh_in(left, same, draw);
+            proptest::prop_assert!(next_in <= (left / 2).max(least), "{next_in:?}");
+            // Floating point loses a little of lives that are longer than the universe.
+            let earliest = (left / 2).mul_f64(0.899_999);
+            proptest::prop_assert!(next_in >= earliest.max(least), "{next_in:?}");
+        }
+    }
 }

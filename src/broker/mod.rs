@@ -109,7 +109,7 @@ impl Broker {
                 });
                 let id = self.wait(now, &key, ask.uid, until);
                 self.enqueue(&key, Lane::Caller(ask.uid));
-                self.start_fetches(now.boot, effects);
+                self.start_fetches(now, effects);
                 Decision::Wait(id)
             }
         }
@@ -124,7 +124,7 @@ impl Broker {
         while let Some(key) = self.store.pop_due(now.boot) {
             self.slot_is_due(now, &key, effects);
         }
-        self.start_fetches(now.boot, effects);
+        self.start_fetches(now, effects);
     }
 
     /// When [`Broker::tick`] has something to do, on the boot-time clock.
@@ -252,14 +252,17 @@ impl Broker {
         self.reschedule(key);
     }
 
-    fn start_fetches(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while let Some(key) = self.governor.start_next(now) {
+    fn start_fetches(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(key) = self.governor.start_next(now.boot) {
             let Some(slot) = self.store.get_mut(&key) else {
                 self.governor.finished();
                 continue;
             };
-            slot.last_try = Some(now);
+            slot.last_try = Some(now.boot);
             let bypass = slot.flight.is_some_and(|flight| flight.bypass);
+            if bypass && !slot.left(now).is_zero() {
+                slot.forced_at = Some(now.boot);
+            }
             effects.push(Effect::Fetch(Fetch { key, bypass }));
         }
     }

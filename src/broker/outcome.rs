@@ -46,7 +46,7 @@ impl Broker {
             }
         }
         self.reschedule(&fetch.key);
-        self.start_fetches(now.boot, effects);
+        self.start_fetches(now, effects);
     }
 
     fn renewed(&mut self, now: Now, fetch: &Fetch, lease: Lease, effects: &mut Vec<Effect>) {
@@ -135,8 +135,13 @@ impl Broker {
         }
         for key in self.governor.silence(now.boot, started, Throttle { until, failure }) {
             if let Some(slot) = self.store.get_mut(&key) {
-                slot.flight = None;
-                slot.next_try = until;
+                // A fetch that a caller forced was not due, and another may be forced soon, since this one never started.
+                if slot.flight.take().is_some_and(|flight| flight.bypass) {
+                    slot.forced_at = None;
+                }
+                if slot.next_try <= now.boot {
+                    slot.next_try = until;
+                }
             }
             self.reschedule(&key);
         }

@@ -36,7 +36,7 @@ pub struct Slot {
     pub next_try: Duration,
     /// When a fetch last started.
     pub last_try: Option<Duration>,
-    /// When a caller last forced one.
+    /// When a caller last asked to force one, or such a one last started.
     pub forced_at: Option<Duration>,
     /// What has failed since the last good reply.
     pub trouble: Option<Trouble>,

@@ -1,0 +1,400 @@
+//! The broker in a world where everything happens to it, one [`Op`] after the other, each checked against a model of what
+//! it has promised. A run is a list of ops and nothing else, so it can be repeated, and made shorter.
+
+mod ask;
+mod model;
+mod promises;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use msi_tokend::broker::{Broker, Effect, Policy};
+use msi_tokend::clock::Now;
+use msi_tokend::failure::{Class, Failure};
+use msi_tokend::key::{Identity, Key};
+use msi_tokend::token::{Parts, Token};
+use zeroize::Zeroizing;
+
+use self::model::{Issued, Lease, Model, Running, Waiting, left_of, secret};
+use crate::op::{KEYS, Op, UIDS, keys, policy};
+use crate::promise::{Kept, promise};
+use crate::upstream::{Mood, Verdict};
+
+/// Everybody's lanes: one a uid, one for the keys that uid 0 got by being warm, one for refreshes.
+const LANES: usize = UIDS as usize + 2;
+/// So many events are played at most while time passes.
+const BUDGET: usize = 400;
+const LOW: Duration = Duration::from_mins(5);
+const LOW_WAIT: Duration = Duration::from_secs(2);
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What went on, for people.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub steps: u64,
+    pub asks: u64,
+    pub served: u64,
+    pub told: u64,
+    pub fetches: u64,
+    pub time: Duration,
+}
+
+pub struct World {
+    pub tally: Tally,
+    broker: Broker,
+    policy: Policy,
+    now: Now,
+    /// The upstream's clock, which is right.
+    true_wall: Duration,
+    mood: Mood,
+    keys: Vec<Arc<Key>>,
+    indices: HashMap<Arc<Key>, usize>,
+    models: Vec<Model>,
+    running: Vec<Running>,
+    waiting: BTreeMap<u64, Waiting>,
+    tokens: Vec<Issued>,
+    starts: VecDeque<Duration>,
+    silent_until: Duration,
+    /// How many keys there may be, in all and of one uid; more than configured while a reload's excess lasts.
+    allowed: usize,
+    allowed_of: BTreeMap<u32, usize>,
+}
+
+impl World {
+    pub fn new(seed: u64, variant: usize) -> Self {
+        let keys = keys();
+        let policy = policy(variant, &keys);
+        let now = Now {
+            wall: Duration::from_secs(1_764_000_000),
+            boot: Duration::from_secs(100),
+        };
+        let mut world = Self {
+            tally: Tally::default(),
+            broker: Broker::new(policy.clone(), seed, now),
+            now,
+            true_wall: now.wall,
+            mood: Mood::HEALTHY,
+            models: keys.iter().map(|_| Model::default()).collect(),
+            indices: keys.iter().cloned().zip(0..).collect(),
+            keys,
+            running: Vec::new(),
+            waiting: BTreeMap::new(),
+            tokens: Vec::new(),
+            starts: VecDeque::new(),
+            silent_until: Duration::ZERO,
+            allowed: policy.max_tokens,
+            allowed_of: BTreeMap::new(),
+            policy,
+        };
+        world.note_warm();
+        world
+    }
+
+    /// Plays one op. The run is over when a promise was broken.
+    pub fn play(&mut self, op: Op) -> Kept {
+        self.tally.steps += 1;
+        match op {
+            Op::Ask { uid, key, want } => self.ask(uid, key % KEYS, want)?,
+            Op::HangUp(n) => self.hang_up(n),
+            Op::Pass(time) => self.pass(time)?,
+            Op::Sleep(time) => self.advance(time),
+            Op::Step(by) => {
+                let by_ms = Duration::from_millis(by.unsigned_abs());
+                self.now.wall = if by < 0 {
+                    self.now.wall.saturating_sub(by_ms)
+                } else {
+                    self.now.wall.saturating_add(by_ms)
+                };
+            }
+            Op::Tick => self.tick()?,
+            Op::Mood(mood) => self.mood = mood,
+            Op::Reload(n) => self.reload(n)?,
+        }
+        self.inspect()
+    }
+
+    /// The end of every run: the upstream recovers, nobody asks any more, and nothing is left.
+    pub fn finish(&mut self) -> Kept {
+        self.mood = Mood::HEALTHY;
+        self.reload(0)?;
+        for _ in 0..40 {
+            self.pass(Duration::from_secs(10))?;
+        }
+        promise!(
+            self.waiting.is_empty(),
+            "waiters always wake",
+            "{} still wait",
+            self.waiting.len()
+        );
+        let end = self.now.boot + 2 * self.policy.idle_drop;
+        while self.now.boot < end {
+            self.pass(end.saturating_sub(self.now.boot))?;
+        }
+        let left = self.broker.entries(self.now).count();
+        promise!(left == 0, "nothing is left in the end", "{left} slots");
+        let wake = self.broker.next_wake(self.now);
+        promise!(wake.is_none(), "nothing is left in the end", "wakes at {wake:?}");
+        Ok(())
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now.boot += by;
+        self.now.wall += by;
+        self.true_wall += by;
+        self.tally.time += by;
+    }
+
+    fn advance_to(&mut self, boot: Duration) {
+        self.advance(boot.saturating_sub(self.now.boot));
+    }
+
+    fn pass(&mut self, time: Duration) -> Kept {
+        let end = self.now.boot + time;
+        for _ in 0..BUDGET {
+            let wake = self.broker.next_wake(self.now);
+            let reply = self.running.iter().map(|running| running.ends).min();
+            match (wake, reply) {
+                (Some(wake), reply) if wake <= end && reply.is_none_or(|reply| wake <= reply) => {
+                    // A timer is late by a little, and on a busy machine by a lot.
+                    let late = match wake.subsec_micros() % 64 {
+                        0 => 3000,
+                        n if n % 8 == 0 => u64::from(n),
+                        _ => 0,
+                    };
+                    self.advance_to(wake + Duration::from_millis(late));
+                    self.tick()?;
+                }
+                (_, Some(reply)) if reply <= end => {
+                    self.advance_to(reply);
+                    self.reply()?;
+                }
+                _ => {
+                    self.advance_to(end);
+                    break;
+                }
+            }
+            self.tally.steps += 1;
+            self.inspect()?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Kept {
+        let mut effects = Vec::new();
+        self.broker.tick(self.now, &mut effects);
+        self.apply(effects)?;
+        let now = self.now.boot;
+        let servable: Vec<bool> = (0..KEYS).map(|key| !self.left(key).is_zero()).collect();
+        for (id, waiting) in &mut self.waiting {
+            if waiting.deadline <= now && !servable[waiting.key] {
+                waiting.deadline = waiting.patience;
+            }
+            promise!(
+                waiting.deadline > now,
+                "waiters wake by their deadline",
+                "{id} for {} at {now:?}, deadline {:?}",
+                waiting.key,
+                waiting.deadline
+            );
+        }
+        let wake = self.broker.next_wake(self.now);
+        promise!(
+            wake.is_none_or(|wake| wake > now),
+            "the timer does not spin",
+            "wake {wake:?} at {now:?}"
+        );
+        for entry in self.broker.entries(self.now) {
+            let key = self.index(&entry.key);
+            promise!(
+                entry.fetching || !entry.next_in.is_zero() || now < self.silent_until,
+                "what is due is asked for",
+                "{key} at {now:?}"
+            );
+            let keep = if entry.left.is_zero() {
+                self.policy.idle_drop.min(Duration::from_mins(1))
+            } else {
+                self.policy.idle_drop
+            };
+            let free = !entry.warm && !entry.fetching && !self.is_awaited(key) && entry.expires_on.is_some();
+            promise!(
+                !free || entry.left.is_zero() || entry.asked_ago < keep,
+                "nobody's tokens are dropped",
+                "{key}, last asked {:?} ago",
+                entry.asked_ago
+            );
+        }
+        Ok(())
+    }
+
+    fn hang_up(&mut self, n: usize) {
+        let id = self.waiting.keys().nth(n % self.waiting.len().max(1)).copied();
+        if let Some(id) = id {
+            self.waiting.remove(&id);
+            self.broker.forget(id);
+        }
+    }
+
+    fn reload(&mut self, n: usize) -> Kept {
+        self.policy = policy(n, &self.keys);
+        self.allowed = self.policy.max_tokens.max(self.existing().count());
+        self.allowed_of = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
+        self.note_warm();
+        let mut effects = Vec::new();
+        self.broker.reconfigure(self.now, self.policy.clone(), &mut effects);
+        self.apply(effects)
+    }
+
+    fn note_warm(&mut self) {
+        for (key, model) in self.keys.iter().zip(&mut self.models) {
+            let warm = self.policy.warm.contains(key);
+            if model.warm && !warm {
+                model.last_asked = self.now.boot;
+            }
+            if warm && !model.exists {
+                (model.exists, model.owner, model.last_asked) = (true, 0, self.now.boot);
+            }
+            model.warm = warm;
+        }
+        // Warm keys count in all, but for no uid, so a list that loses some gives a uid more than it may have.
+        self.allowed = self.allowed.max(self.existing().count());
+        let mine: Vec<(u32, usize)> = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
+        for (uid, count) in mine {
+            let allowed = self.allowed_of.entry(uid).or_default();
+            *allowed = (*allowed).max(count);
+        }
+    }
+
+    /// The request that ends first ends.
+    fn reply(&mut self) -> Kept {
+        let Some((first, _)) = self.running.iter().enumerate().min_by_key(|(_, running)| running.ends) else {
+            return Ok(());
+        };
+        let Running {
+            fetch, key, verdict, ..
+        } = self.running.remove(first);
+        let outcome = self.outcome(key, verdict);
+        let model = &mut self.models[key];
+        model.running = false;
+        if let Ok((token, client)) = &outcome {
+            let expires_on = self.tokens[*token].expires_on;
+            let new = Lease {
+                token: *token,
+                expires_boot: self.now.boot + expires_on.saturating_sub(self.now.wall),
+            };
+            if !left_of(&new, &self.tokens, self.now).is_zero() {
+                let keep = model.lease.is_some_and(|old| {
+                    let is_another = self.tokens[old.token]
+                        .client
+                        .zip(*client)
+                        .is_some_and(|(old, new)| !old.eq_ignore_ascii_case(new));
+                    let longer = left_of(&old, &self.tokens, self.now) > left_of(&new, &self.tokens, self.now);
+                    old.token != new.token && !is_another && !fetch.bypass && longer
+                });
+                if !keep {
+                    model.lease = Some(new);
+                }
+                model.failing = None;
+                model.asked_by.clear();
+            }
+        }
+        let outcome = outcome.map(|(token, client)| self.token(token, client));
+        let mut effects = Vec::new();
+        self.broker.reply(self.now, &fetch, outcome, &mut effects);
+        self.apply(effects)
+    }
+
+    /// What the fetch makes of the upstream's verdict: it lets no token through that cannot be.
+    fn outcome(&mut self, key: usize, verdict: Verdict) -> Result<(usize, Option<&'static str>), Failure> {
+        let faulty = |cause: &str| Failure::new(Class::Faulty, cause);
+        let token = match verdict {
+            Verdict::Failure(class) => return Err(Failure::new(class, "scripted")),
+            Verdict::Token { life, client } => {
+                let client = match self.keys[key].identity {
+                    Identity::Default => client,
+                    _ => Some("one"),
+                };
+                self.tokens.push(Issued {
+                    key,
+                    expires_on: self.true_wall + life,
+                    client,
+                });
+                self.models[key].given.push(self.tokens.len() - 1);
+                self.tokens.len() - 1
+            }
+            Verdict::Again(back) => {
+                let given = &self.models[key].given;
+                let nth = given
+                    .len()
+                    .checked_sub(back + 1)
+                    .ok_or_else(|| faulty("nothing given yet"))?;
+                given[nth]
+            }
+        };
+        let Issued { expires_on, client, .. } = self.tokens[token];
+        if expires_on <= self.now.wall || expires_on.saturating_sub(self.now.wall) >= Duration::from_hours(28) {
+            return Err(faulty("a life that cannot be"));
+        }
+        Ok((token, client))
+    }
+
+    fn token(&self, token: usize, client: Option<&'static str>) -> Token {
+        let parts = Parts {
+            access_token: Zeroizing::new(secret(token)),
+            client_id: client.map(str::to_owned),
+            expires_on: self.tokens[token].expires_on,
+            not_before: self.true_wall,
+        };
+        Token::new(&self.keys[self.tokens[token].key].resource, &parts).unwrap()
+    }
+
+    fn apply(&mut self, effects: Vec<Effect>) -> Kept {
+        for effect in effects {
+            match effect {
+                Effect::Fetch(fetch) => self.started(fetch)?,
+                Effect::Answer(id, answer) => self.answered(id, answer)?,
+                Effect::Note(note) => self.noted(&note)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&self, key: usize) -> Duration {
+        let lease = self.models[key].lease.as_ref();
+        lease.map_or(Duration::ZERO, |lease| left_of(lease, &self.tokens, self.now))
+    }
+
+    fn existing(&self) -> impl Iterator<Item = usize> {
+        (0..KEYS).filter(|key| self.models[*key].exists)
+    }
+
+    /// The keys that count for the uid's bound.
+    fn owned(&self, uid: u32) -> impl Iterator<Item = usize> {
+        self.existing()
+            .filter(move |key| self.models[*key].owner == uid && !self.models[*key].warm)
+    }
+
+    /// The keys that wait for their turn at the upstream, as of the last look.
+    fn queued(&self) -> impl Iterator<Item = usize> {
+        (0..KEYS).filter(|key| self.models[*key].fetching && !self.models[*key].running)
+    }
+
+    fn is_awaited(&self, key: usize) -> bool {
+        self.waiting.values().any(|waiting| waiting.key == key)
+    }
+
+    fn is_interested(&self, uid: u32, key: usize) -> bool {
+        self.models[key].asked_by.contains(&uid) || self.models[key].owner == uid
+    }
+
+    /// Whether it may be evicted or dropped.
+    fn may_go(&self, key: usize) -> bool {
+        let model = &self.models[key];
+        !model.warm && !model.fetching && !self.is_awaited(key)
+    }
+
+    fn index(&self, key: &Key) -> usize {
+        self.indices[key]
+    }
+}

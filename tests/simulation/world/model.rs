@@ -1,0 +1,79 @@
+//! What is to be expected of the broker, one key at a time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use msi_tokend::broker::Fetch;
+use msi_tokend::clock::Now;
+use msi_tokend::failure::Class;
+use msi_tokend::token::Token;
+
+use crate::upstream::Verdict;
+
+/// What is to be expected of one key.
+#[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Model {
+    pub exists: bool,
+    pub warm: bool,
+    pub owner: u32,
+    pub lease: Option<Lease>,
+    pub given: Vec<usize>,
+    pub running: bool,
+    /// Running, or in line; as of the last look.
+    pub fetching: bool,
+    pub last_start: Option<Duration>,
+    pub last_forced: Option<Duration>,
+    pub force_asked: Option<Duration>,
+    pub last_asked: Duration,
+    /// The last failure since a good reply, and until when nothing is asked for it.
+    pub failing: Option<(Class, Duration)>,
+    /// When it is renewed if nothing happens.
+    pub planned: Duration,
+    pub asked_by: BTreeSet<u32>,
+    /// For whoever waits for it to start: the starts before, and how many there may be.
+    pub turns: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Lease {
+    pub token: usize,
+    pub expires_boot: Duration,
+}
+
+pub struct Running {
+    pub fetch: Fetch,
+    pub key: usize,
+    pub ends: Duration,
+    pub verdict: Verdict,
+}
+
+pub struct Waiting {
+    pub key: usize,
+    pub deadline: Duration,
+    pub patience: Duration,
+}
+
+pub struct Issued {
+    pub key: usize,
+    pub expires_on: Duration,
+    pub client: Option<&'static str>,
+}
+
+pub fn left_of(lease: &Lease, tokens: &[Issued], now: Now) -> Duration {
+    let wall = tokens[lease.token].expires_on.saturating_sub(now.wall);
+    let boot = lease.expires_boot.saturating_sub(now.boot);
+    Duration::from_secs(wall.min(boot).as_secs())
+}
+
+pub fn secret(token: usize) -> String {
+    format!("t{token}")
+}
+
+/// Which token this is, read from the answer that a caller would get.
+pub fn token_of(token: &Token) -> usize {
+    let json = token.members();
+    let text = std::str::from_utf8(&json).unwrap();
+    let secret = text.strip_prefix(r#""access_token":"t"#).unwrap();
+    secret[..secret.find('"').unwrap()].parse().unwrap()
+}

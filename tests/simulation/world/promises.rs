@@ -1,0 +1,303 @@
+//! What the broker does, held against what it has promised.
+
+use std::time::Duration;
+
+use msi_tokend::broker::{Entry, Fetch, Note, Served, Unserved};
+use msi_tokend::failure::Class;
+
+use super::model::{Model, Running, token_of};
+use super::{HALF_A_MINUTE, LOW, SECOND, World};
+use crate::op::{KEYS, UIDS};
+use crate::promise::{Kept, broken, promise};
+use crate::upstream::Fate;
+
+impl World {
+    pub(super) fn started(&mut self, fetch: Fetch) -> Kept {
+        let now = self.now.boot;
+        let key = self.index(&fetch.key);
+        let left = self.left(key);
+        while self.starts.front().is_some_and(|start| *start + SECOND <= now) {
+            self.starts.pop_front();
+        }
+        self.starts.push_back(now);
+        let (at_once, in_a_second) = (self.running.len() + 1, self.starts.len());
+        promise!(
+            at_once <= self.policy.max_concurrent,
+            "max_concurrent",
+            "{at_once} at once"
+        );
+        promise!(
+            in_a_second <= self.policy.max_per_second,
+            "max_per_second",
+            "{in_a_second} in a second"
+        );
+        promise!(now >= self.silent_until, "a 429 silences all keys", "{key} at {now:?}");
+        let Fate { takes, verdict } = self.mood.fate(self.tally.fetches);
+        let model = &mut self.models[key];
+        promise!(!model.running, "one request a key", "{key}");
+        promise!(model.exists, "one request a key", "{key} is gone");
+        if let Some((_, until)) = &model.failing {
+            promise!(
+                now >= *until,
+                "a failure is waited out",
+                "{key} at {now:?}, not before {until:?}"
+            );
+        }
+        if fetch.bypass && !left.is_zero() {
+            let lately = model.last_forced.is_some_and(|at| now < at + HALF_A_MINUTE);
+            promise!(!lately, "one forced fetch in 30 s", "{key}");
+            model.last_forced = Some(now);
+        } else if !left.is_zero() && model.failing.is_none() && now < model.planned {
+            let lately = model.last_start.is_some_and(|at| now < at + HALF_A_MINUTE);
+            promise!(
+                left < LOW && !lately,
+                "no request without a reason",
+                "{key} has {left:?} left, planned for {:?}, now {now:?}",
+                model.planned
+            );
+        }
+        for (before, most) in model.turns.drain(..) {
+            let between = self.tally.fetches - before;
+            promise!(
+                between <= most,
+                "nobody starves",
+                "{key} came after {between} others, at most {most} are fair"
+            );
+        }
+        model.running = true;
+        model.last_start = Some(now);
+        self.tally.fetches += 1;
+        self.running.push(Running {
+            fetch,
+            key,
+            ends: now + takes,
+            verdict,
+        });
+        Ok(())
+    }
+
+    pub(super) fn answered(&mut self, id: u64, answer: Result<Served, Unserved>) -> Kept {
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return Err(broken("an answer to each who waits", || format!("{id} does not wait")));
+        };
+        let key = waiting.key;
+        match answer {
+            Ok(served) => self.check_served(key, &served),
+            Err(unserved) => {
+                self.tally.told += 1;
+                let left = self.left(key);
+                promise!(
+                    left.is_zero(),
+                    "what can be served is served",
+                    "{key} has {left:?}: {unserved:?}"
+                );
+                let early = matches!(unserved, Unserved::TimedOut(_)) && self.now.boot < waiting.patience;
+                promise!(!early, "nobody is told to have waited who has not", "{key}");
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn noted(&mut self, note: &Note) -> Kept {
+        let now = self.now.boot;
+        match note {
+            Note::Failed {
+                key, failure, next_in, ..
+            } => {
+                let key = self.index(key);
+                let seconds = |least, most| Duration::from_secs(least)..=Duration::from_secs(most);
+                let waits = match &failure.class {
+                    Class::Restarting | Class::Faulty | Class::Throttled(None) => seconds(1, 60),
+                    Class::Throttled(Some(asked)) => {
+                        let asked = (*asked).clamp(SECOND, Duration::from_mins(5));
+                        asked..=asked
+                    }
+                    Class::Refused(_) => seconds(10, 60),
+                };
+                promise!(waits.contains(next_in), "waits as the table says", "{key}: {next_in:?}");
+                if matches!(failure.class, Class::Throttled(_)) {
+                    self.silent_until = self.silent_until.max(now + *next_in);
+                }
+                self.models[key].failing = Some((failure.class.clone(), now + *next_in));
+            }
+            Note::Refreshed {
+                key,
+                left,
+                next_in,
+                same,
+                ..
+            } => {
+                let key = self.index(key);
+                let least = if *same { Duration::from_mins(1) } else { SECOND };
+                promise!(*left == self.left(key), "what is left is known", "{key}: {left:?}");
+                promise!(
+                    (*left / 2).max(least) >= *next_in && (*left / 20 * 9).max(least) <= *next_in + SECOND / 100,
+                    "renewed at half of the life, jitter only earlier",
+                    "{key}: {left:?} left, next in {next_in:?}"
+                );
+                self.models[key].planned = now + *next_in;
+            }
+            Note::Evicted(key) => {
+                let key = self.index(key);
+                let model = &self.models[key];
+                promise!(self.may_go(key), "no warm or running key is evicted", "{key}");
+                let older = self
+                    .owned(model.owner)
+                    .find(|other| self.may_go(*other) && self.models[*other].last_asked < model.last_asked);
+                promise!(
+                    older.is_none(),
+                    "the least recently used goes first",
+                    "{key} before {older:?}"
+                );
+                promise!(
+                    self.existing().count() > self.policy.max_tokens.min(self.allowed)
+                        || self.existing().count() >= self.policy.max_tokens
+                        || self.owned(model.owner).count() >= self.policy.max_tokens_per_uid,
+                    "evicted only for want of room",
+                    "{key}"
+                );
+                self.gone(key);
+            }
+            Note::Dropped(key) => {
+                let key = self.index(key);
+                let keep = if self.left(key).is_zero() {
+                    self.policy.idle_drop.min(Duration::from_mins(1))
+                } else {
+                    self.policy.idle_drop
+                };
+                promise!(self.may_go(key), "no warm or running key is dropped", "{key}");
+                let asked = self.models[key].last_asked;
+                promise!(
+                    now >= asked + keep,
+                    "dropped only when nobody asks",
+                    "{key}, asked at {asked:?}"
+                );
+                self.gone(key);
+            }
+            Note::Lapsed { key, .. } => {
+                let key = self.index(key);
+                promise!(self.left(key).is_zero(), "what is told of an end is true", "{key}");
+            }
+            Note::ClockStepped { .. } => {
+                for model in &mut self.models {
+                    model.planned = Duration::ZERO;
+                }
+            }
+            Note::Throttled { .. } | Note::Unthrottled { .. } | Note::IdentityChanged { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn gone(&mut self, key: usize) {
+        let given = std::mem::take(&mut self.models[key].given);
+        self.models[key] = Model {
+            given,
+            ..Model::default()
+        };
+    }
+
+    pub(super) fn check_served(&mut self, key: usize, served: &Served) -> Kept {
+        self.tally.served += 1;
+        let token = token_of(&served.token);
+        promise!(
+            self.tokens[token].key == key,
+            "no token of another key",
+            "{key} got {token}"
+        );
+        let left = self.tokens[token].expires_on.saturating_sub(self.now.wall);
+        promise!(
+            served.left >= SECOND && served.left <= left,
+            "never an expired token",
+            "{key}: {:?} said to be left, {left:?} is",
+            served.left
+        );
+        let Some(lease) = self.models[key].lease else {
+            return Err(broken("no token out of nothing", || key.to_string()));
+        };
+        promise!(
+            lease.token == token,
+            "the token that was kept",
+            "{key}: {token}, not {}",
+            lease.token
+        );
+        let known = self.left(key);
+        promise!(
+            served.left == known,
+            "what is left is known",
+            "{key}: {:?}, not {known:?}",
+            served.left
+        );
+        Ok(())
+    }
+
+    /// Takes note of what the broker says that it has.
+    pub(super) fn look(&mut self) -> Kept {
+        let entries: Vec<Entry> = self.broker.entries(self.now).collect();
+        let mut present = [false; KEYS];
+        for entry in &entries {
+            let key = self.index(&entry.key);
+            present[key] = true;
+            let left = self.left(key);
+            promise!(
+                entry.left == left,
+                "what is left is known",
+                "{key}: {:?}, not {left:?}",
+                entry.left
+            );
+            promise!(
+                !self.models[key].running || entry.fetching,
+                "a running fetch is known",
+                "{key}"
+            );
+            self.models[key].fetching = entry.fetching;
+            if !entry.fetching {
+                self.models[key].turns.clear();
+            }
+        }
+        for (key, model) in self.models.iter().enumerate() {
+            promise!(
+                model.exists == present[key],
+                "slots come and go as told",
+                "{key}: {}",
+                model.exists
+            );
+        }
+        Ok(())
+    }
+
+    /// What holds at any time.
+    pub(super) fn inspect(&mut self) -> Kept {
+        self.look()?;
+        let count = self.existing().count();
+        self.allowed = self.policy.max_tokens.max(self.allowed.min(count));
+        promise!(count <= self.allowed, "max_tokens", "{count} keys");
+        for uid in 0..=UIDS {
+            let owned = self.owned(uid).count();
+            let allowed = self.allowed_of.get(&uid).copied().unwrap_or(0).min(owned);
+            let allowed = allowed.max(self.policy.max_tokens_per_uid);
+            promise!(owned <= allowed, "max_tokens_per_uid", "{uid} has {owned}");
+            self.allowed_of.insert(uid, allowed);
+        }
+        let wake = self.broker.next_wake(self.now);
+        let latest = self.waiting.values().map(|waiting| match self.left(waiting.key) {
+            Duration::ZERO => waiting.patience,
+            _ => waiting.deadline,
+        });
+        if let Some(first) = latest.min() {
+            promise!(
+                wake.is_some_and(|wake| wake <= first),
+                "the timer knows who waits",
+                "{wake:?}, {first:?}"
+            );
+        }
+        if self.queued().next().is_some() && self.running.len() < self.policy.max_concurrent {
+            let soon = self.silent_until.max(self.now.boot + Duration::from_millis(1100));
+            promise!(
+                wake.is_some_and(|wake| wake <= soon),
+                "who is in line gets a turn",
+                "wake {wake:?}"
+            );
+        }
+        Ok(())
+    }
+}
