@@ -31,8 +31,8 @@ pub trait Observer: Send + Sync {
 pub struct Answered {
     /// What the caller gets.
     pub answer: Answer,
-    /// Nobody had to be waited for.
-    pub at_once: bool,
+    /// How long it took to have it; `None` where nobody had to be waited for.
+    pub waited: Option<Duration>,
 }
 
 /// The broker at work.
@@ -77,26 +77,24 @@ impl Engine {
 
     /// The answer to one request; at once, or when the broker has one.
     pub async fn token(self: &Arc<Self>, ask: Ask<'_>) -> Answered {
-        let waiting = match self.with(|state, now, effects| match state.broker.ask(now, ask, effects) {
+        let decided = self.with(|state, now, effects| match state.broker.ask(now, ask, effects) {
             Decision::Now(answer) => Err(answer),
             Decision::Wait(id) => {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.insert(id, sender);
-                Ok((id, receiver))
+                Ok((id, receiver, now.boot))
             }
-        }) {
-            Err(answer) => return Answered { answer, at_once: true },
+        });
+        let (id, receiver, since) = match decided {
+            Err(answer) => return Answered { answer, waited: None },
             Ok(waiting) => waiting,
         };
-        let guard = Waiting {
-            engine: self,
-            id: waiting.0,
-        };
-        let answer = waiting.1.await;
+        let guard = Waiting { engine: self, id };
+        let answer = receiver.await;
         std::mem::forget(guard);
         Answered {
             answer: answer.unwrap_or(Err(Unserved::TimedOut(None))),
-            at_once: false,
+            waited: Some(self.now().boot.saturating_sub(since)),
         }
     }
 

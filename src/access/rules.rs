@@ -1,6 +1,7 @@
 //! What a caller may have: pure judgement, the same for a request and for `msi-token explain`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use nix::unistd::{Group, User};
 
@@ -14,7 +15,7 @@ const NOBODY: u32 = 65534;
 /// The rules in force, names looked up.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
     own_uid: u32,
 }
 
@@ -46,12 +47,12 @@ pub enum Part {
 }
 
 /// Why a caller may have a token.
-#[derive(Clone, Copy, Debug)]
-pub enum Grant<'a> {
+#[derive(Clone, Debug)]
+pub enum Grant {
     /// Root, or the daemon's own uid.
     Privileged,
     /// This rule allows it.
-    Rule(&'a Rule),
+    Rule(Arc<Rule>),
 }
 
 /// A name in a rule that stands for nobody.
@@ -69,19 +70,22 @@ impl Rules {
     /// Looks the names up. Those that do not exist match nobody and are given back, to be warned of.
     pub fn resolve(allow: &[Allow], own_uid: u32) -> (Self, Vec<UnknownName>) {
         let mut unknown = Vec::new();
-        let rules = allow.iter().map(|allow| Rule::resolve(allow, &mut unknown)).collect();
+        let rules = allow
+            .iter()
+            .map(|allow| Arc::new(Rule::resolve(allow, &mut unknown)))
+            .collect();
         (Self { rules, own_uid }, unknown)
     }
 
     /// The verdict on one request: `None` means no.
-    pub fn judge(&self, caller: &Caller, key: &Key) -> Option<Grant<'_>> {
+    pub fn judge(&self, caller: &Caller, key: &Key) -> Option<Grant> {
         if self.is_privileged(caller.uid) {
             return Some(Grant::Privileged);
         }
         self.rules
             .iter()
             .find(|rule| rule.matches(caller, key))
-            .map(Grant::Rule)
+            .map(|rule| Grant::Rule(Arc::clone(rule)))
     }
 
     /// Root and the daemon's own uid may have every token, rules or not. A daemon that runs as nobody has no uid of its
@@ -94,7 +98,7 @@ impl Rules {
     pub fn explain(&self, caller: &Caller, key: &Key) -> Vec<(&Rule, Vec<Part>)> {
         self.rules
             .iter()
-            .map(|rule| (rule, rule.mismatches(caller, key).collect()))
+            .map(|rule| (&**rule, rule.mismatches(caller, key).collect()))
             .collect()
     }
 
@@ -195,7 +199,7 @@ fn any<T>(list: Option<&[T]>, matches: impl Fn(&T) -> bool) -> bool {
 }
 
 /// "privileged", or the place of the rule.
-impl fmt::Display for Grant<'_> {
+impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Privileged => f.write_str("privileged"),

@@ -71,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         lines.push(String::new());
     }
     let verdict = rules.judge(&caller, &key);
-    lines.push(match verdict {
+    lines.push(match &verdict {
         Some(Grant::Privileged) => {
             "allowed: root and the daemon's own user may have any token, rules or not".to_owned()
         }

@@ -76,7 +76,7 @@ impl Audit {
     }
 
     /// The caller has been given the token.
-    pub fn allowed(&self, caller: &Caller, key: &Key, grant: Grant<'_>, token: &Token) {
+    pub fn allowed(&self, caller: &Caller, key: &Key, grant: &Grant, token: &Token) {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller.uid, key) {
             return;
         }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_grant_is_recorded_once_for_each_uid_key_and_hour_and_names_the_token_by_its_uti() {
         let audit = audit();
-        let ask = |uid, number| audit.allowed(&caller(uid), &key(number), Grant::Privileged, &token());
+        let ask = |uid, number| audit.allowed(&caller(uid), &key(number), &Grant::Privileged, &token());
         let first = records(|| {
             for _ in 0..3 {
                 ask(7, 0);
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn no_grant_goes_unrecorded_however_many_there_are() {
         let audit = audit();
-        let ask = |number| audit.allowed(&caller(7), &key(number), Grant::Privileged, &token());
+        let ask = |number| audit.allowed(&caller(7), &key(number), &Grant::Privileged, &token());
         assert_eq!(records(|| (0..=GRANTS).for_each(ask)).len(), GRANTS + 1);
         assert!(audit.hour.lock().granted.len() <= GRANTS);
     }
@@ -345,7 +345,7 @@ mod tests {
     fn switched_off_it_is_silent() {
         let audit = Audit::new(false, Duration::ZERO);
         let ask = || {
-            audit.allowed(&caller(7), &key(0), Grant::Privileged, &token());
+            audit.allowed(&caller(7), &key(0), &Grant::Privileged, &token());
             audit.denied(&caller(7), &key(0));
         };
         assert_eq!(records(ask).len(), 0);

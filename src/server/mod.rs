@@ -11,6 +11,7 @@ mod guarded;
 mod intake;
 mod passed;
 mod problem;
+mod recall;
 mod route;
 mod sdk;
 mod sdk_env;
@@ -47,6 +48,7 @@ use self::guarded::Guarded;
 use self::intake::{not_forwarded, read_form, well_framed};
 pub use self::passed::Passed;
 use self::problem::Problem;
+use self::recall::{Allowed, Recall};
 use self::route::{Route, Shape, TokenRequest};
 pub use self::sdk::{Sdk, open as open_sdk};
 use self::tally::Tally;
@@ -95,6 +97,15 @@ pub struct Server {
     beat: Beat,
     stopping: CancellationToken,
     connections: TaskTracker,
+}
+
+/// What belongs to one connection.
+struct Session {
+    /// As the kernel had it when the connection was accepted.
+    caller: Caller,
+    gate: Arc<Gate>,
+    lengths: Arc<Lengths>,
+    recall: Recall,
 }
 
 impl Server {
@@ -188,9 +199,15 @@ impl Server {
             self.metrics.rejected.inc(Rejection::PerUid);
             return self.turn_away(stream, caller.uid);
         };
-        let (server, gate) = (Arc::clone(self), Arc::clone(gate));
+        let server = Arc::clone(self);
+        let session = Session {
+            caller,
+            gate: Arc::clone(gate),
+            lengths: Arc::default(),
+            recall: Recall::default(),
+        };
         self.connections.spawn(async move {
-            server.serve(stream, &caller, &gate).await;
+            server.serve(stream, session).await;
             drop(seat);
         });
     }
@@ -218,14 +235,14 @@ impl Server {
 
     /// A request takes at most the time-out for its head, again for a form, `caller_wait` for its token, and the
     /// time-out once more until its answer is read.
-    async fn serve(self: Arc<Self>, stream: Stream, caller: &Caller, gate: &Gate) {
+    async fn serve(self: Arc<Self>, stream: Stream, session: Session) {
         let header_timeout = self.settings().header_timeout;
-        let lengths = Arc::new(Lengths::default());
-        let stream = Guarded::new(stream, header_timeout, Reader::new(Arc::clone(&lengths)));
+        let reader = Reader::new(Arc::clone(&session.lengths));
+        let stream = Guarded::new(stream, header_timeout, reader);
         let stream = TokioIo::new(stream);
         let service = service_fn(|request| {
-            let (server, lengths) = (&self, &lengths);
-            async move { Ok::<_, Infallible>(server.answer(caller, gate, lengths, request).await) }
+            let (server, session) = (&self, &session);
+            async move { Ok::<_, Infallible>(server.answer(session, request).await) }
         });
         let connection = http(header_timeout).serve_connection(stream, service);
         tokio::pin!(connection);
@@ -241,17 +258,14 @@ impl Server {
             }
         };
         if let Err(error) = end {
-            debug!(uid = caller.uid, %error, "connection ended early");
+            debug!(uid = session.caller.uid, %error, "connection ended early");
         }
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        caller: &Caller,
-        gate: &Gate,
-        lengths: &Lengths,
-        request: Request<Incoming>,
-    ) -> Response<Reply> {
+    async fn answer(self: &Arc<Self>, session: &Session, request: Request<Incoming>) -> Response<Reply> {
+        let Session {
+            caller, gate, lengths, ..
+        } = session;
         let route = gate.route(request.uri().path());
         let mut tally = Tally::start(self, route);
         let shape = Shape::of(route);
@@ -261,7 +275,7 @@ impl Server {
             .and_then(|()| route.ok_or_else(Problem::no_such_route));
         let result = match admitted {
             Err(problem) => Err(problem),
-            Ok(Route::Token(shape)) => self.token(shape, caller, gate, request).await,
+            Ok(Route::Token(shape)) => self.token(shape, session, request, &mut tally).await,
             Ok(Route::Reload) => self
                 .reload(caller, request.method())
                 .await
@@ -302,10 +316,13 @@ impl Server {
     async fn token(
         self: &Arc<Self>,
         shape: Shape,
-        caller: &Caller,
-        gate: &Gate,
+        session: &Session,
         request: Request<Incoming>,
+        tally: &mut Tally<'_>,
     ) -> Result<(Response<Reply>, Outcome), Problem> {
+        let Session {
+            caller, gate, recall, ..
+        } = session;
         let is_post = request.method() == Method::POST;
         match shape {
             _ if request.method() == Method::GET => {}
@@ -314,32 +331,51 @@ impl Server {
             Shape::Imds | Shape::AppService => return Err(Problem::method_not_allowed("GET")),
         }
         gate.check_proof(shape, request.headers())?;
-        let (head, body) = request.into_parts();
-        let form = if is_post {
-            Some(read_form(&head.headers, body, self.settings().header_timeout).await?)
-        } else {
-            None
-        };
-        let asked = TokenRequest::parse(shape, head.uri.query(), form.as_deref())?;
         let settings = self.settings();
-        let Some(grant) = settings.rules.judge(caller, &asked.key) else {
-            self.audit.denied(caller, &asked.key);
-            return Err(Problem::forbidden(caller, &asked.key));
+        let allowed = if is_post {
+            let (head, body) = request.into_parts();
+            let form = read_form(&head.headers, body, settings.header_timeout).await?;
+            self.judge(
+                caller,
+                TokenRequest::parse(shape, head.uri.query(), Some(&form))?,
+                &settings,
+            )?
+        } else if let Some(allowed) = recall.find(shape, request.uri(), &settings) {
+            allowed
+        } else {
+            let asked = TokenRequest::parse(shape, request.uri().query(), None)?;
+            let allowed = self.judge(caller, asked, &settings)?;
+            recall.keep(shape, request.uri(), settings, allowed.clone());
+            allowed
         };
+        let Allowed { asked, grant } = allowed;
         let ask = Ask {
             key: &asked.key,
             uid: caller.uid,
             renewal: asked.renewal,
         };
-        let Answered { answer, at_once } = self.engine.token(ask).await;
+        let Answered { answer, waited } = self.engine.token(ask).await;
+        tally.waited(waited.unwrap_or_default());
         match answer {
             Ok(served) => {
-                self.audit.allowed(caller, &asked.key, grant, &served.token);
-                let outcome = if at_once { Outcome::Hit } else { Outcome::Miss };
+                self.audit.allowed(caller, &asked.key, &grant, &served.token);
+                let outcome = if waited.is_none() { Outcome::Hit } else { Outcome::Miss };
                 Ok((answer::token(shape, &served), outcome))
             }
             Err(unserved) => Err(Problem::unserved(&asked.key, &unserved)),
         }
+    }
+
+    /// Before anything is looked up.
+    fn judge(&self, caller: &Caller, asked: TokenRequest, settings: &Settings) -> Result<Allowed, Problem> {
+        let Some(grant) = settings.rules.judge(caller, &asked.key) else {
+            self.audit.denied(caller, &asked.key);
+            return Err(Problem::forbidden(caller, &asked.key));
+        };
+        Ok(Allowed {
+            asked: Arc::new(asked),
+            grant,
+        })
     }
 
     async fn reload(&self, caller: &Caller, method: &Method) -> Result<Response<Reply>, Problem> {

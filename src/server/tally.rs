@@ -11,20 +11,25 @@ use crate::observe::labels::{self, Outcome};
 pub struct Tally<'a> {
     server: &'a Server,
     route: labels::Route,
-    /// On the boot-time clock.
-    since: Duration,
+    /// What had to be waited for; the rest of a request takes microseconds, less than a look at the clock is worth.
+    waited: Duration,
     outcome: Outcome,
 }
 
 impl<'a> Tally<'a> {
-    /// From here on time counts.
+    /// A request has come.
     pub fn start(server: &'a Server, route: Option<Route>) -> Self {
         Self {
             server,
             route: label(route),
-            since: server.engine.now().boot,
+            waited: Duration::ZERO,
             outcome: Outcome::Abandoned,
         }
+    }
+
+    /// The token had to be waited for.
+    pub fn waited(&mut self, waited: Duration) {
+        self.waited = waited;
     }
 
     /// There is an answer.
@@ -45,9 +50,8 @@ impl Drop for Tally<'_> {
     fn drop(&mut self) {
         let metrics = &self.server.metrics;
         metrics.requests.inc((self.route, self.outcome));
-        if self.route.has_tokens() {
-            let took = self.server.engine.now().boot.saturating_sub(self.since);
-            metrics.request_duration.observe(took.as_secs_f64());
+        if self.route.has_tokens() && self.outcome != Outcome::Abandoned {
+            metrics.request_duration.observe(self.waited.as_secs_f64());
         }
     }
 }

@@ -1,0 +1,60 @@
+//! The last request of a connection, understood and judged. A client that keeps its connection asks the same again, which
+//! then costs neither a look at its parameters nor at the rules, however many there are.
+
+use std::sync::Arc;
+
+use hyper::Uri;
+use parking_lot::Mutex;
+
+use super::Settings;
+use super::route::{Shape, TokenRequest};
+use crate::access::Grant;
+
+/// A request that its caller may make.
+#[derive(Clone)]
+pub struct Allowed {
+    /// What is asked.
+    pub asked: Arc<TokenRequest>,
+    /// Why it may be.
+    pub grant: Grant,
+}
+
+/// Belongs to one connection, and so to one caller. Refusals are not kept.
+#[derive(Default)]
+pub struct Recall(Mutex<Option<Last>>);
+
+struct Last {
+    shape: Shape,
+    /// Path and query, copied: hyper's buffer is free for the next request.
+    target: Box<str>,
+    /// By whose rules it was judged.
+    settings: Arc<Settings>,
+    allowed: Allowed,
+}
+
+impl Recall {
+    /// What the same request came to the last time, if it was the last one and nothing was reconfigured since.
+    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<Allowed> {
+        let last = self.0.lock();
+        let last = last.as_ref()?;
+        let same = last.shape == shape
+            && target
+                .path_and_query()
+                .is_some_and(|target| target.as_str() == &*last.target)
+            && Arc::ptr_eq(&last.settings, settings);
+        same.then(|| last.allowed.clone())
+    }
+
+    /// Keeps what this request came to.
+    pub fn keep(&self, shape: Shape, target: &Uri, settings: Arc<Settings>, allowed: Allowed) {
+        if let Some(target) = target.path_and_query() {
+            let target = target.as_str().into();
+            *self.0.lock() = Some(Last {
+                shape,
+                target,
+                settings,
+                allowed,
+            });
+        }
+    }
+}
