@@ -232,6 +232,7 @@ fn reload(
         Err(problems) => {
             for problem in problems.iter() {
                 error!(
+                    message_id = events::CONFIGURATION_REJECTED,
                     outcome = "rejected",
                     "reload refused, the running configuration stays: {problem}"
                 );

@@ -1,0 +1,98 @@
+//! SIGHUP under running callers: all or nothing, and nobody notices.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use common::{Daemon, Emulator, MANAGEMENT, STORAGE, eventually};
+
+/// How many keys are warm.
+fn warm(daemon: &Daemon) -> usize {
+    let ready = daemon.get("/ready").json();
+    ready["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|token| token["warm"] == true)
+        .count()
+}
+
+#[test]
+fn rules_warm_tokens_limits_and_log_level_change_and_no_request_is_refused() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let upstream = std::fs::read_to_string(daemon.config_path()).unwrap();
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    daemon.token(STORAGE).access_token();
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let served_on = || {
+            let before = served.load(Ordering::Relaxed);
+            eventually("callers are served", || served.load(Ordering::Relaxed) > before + 20);
+        };
+        served_on();
+        daemon.reload(&format!(
+            "{upstream}\n[[warm]]\nresource = \"{MANAGEMENT}\"\n[[allow]]\nusers = [\"4242\"]\n"
+        ));
+        served_on();
+        assert_eq!(warm(&daemon), 1);
+        eventually("the new warm token is there", || daemon.get("/ready").status == 200);
+        assert!(daemon.get("/status").json()["caller"]["rules"].is_number());
+
+        daemon.reload(&format!(
+            "{upstream}\n[cache]\nmax_tokens = 1\n[limits]\nmax_connections_per_uid = 64\n"
+        ));
+        served_on();
+        assert_eq!(warm(&daemon), 0);
+        eventually("what no longer fits is dropped", || {
+            daemon.get("/status").json()["tokens"].as_array().unwrap().len() == 1
+        });
+
+        assert!(!daemon.log().contains(" debug "), "{}", daemon.log());
+        daemon.reload(&format!("{upstream}\n[log]\nlevel = \"debug\"\n"));
+        served_on();
+        let fetched = format!("{STORAGE}&bypass_cache=true");
+        daemon.token(&fetched).access_token();
+        eventually("the level is in force", || daemon.log().contains(" debug "));
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_bad_file_or_another_socket_changes_nothing_and_says_so() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    let good = std::fs::read_to_string(daemon.config_path()).unwrap();
+    let without_warm = good.split("[[warm]]").next().unwrap();
+    for (bad, said) in [
+        (
+            format!("{without_warm}\n[cache]\nmax_tokens = 0\nmax_token = 1\n"),
+            "max_token ",
+        ),
+        (
+            format!("{without_warm}\n[listen]\nsocket_mode = \"0600\"\n"),
+            "restart needed",
+        ),
+        (format!("{without_warm}\n[listen\n"), "reload refused"),
+        (String::new() + without_warm + "\n[upstream]\n", "reload refused"),
+    ] {
+        daemon.reload(&bad);
+        assert_eq!(warm(&daemon), 1, "{bad}");
+        assert_eq!(daemon.token(STORAGE).status, 200);
+        let log = daemon.log();
+        let last = log.lines().rfind(|line| line.contains("reload")).unwrap();
+        assert!(last.contains("reload refused"), "{last}");
+        assert!(log.contains(said), "{said}: {log}");
+    }
+    daemon.reload(without_warm);
+    assert_eq!(warm(&daemon), 0);
+}
