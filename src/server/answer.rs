@@ -12,7 +12,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue,
 use hyper::{Response, StatusCode};
 
 use super::problem::Problem;
-use super::route::Shape;
+use super::shape::Shape;
 use crate::broker::Served;
 use crate::observe::scrape;
 

@@ -10,8 +10,9 @@ use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::http::uri::Authority;
 
 use super::problem::Problem;
-use super::route::{Route, Shape};
+use super::route::Route;
 use super::secret::Secret;
+use super::shape::Shape;
 use crate::observe::labels::Denial;
 
 /// The rules of one listener.

@@ -16,6 +16,7 @@ mod route;
 mod sdk;
 mod sdk_env;
 mod secret;
+mod shape;
 mod tally;
 mod tcp;
 
@@ -49,8 +50,9 @@ use self::intake::{not_forwarded, read_form, well_framed};
 pub use self::passed::Passed;
 use self::problem::Problem;
 use self::recall::{Allowed, Recall};
-use self::route::{Route, Shape, TokenRequest};
+use self::route::{Route, TokenRequest};
 pub use self::sdk::{Sdk, open as open_sdk};
+use self::shape::Shape;
 use self::tally::Tally;
 use crate::access::{Caller, Rules};
 use crate::beat::{self, Beat};

@@ -6,7 +6,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::route::Shape;
+use super::shape::Shape;
 use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
 use crate::failure::Class;

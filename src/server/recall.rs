@@ -7,7 +7,8 @@ use hyper::Uri;
 use parking_lot::Mutex;
 
 use super::Settings;
-use super::route::{Shape, TokenRequest};
+use super::route::TokenRequest;
+use super::shape::Shape;
 use crate::access::Grant;
 
 /// A request that its caller may make.

@@ -8,19 +8,9 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
+use super::shape::Shape;
 use crate::broker::Renewal;
 use crate::key::{Identity, InvalidKey, Key, Resource};
-
-/// The protocol that a token route speaks (`protocol.md` 1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// The instance metadata service.
-    Imds,
-    /// The VM extension of 2017.
-    VmExtension,
-    /// App Service, 2019-08-01.
-    AppService,
-}
 
 /// What lives at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Server;
 use super::problem::Problem;
-use super::route::{Route, Shape};
+use super::route::Route;
+use super::shape::Shape;
 use crate::observe::labels::{self, Outcome};
 
 /// A request under way.

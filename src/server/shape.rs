@@ -1,0 +1,12 @@
+//! The protocols that token routes speak.
+
+/// The protocol that a token route speaks (`protocol.md` 1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// The instance metadata service.
+    Imds,
+    /// The VM extension of 2017.
+    VmExtension,
+    /// App Service, 2019-08-01.
+    AppService,
+}
