@@ -434,8 +434,9 @@ fn an_unprivileged_daemon_knows_units_by_their_cgroups() {
     assert_eq!(status_in(Some(&escaped)), 200);
     assert_eq!(status_in(Some(&look_alike)), 403, "a user's unit of the same name");
     assert_eq!(status_in(None), 403, "no unit");
-    assert!(daemon.log().contains("unit=backup.service"), "{}", daemon.log());
-    assert!(daemon.log().contains("unit=user@1000.service"), "{}", daemon.log());
+    common::eventually("both are recorded", || {
+        daemon.log().contains("unit=backup.service") && daemon.log().contains("unit=user@1000.service")
+    });
 }
 
 #[tokio::test]
