@@ -53,7 +53,7 @@ def test_confined(machine):
 
 
 def test_addresses(machine):
-    """an upstream at any other address is not reached, although the machine itself reaches it"""
+    """an upstream at any other address is not reached before a drop-in allows it, although the machine itself reaches it"""
     machine.run("ip", "address", "add", "10.9.8.7/32", "dev", "lo")
     machine.write("/run/systemd/system/elsewhere.service", """
 [Service]
@@ -68,6 +68,13 @@ ExecStart=/usr/local/bin/msi-emulator serve --listen 10.9.8.7:8080 --any-address
     machine.run("systemctl", "restart", "msi-tokend.service")
     assert get(machine, resource="https://vault.azure.net").returncode == 75
     assert machine.run(*seen) == before
+    dropin = "/etc/systemd/system/msi-tokend.service.d/address.conf"
+    machine.write(dropin, "[Service]\nIPAddressAllow=10.9.8.7\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "msi-tokend.service")
+    assert get(machine, "member", resource="https://management.azure.com/").returncode == 0
+    machine.run("rm", dropin)
+    machine.run("systemctl", "daemon-reload")
     machine.run("rm", "/etc/msi-tokend/conf.d/99-elsewhere.toml")
     machine.run("systemctl", "stop", "elsewhere.service")
     machine.run("systemctl", "restart", "msi-tokend.service")
