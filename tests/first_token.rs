@@ -132,7 +132,7 @@ fn three_hundred_callers_of_one_cold_key_cause_one_request() {
 #[test]
 fn a_hundred_callers_of_a_dead_upstream_cause_a_handful_and_are_told_when_to_come_back() {
     let emulator = Emulator::start(&[]);
-    emulator.script("[[fault]]\nstatus = 503\n");
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 503\n");
     let daemon = Daemon::start(&emulator, "");
     thread::scope(|scope| {
         for _ in 0..100 {
@@ -174,7 +174,7 @@ fn a_dead_upstream_is_told_at_the_end_of_the_callers_wait() {
         "{reply:?}"
     );
     emulator.restart();
-    emulator.script("[[fault]]\ndelay = \"30s\"\n");
+    emulator.script("[[fault]]\ntimes = 0\ndelay = \"30s\"\n");
     let reply = daemon.token(MANAGEMENT);
     assert_eq!(reply.status, 504, "{reply:?}");
 }
@@ -432,7 +432,7 @@ fn a_stop_lets_running_requests_end_and_takes_the_socket_away() {
 #[test]
 fn a_second_signal_stops_at_once() {
     let emulator = Emulator::start(&[]);
-    emulator.script("[[fault]]\ndelay = \"1h\"\n");
+    emulator.script("[[fault]]\ntimes = 0\ndelay = \"1h\"\n");
     let mut daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"10m\"\n");
     let _held = {
         let mut stream = daemon.connect();
