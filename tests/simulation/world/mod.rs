@@ -101,6 +101,8 @@ impl World {
             Op::Pass(time) => self.pass(time)?,
             Op::Sleep(time) => self.advance(time),
             Op::Step(by) => {
+                // Whatever was planned may come earlier now.
+                self.models.iter_mut().for_each(|model| model.planned = Duration::ZERO);
                 let by_ms = Duration::from_millis(by.unsigned_abs());
                 self.now.wall = if by < 0 {
                     self.now.wall.saturating_sub(by_ms)

@@ -178,12 +178,10 @@ impl World {
                 let key = self.index(key);
                 promise!(self.left(key).is_zero(), "what is told of an end is true", "{key}");
             }
-            Note::ClockStepped { .. } => {
-                for model in &mut self.models {
-                    model.planned = Duration::ZERO;
-                }
-            }
-            Note::Throttled { .. } | Note::Unthrottled { .. } | Note::IdentityChanged { .. } => {}
+            Note::ClockStepped { .. }
+            | Note::Throttled { .. }
+            | Note::Unthrottled { .. }
+            | Note::IdentityChanged { .. } => {}
         }
         Ok(())
     }
