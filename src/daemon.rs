@@ -24,9 +24,9 @@ use crate::engine::Engine;
 use crate::harden::harden;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
+use crate::observe::manager;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
-use crate::observe::{manager, status};
 use crate::server::{self, BindError, Bounds, Gate, Passed, Server, Settings};
 use crate::upstream::Upstream;
 
@@ -166,8 +166,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     manager::ready();
     tokio::spawn({
         let server = Arc::clone(&server);
-        let engine = Arc::clone(&engine);
-        manager::keep_informed(move || server.is_live(), move || status::line(&engine))
+        manager::keep_informed(move || server.health())
     });
 
     loop {

@@ -150,6 +150,12 @@ impl Engine {
         self.changed.notified().await;
     }
 
+    /// The 429 for whose sake nothing is asked now.
+    pub fn throttle(&self) -> Option<Arc<Failure>> {
+        let state = self.state.lock();
+        state.broker.throttle(self.clock.now())
+    }
+
     /// What is cached, as of now.
     pub fn entries(&self) -> (Now, Vec<Entry>) {
         let state = self.state.lock();

@@ -23,12 +23,14 @@ pub use self::event::{
     Answer, Ask, Bound, Decision, Effect, Entry, Fetch, Note, Policy, Renewal, Served, Unserved, WaiterId,
 };
 use self::governor::{Governor, Lane};
+pub use self::lifetime::LOW;
 use self::lifetime::{Lease, refresh_in};
 pub use self::slot::Trouble;
 use self::slot::{Flight, Slot, Step, Want};
 use self::store::Store;
 use self::waiters::{Waiter, Waiters};
 use crate::clock::Now;
+use crate::failure::Failure;
 use crate::key::Key;
 
 /// Clocks that part by more than this between two events were stepped; NTP's slewing stays far below.
@@ -157,6 +159,12 @@ impl Broker {
         self.keep_warm(now.boot);
         self.store.trim(&self.policy, effects);
         self.tick(now, effects);
+    }
+
+    /// The 429 for whose sake nothing is asked now.
+    pub fn throttle(&self, now: Now) -> Option<Arc<Failure>> {
+        let throttle = self.governor.throttled(now.boot)?;
+        Some(throttle.failure.clone())
     }
 
     /// What is cached, for people.

@@ -48,6 +48,8 @@ struct Report {
 /// What is read of `/ready`.
 #[derive(Deserialize)]
 struct Ready {
+    /// What is wrong with the daemon as a whole.
+    problems: Vec<String>,
     tokens: Vec<Token>,
 }
 
@@ -125,14 +127,21 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
     let mut troubled: Vec<(Level, &Token)> = ready.tokens.iter().map(|token| (level(token), token)).collect();
     troubled.retain(|(level, _)| *level > Level::Ok);
     troubled.sort_by_key(|(level, token)| (std::cmp::Reverse(*level), token.expires_in));
+    let whole = if ready.problems.is_empty() {
+        Level::Ok
+    } else {
+        Level::Warning
+    };
     let runway = ready.tokens.iter().map(|token| token.expires_in).min();
     let text = match (troubled.first(), runway) {
+        (None, _) if !ready.problems.is_empty() => ready.problems.join("; "),
         (Some((_, worst)), _) => {
             let others = match troubled.len() {
                 1 => String::new(),
                 all => format!(", and {} more in trouble", all - 1),
             };
-            format!("{} for {}: {}{others}", worst.resource, worst.identity, worst.reason)
+            let token = format!("{} for {}: {}{others}", worst.resource, worst.identity, worst.reason);
+            [&[token], &*ready.problems].concat().join("; ")
         }
         (None, None) => "no token is kept warm, and none was asked for in the last hour".to_owned(),
         (None, Some(runway)) => {
@@ -148,7 +157,7 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
     };
     let count = |what: fn(&&Token) -> bool| ready.tokens.iter().filter(what).count();
     Report {
-        level: troubled.first().map_or(Level::Ok, |(level, _)| *level),
+        level: troubled.first().map_or(whole, |(level, _)| *level),
         text,
         perfdata: vec![
             // U: nothing to measure.
@@ -220,7 +229,8 @@ mod tests {
     }
 
     fn judged(tokens: Vec<Token>) -> Report {
-        judge(&Ready { tokens }, &ARGUMENTS)
+        let problems = Vec::new();
+        judge(&Ready { problems, tokens }, &ARGUMENTS)
     }
 
     #[test]
@@ -242,6 +252,19 @@ mod tests {
             assert_eq!(report.level, level, "{warm} {expires_in} {failures}");
         }
         assert_eq!(judged(vec![]).level, Level::Ok);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_whole_is_a_warning_beside_what_is_wrong_with_tokens() {
+        let judged = |tokens| {
+            let problems = vec!["callers wait".to_owned()];
+            judge(&Ready { problems, tokens }, &ARGUMENTS)
+        };
+        let report = judged(vec![token(true, 5000, 0)]);
+        assert_eq!((report.level, &*report.text), (Level::Warning, "callers wait"));
+        let report = judged(vec![token(true, 0, 1)]);
+        assert_eq!(report.level, Level::Critical);
+        assert_eq!(report.text, "https://0|/ for default: why; callers wait");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const UPSTREAM_THROTTLED: &str = "349e0cfd70dd4f3fac59c517696d7980";
 pub const DEFAULT_IDENTITY_CHANGED: &str = "84a20b1bb329427797c1f212c38db38e";
 /// A caller asked for a token that no rule allows it.
 pub const ACCESS_DENIED: &str = "c97820b49b15429d90f38a2696fab94d";
+/// The daemon's state as a whole is another one: ok, degraded, not ready, stuck.
+pub const HEALTH_CHANGED: &str = "f5746fa6b56b8accfc0679e37e558605";
 /// A reload took effect.
 pub const CONFIGURATION_RELOADED: &str = "6ec7a91ee6504f039cc4b6aae6798ab5";
 /// A configuration was refused; at a reload the one before stays in force.

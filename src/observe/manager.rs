@@ -1,12 +1,17 @@
 //! What the service manager is told (`sd_notify(3)`): ready, that we live, how we are, stopping. Outside systemd there
-//! is nobody to tell.
+//! is nobody to tell; how we are is also logged.
 
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
-/// The status line is looked at this often.
+use super::events;
+use super::health::{Health, State};
+
+/// How we are is looked at this often.
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// Configured, and callers are accepted.
@@ -19,31 +24,61 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog for as long as `alive` holds, and keeps the line of `systemctl status` as `line` has it. Never
-/// returns.
-pub async fn keep_informed(alive: impl Fn() -> bool, line: impl Fn() -> String) {
+/// Feeds the watchdog for as long as we live, keeps the line of `systemctl status`, and logs each change of our state.
+/// Never returns.
+pub async fn keep_informed(health: impl Fn() -> Health) {
     let pause = sd_notify::watchdog_enabled().map_or(PERIOD, |limit| PERIOD.min(limit / 2));
-    let mut was_alive = true;
+    let mut spare = spare_descriptor();
     let mut told = String::new();
+    let mut logged = State::Ok;
     loop {
-        let alive = alive();
-        if alive {
+        let health = health();
+        // Each message takes a descriptor for a moment. One is kept for that, or a daemon that is merely out of them would
+        // be taken for dead.
+        drop(spare.take());
+        if health.live {
             tell(&[NotifyState::Watchdog]);
-        } else if was_alive {
-            error!("the accept loop or the broker stands still: the watchdog is no longer fed and ends this process");
         }
-        was_alive = alive;
-        let line = line();
-        if line != told {
-            tell(&[NotifyState::Status(&line)]);
+        let line = health.line();
+        // A first request that is under way is neither news nor the end of what was bad before.
+        if health.state != logged && health.state != State::Waiting {
+            log(health.state, &line);
+            logged = health.state;
+        }
+        if line != told && tell(&[NotifyState::Status(&line)]) {
             told = line;
         }
+        spare = spare_descriptor();
         tokio::time::sleep(pause).await;
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn log(state: State, line: &str) {
+    let (message_id, outcome) = (events::HEALTH_CHANGED, state.name());
+    match state {
+        State::Stuck => error!(
+            message_id,
+            outcome, "{line}; the watchdog is no longer fed and ends this process"
+        ),
+        State::NotReady => error!(message_id, outcome, "{line}"),
+        State::Degraded => warn!(message_id, outcome, "{line}"),
+        State::Ok | State::Waiting => info!(message_id, outcome, "well again: {line}"),
+    }
+}
+
+/// Whether it went out; why not is said once, until it does again.
+fn tell(state: &[NotifyState<'_>]) -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let result = sd_notify::notify(state);
+    let said = SAID.swap(result.is_err(), Ordering::Relaxed);
+    if let Err(error) = &result
+        && !said
+    {
         warn!(%error, "systemd cannot be told how we are");
     }
+    result.is_ok()
 }

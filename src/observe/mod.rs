@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod events;
+pub mod health;
 pub mod labels;
 pub mod log;
 pub mod manager;

@@ -120,7 +120,7 @@ impl Scrape {
                     .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
             }
         }
-        let help = "Time from the head of a request for a token to its answer.";
+        let help = "Time that answered requests for tokens waited; those from the cache count as 0.";
         histogram(
             to,
             "msi_tokend_request_duration_seconds",

@@ -4,6 +4,7 @@
 //! than in our memory; no uid gets more than its share of them.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,6 +111,21 @@ impl Seats {
             seats: Arc::clone(self),
             uid,
         })
+    }
+
+    /// Whether callers wait because there is no descriptor for them. That is over as soon as one can be had, also where
+    /// nobody knocks any more.
+    pub fn are_short(&self) -> bool {
+        if self.short.load(Ordering::Relaxed) && File::open("/dev/null").is_ok() {
+            self.short.store(false, Ordering::Relaxed);
+        }
+        self.short.load(Ordering::Relaxed)
+    }
+
+    /// The bound, where so many are taken.
+    pub fn full_at(&self) -> Option<usize> {
+        let taken = self.taken.lock();
+        (taken.total >= taken.bounds.total).then_some(taken.bounds.total)
     }
 
     /// A place at the door, for one who gets no seat and is told so; there are few, and none is waited for.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::answer::{self, Reply};
 use crate::access::{Caller, Rules};
 use crate::engine::Engine;
+use crate::observe::health::Health;
 use crate::observe::status;
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
@@ -21,14 +22,13 @@ pub fn live(live: bool) -> Response<Reply> {
 }
 
 /// 200 when every warm token can be served now, else 503, with the reason per token.
-pub fn ready(engine: &Arc<Engine>) -> Response<Reply> {
-    let ready = status::ready(engine);
-    let status = if ready.ready {
+pub fn ready(health: &Health) -> Response<Reply> {
+    let status = if health.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    answer::json(status, bytes(&ready))
+    answer::json(status, bytes(health))
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.

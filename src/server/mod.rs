@@ -59,6 +59,7 @@ use crate::beat::{self, Beat};
 use crate::broker::Ask;
 use crate::engine::{Answered, Engine};
 use crate::observe::audit::Audit;
+use crate::observe::health::{Front, Health};
 use crate::observe::labels::{Outcome, Rejection};
 use crate::observe::metrics::Metrics;
 use crate::observe::scrape;
@@ -165,8 +166,18 @@ impl Server {
     }
 
     /// Whether the daemon's own loops come round.
-    pub fn is_live(&self) -> bool {
+    fn is_live(&self) -> bool {
         self.beat.is_recent(self.engine.now()) && self.engine.beats()
+    }
+
+    /// How the daemon fares.
+    pub fn health(&self) -> Health {
+        let front = Front {
+            live: self.is_live(),
+            out_of_descriptors: self.seats.are_short(),
+            full_at: self.seats.full_at(),
+        };
+        Health::of(&self.engine, front)
     }
 
     /// Accepts nobody any more and lets running requests end.
@@ -305,7 +316,7 @@ impl Server {
     fn document(&self, route: Route, caller: &Caller) -> (Response<Reply>, Outcome) {
         let response = match route {
             Route::Live => admin::live(self.is_live()),
-            Route::Ready => admin::ready(&self.engine),
+            Route::Ready => admin::ready(&self.health()),
             Route::Metrics => answer::metrics(scrape::text(&self.metrics, &self.engine, self.seats.taken())),
             Route::Status | Route::Reload | Route::Token(_) => {
                 admin::status(&self.engine, caller, &self.settings().rules)

@@ -127,12 +127,14 @@ pub struct Daemon {
 }
 
 /// How a daemon is run, where not as the test itself runs.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct How {
     /// As this user, without groups. Needs root.
     pub uid: Option<u32>,
     /// Shell commands to run first in its place.
     pub shell: Option<&'static str>,
+    /// More variables.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Daemon {
@@ -164,7 +166,7 @@ impl Daemon {
             &format!("[listen]\nsocket = \"{}\"\n", socket.display()),
         );
         let mut daemon = Self {
-            child: Self::spawn(directory.path(), config, how),
+            child: Self::spawn(directory.path(), config, &how),
             directory,
             how,
         };
@@ -172,7 +174,7 @@ impl Daemon {
         daemon
     }
 
-    fn spawn(directory: &Path, config: &str, how: How) -> Child {
+    fn spawn(directory: &Path, config: &str, how: &How) -> Child {
         assert!(
             config.contains("endpoint ="),
             "a daemon in a test names its endpoint: the default one is somebody's"
@@ -195,6 +197,7 @@ impl Daemon {
             .arg(program)
             .arg("--config")
             .arg(directory.join("config.toml"))
+            .envs(how.environment.iter().cloned())
             .stderr(
                 fs::OpenOptions::new()
                     .create(true)
@@ -254,7 +257,7 @@ impl Daemon {
     /// Starts it again after [`Daemon::stop`], on the same socket and with the configuration that is on disk now.
     pub fn start_again(&mut self) {
         let config = fs::read_to_string(self.config_path()).unwrap();
-        self.child = Self::spawn(self.directory.path(), &config, self.how);
+        self.child = Self::spawn(self.directory.path(), &config, &self.how);
         self.await_socket();
     }
 

@@ -1,0 +1,332 @@
+//! How the daemon fares, judged in this one place: `/live` and `/ready` say it, the line of `systemctl status` and the log
+//! repeat it, and `msi-token health` holds it against thresholds of its own. No state is remembered here, so each is left
+//! when its cause is gone.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::broker::{Entry, LOW};
+use crate::engine::Engine;
+use crate::key::{Identity, Resource};
+
+/// A key that is not warm is watched for so long after its last request.
+const WATCHED: Duration = Duration::from_hours(1);
+
+/// `/ready`
+#[derive(Debug, Serialize)]
+pub struct Health {
+    /// All of it in one word.
+    pub state: State,
+    /// The daemon's own loops come round.
+    pub live: bool,
+    /// Every warm token can be served now.
+    pub ready: bool,
+    /// Somebody should look, before or although callers notice.
+    pub degraded: bool,
+    /// What is wrong with the daemon as a whole.
+    pub problems: Vec<String>,
+    /// The warm tokens, and those that somebody asked for within the last hour.
+    pub tokens: Vec<TokenHealth>,
+    #[serde(skip)]
+    cached: usize,
+    #[serde(skip)]
+    servable: usize,
+}
+
+/// From the best to the worst; the worst that holds is the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing is wrong.
+    Ok,
+    /// Callers are served, and something is wrong: a token could not be fetched or renewed or has little left, callers
+    /// wait for connections, or the endpoint throttles.
+    Degraded,
+    /// A warm token is not there and is being asked for, so far without failure, as at the start.
+    Waiting,
+    /// A warm token cannot be had.
+    NotReady,
+    /// A loop of the daemon's own stands still.
+    Stuck,
+}
+
+/// One key that is watched. Monitoring runs as a user that may have no token, so this is told to everybody, as the metrics
+/// are.
+#[derive(Debug, Serialize)]
+pub struct TokenHealth {
+    /// As asked.
+    pub resource: Resource,
+    /// As asked.
+    pub identity: Identity,
+    /// Kept for ever by the configuration.
+    pub warm: bool,
+    /// It can be served now.
+    pub ready: bool,
+    /// Seconds for which it can still be served; 0 if it cannot.
+    pub expires_in: u64,
+    /// Failures in a row since the last good reply.
+    pub failures: u32,
+    /// Why, or what is wrong with it.
+    pub reason: String,
+    #[serde(skip)]
+    ailment: Option<String>,
+}
+
+/// What is known where callers come in.
+#[derive(Clone, Copy, Debug)]
+pub struct Front {
+    /// The loops of the daemon have come round lately.
+    pub live: bool,
+    /// The kernel has no descriptor for a caller that knocks.
+    pub out_of_descriptors: bool,
+    /// `limits.max_connections`, where so many are taken.
+    pub full_at: Option<usize>,
+}
+
+impl Health {
+    /// As of now.
+    pub fn of(engine: &Engine, front: Front) -> Self {
+        let (_, entries) = engine.entries();
+        let throttle = engine.throttle();
+        Self::judge(entries, throttle.as_ref().map(|failure| &*failure.cause), front)
+    }
+
+    fn judge(mut entries: Vec<Entry>, throttle: Option<&str>, front: Front) -> Self {
+        let cached = entries.len();
+        let servable = entries.iter().filter(|entry| !entry.left.is_zero()).count();
+        entries.retain(|entry| entry.warm || entry.asked_ago <= WATCHED);
+        // Soonest trouble first.
+        entries.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
+        let tokens: Vec<TokenHealth> = entries.iter().map(TokenHealth::new).collect();
+        let problems = problems(throttle, front);
+        let missing = || tokens.iter().filter(|token| token.warm && !token.ready);
+        let ready = missing().next().is_none();
+        let degraded = !problems.is_empty() || tokens.iter().any(|token| token.ailment.is_some());
+        let state = if !front.live {
+            State::Stuck
+        } else if missing().any(|token| token.failures > 0) {
+            State::NotReady
+        } else if !ready {
+            State::Waiting
+        } else if degraded {
+            State::Degraded
+        } else {
+            State::Ok
+        };
+        Self {
+            state,
+            live: front.live,
+            ready,
+            degraded,
+            problems,
+            tokens,
+            cached,
+            servable,
+        }
+    }
+
+    /// In one line, without anything that changes by the second.
+    pub fn line(&self) -> String {
+        let mut parts = vec![match self.cached {
+            1 => format!("serving {} of 1 token", self.servable),
+            cached => format!("serving {} of {cached} tokens", self.servable),
+        }];
+        parts.extend(self.problems.iter().cloned());
+        let mut ailing = self
+            .tokens
+            .iter()
+            .filter_map(|token| Some((token, token.ailment.as_ref()?)));
+        if let Some((token, ailment)) = ailing.next() {
+            let more = match ailing.count() {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            let (resource, identity) = (&token.resource, &token.identity);
+            parts.push(format!("{resource} for {identity}: {ailment}{more}"));
+        }
+        let parts = parts.join("; ");
+        match self.state {
+            State::Ok => parts,
+            state => format!("{}: {parts}", state.name()),
+        }
+    }
+}
+
+fn problems(throttle: Option<&str>, front: Front) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !front.live {
+        problems.push("the accept loop or the broker stands still: systemctl restart msi-tokend".to_owned());
+    }
+    if front.out_of_descriptors {
+        problems.push(
+            "callers wait because no file descriptor is free: raise LimitNOFILE or lower limits.max_connections"
+                .to_owned(),
+        );
+    }
+    if let Some(bound) = front.full_at {
+        problems.push(format!(
+            "callers wait because all {bound} connections are taken: raise limits.max_connections"
+        ));
+    }
+    if let Some(cause) = throttle {
+        problems.push(format!(
+            "the endpoint says that this VM asks too much, so nothing is asked for a while: {cause}"
+        ));
+    }
+    problems
+}
+
+impl State {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Waiting => "waiting",
+            Self::NotReady => "not ready",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+impl TokenHealth {
+    fn new(entry: &Entry) -> Self {
+        let left = entry.left.as_secs();
+        let reason = match (&entry.last_failure, left) {
+            (None, 0) => "the first request to the endpoint is under way".to_owned(),
+            (None, left) => format!("can be served for {left} s"),
+            (Some(failure), 0) => format!("no token; the last request failed: {}", failure.cause),
+            (Some(failure), left) => format!("can be served for {left} s; the last refresh failed: {}", failure.cause),
+        };
+        let ailment = match &entry.last_failure {
+            Some(failure) => Some(failure.cause.clone()),
+            None if left > 0 && entry.left < LOW => {
+                Some("less than five minutes left, which SDKs take for expired".to_owned())
+            }
+            None => None,
+        };
+        Self {
+            resource: entry.key.resource.clone(),
+            identity: entry.key.identity.clone(),
+            warm: entry.warm,
+            ready: left > 0,
+            expires_in: left,
+            failures: entry.failures,
+            reason,
+            ailment,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::failure::{Class, Failure};
+    use crate::key::Key;
+
+    const WELL: Front = Front {
+        live: true,
+        out_of_descriptors: false,
+        full_at: None,
+    };
+
+    fn entry(resource: &str, warm: bool, left: u64, failure: Option<&str>) -> Entry {
+        let key = Key::new(Resource::new(resource).unwrap(), Identity::Default);
+        Entry {
+            key: Arc::new(key),
+            warm,
+            expires_on: None,
+            left: Duration::from_secs(left),
+            next_in: Duration::ZERO,
+            fetching: false,
+            last_failure: failure.map(|cause| Arc::new(Failure::new(Class::Faulty, cause))),
+            failures: u32::from(failure.is_some()),
+            asked_ago: Duration::ZERO,
+            hits: 0,
+        }
+    }
+
+    fn state(entries: &[Entry]) -> State {
+        Health::judge(entries.to_vec(), None, WELL).state
+    }
+
+    #[test]
+    fn each_state_has_its_cause_and_the_worst_one_holds() {
+        let well = entry("https://well", true, 4000, None);
+        let failing = entry("https://failing", true, 4000, Some("HTTP 500"));
+        let low = entry("https://low", true, 299, None);
+        let used = entry("https://used", false, 0, Some("HTTP 400"));
+        let first = entry("https://first", true, 0, None);
+        let gone = entry("https://gone", true, 0, Some("HTTP 500"));
+        let first_used = entry("https://first-used", false, 0, None);
+        let forgotten = Entry {
+            asked_ago: WATCHED + Duration::from_secs(1),
+            ..used.clone()
+        };
+        assert_eq!(state(&[]), State::Ok);
+        assert_eq!(state(&[well.clone(), first_used, forgotten]), State::Ok);
+        for one in [failing, low, used] {
+            assert_eq!(state(&[well.clone(), one.clone()]), State::Degraded, "{one:?}");
+            let all = [first.clone(), one, well.clone()];
+            assert_eq!(state(&all), State::Waiting);
+            assert_eq!(
+                state(&[&all[..], std::slice::from_ref(&gone)].concat()),
+                State::NotReady
+            );
+        }
+        let stuck = Front { live: false, ..WELL };
+        assert_eq!(Health::judge(vec![gone], None, stuck).state, State::Stuck);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_whole_degrades_it() {
+        let judge = |throttle, front| Health::judge(vec![], throttle, front);
+        let throttled = judge(Some("HTTP 429"), WELL);
+        assert_eq!((throttled.state, throttled.ready), (State::Degraded, true));
+        assert!(throttled.problems[0].ends_with("HTTP 429"), "{throttled:?}");
+        for front in [
+            Front {
+                out_of_descriptors: true,
+                ..WELL
+            },
+            Front {
+                full_at: Some(3),
+                ..WELL
+            },
+        ] {
+            let health = judge(None, front);
+            assert_eq!((health.state, health.problems.len()), (State::Degraded, 1));
+        }
+    }
+
+    #[test]
+    fn the_line_says_what_is_served_and_what_is_wrong() {
+        let line = |entries: &[Entry], throttle| Health::judge(entries.to_vec(), throttle, WELL).line();
+        assert_eq!(line(&[], None), "serving 0 of 0 tokens");
+        assert_eq!(
+            line(&[entry("https://a", true, 500, None)], None),
+            "serving 1 of 1 token"
+        );
+        assert_eq!(
+            line(&[entry("https://a", true, 0, None)], None),
+            "waiting: serving 0 of 1 token"
+        );
+        let troubled = [
+            entry("https://b", true, 500, Some("HTTP 503")),
+            entry("https://a", false, 0, Some("connection refused")),
+            entry("https://c", false, 600, None),
+        ];
+        assert_eq!(
+            line(&troubled, None),
+            "degraded: serving 2 of 3 tokens; https://a for default: connection refused, and 1 more"
+        );
+        assert_eq!(
+            line(&troubled[2..], Some("HTTP 429")),
+            "degraded: serving 1 of 1 token; the endpoint says that this VM asks too much, so nothing is asked for a \
+             while: HTTP 429"
+        );
+    }
+}
