@@ -141,6 +141,9 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     let passed = Passed::take()?;
     let unix = server::bind(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
     let sdk = server::open_sdk(&config, passed.sdk)?;
+    let monitor = config.listen.monitor;
+    let monitor = monitor.map(|address| server::bind_loopback(address, "listen.monitor"));
+    let monitor = monitor.transpose()?;
     let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
         policy(&config),
@@ -162,6 +165,10 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     if let Some(sdk) = sdk {
         info!(address = %sdk.address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
         accepting.spawn(Arc::clone(&server).run(sdk.bound, sdk.gate));
+    }
+    if let Some((bound, address)) = monitor {
+        info!(%address, "serving monitoring agents");
+        accepting.spawn(Arc::clone(&server).run(bound, Gate::Monitor));
     }
     manager::ready();
     tokio::spawn({

@@ -10,7 +10,7 @@ use crate::config::{Allow, Origin};
 use crate::key::{Identity, Key, Resource};
 
 /// What the kernel calls a uid that it cannot map into our user namespace.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// The rules in force, names looked up.
 #[derive(Debug)]

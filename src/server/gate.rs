@@ -27,6 +27,8 @@ pub enum Gate {
         /// What `X-IDENTITY-HEADER` must hold.
         secret: Secret,
     },
+    /// Loopback HTTP for monitoring agents, whoever they run as.
+    Monitor,
 }
 
 impl Gate {
@@ -34,34 +36,42 @@ impl Gate {
     pub fn route(&self, path: &str) -> Option<Route> {
         let route = Route::at(path)?;
         match (self, route) {
-            (Self::Unix, _) | (Self::Sdk { .. }, Route::Token(_)) => Some(route),
-            (Self::Sdk { .. }, _) => None,
+            (Self::Unix, _)
+            | (Self::Sdk { .. }, Route::Token(_))
+            | (Self::Monitor, Route::Live | Route::Ready | Route::Metrics) => Some(route),
+            (Self::Sdk { .. } | Self::Monitor, _) => None,
         }
     }
 
     /// Refuses what a browser or a rebound DNS name brings in.
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let Self::Sdk { port, .. } = self else {
-            return Ok(());
+        let port = match self {
+            Self::Unix => return Ok(()),
+            Self::Sdk { port, .. } => Some(*port),
+            // Nothing secret is told here, so a forwarded port does.
+            Self::Monitor => None,
         };
         if headers.contains_key(ORIGIN) {
             return Err(Problem::untrusted(
                 Denial::Origin,
-                "Origin: tokens are not for web pages.",
+                "Origin: nothing here is for web pages.",
             ));
         }
         let host = headers
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default();
-        if is_loopback(host, *port) {
-            Ok(())
-        } else {
-            let text = format!(
-                "The Host header must be a loopback name or address with port {port}, such as 127.0.0.1:{port}."
-            );
-            Err(Problem::untrusted(Denial::Host, text))
+        if is_loopback(host, port) {
+            return Ok(());
         }
+        let what = match port {
+            Some(port) => format!("a loopback name or address with port {port}, such as 127.0.0.1:{port}"),
+            None => "a loopback name or address, such as 127.0.0.1".to_owned(),
+        };
+        Err(Problem::untrusted(
+            Denial::Host,
+            format!("The Host header must be {what}."),
+        ))
     }
 
     /// The header that a forwarded request would lack.
@@ -90,9 +100,9 @@ impl Gate {
     }
 }
 
-/// Whether a `Host` header names this machine by itself, and our port. A name out of DNS may lead here as well, but then
-/// it is somebody else's.
-fn is_loopback(host: &str, port: u16) -> bool {
+/// Whether a `Host` header names this machine by itself, and our port where it matters. A name out of DNS may lead here as
+/// well, but then it is somebody else's.
+fn is_loopback(host: &str, port: Option<u16>) -> bool {
     let Some(authority) = host.parse::<Authority>().ok().filter(|_| !host.contains('@')) else {
         return false;
     };
@@ -102,7 +112,7 @@ fn is_loopback(host: &str, port: u16) -> bool {
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(name);
     let ours = name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    ours && authority.port_u16().unwrap_or(80) == port
+    ours && port.is_none_or(|port| authority.port_u16().unwrap_or(80) == port)
 }
 
 #[cfg(test)]
@@ -132,7 +142,7 @@ mod tests {
             "127.9.9.9:40343",
             "[::1]:40343",
         ] {
-            assert!(is_loopback(host, 40343), "{host}");
+            assert!(is_loopback(host, Some(40343)), "{host}");
         }
         for host in [
             "",
@@ -153,10 +163,10 @@ mod tests {
             "::1:40343",
             "2130706433:40343",
         ] {
-            assert!(!is_loopback(host, 40343), "{host}");
+            assert!(!is_loopback(host, Some(40343)), "{host}");
         }
         assert!(
-            is_loopback("127.0.0.1", 80) && is_loopback("[::1]", 80),
+            is_loopback("127.0.0.1", Some(80)) && is_loopback("[::1]", Some(80)),
             "port 80 is left out"
         );
     }
@@ -223,5 +233,25 @@ mod tests {
         }
         assert_eq!(sdk().route("/MSI/token/"), Some(Route::Token(Shape::AppService)));
         assert_eq!(Gate::Unix.route("/live"), Some(Route::Live));
+    }
+
+    #[test]
+    fn the_monitor_has_three_routes_and_none_of_them_is_for_web_pages() {
+        for (path, route) in [
+            ("/live", Some(Route::Live)),
+            ("/ready", Some(Route::Ready)),
+            ("/metrics", Some(Route::Metrics)),
+            ("/status", None),
+            ("/reload", None),
+            ("/oauth2/token", None),
+            ("/metadata/identity/oauth2/token", None),
+            ("/msi/token", None),
+        ] {
+            assert_eq!(Gate::Monitor.route(path), route, "{path}");
+        }
+        let admits = |lines: &[_]| Gate::Monitor.admit(&headers(lines)).is_ok();
+        assert!(admits(&[("host", "localhost:1")]) && admits(&[("host", "127.0.0.1")]));
+        assert!(!admits(&[("host", "evil.example")]) && !admits(&[]));
+        assert!(!admits(&[("host", "localhost"), ("origin", "http://localhost")]));
     }
 }

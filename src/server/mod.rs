@@ -31,7 +31,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,8 @@ use self::route::{Route, TokenRequest};
 pub use self::sdk::{Sdk, open as open_sdk};
 use self::shape::Shape;
 use self::tally::Tally;
-use crate::access::{Caller, Rules};
+pub use self::tcp::bind as bind_loopback;
+use crate::access::{Caller, NOBODY, Rules};
 use crate::beat::{self, Beat};
 use crate::broker::Ask;
 use crate::engine::{Answered, Engine};
@@ -71,6 +72,9 @@ const MAX_HEAD: usize = 16 * 1024;
 const AT_THE_DOOR: Duration = Duration::from_secs(1);
 /// On the way out a connection gets this long to bring a request that was already on its way.
 const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// Monitoring agents at once.
+const MONITORS: Bounds = Bounds { total: 16, per_uid: 8 };
 
 /// Asks for the configuration to be read again; to be answered once it is in effect, or with why it was refused.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
@@ -94,10 +98,12 @@ pub struct Server {
     metrics: Arc<Metrics>,
     settings: RwLock<Arc<Settings>>,
     seats: Arc<Seats>,
+    /// Apart from the callers', so that monitoring gets in when they have taken all of those.
+    monitor_seats: Arc<Seats>,
     audit: Audit,
     reloads: mpsc::Sender<ReloadRequest>,
-    /// Of the accept loop's rounds.
-    beat: Beat,
+    /// Of each accept loop's rounds.
+    beats: Mutex<Vec<Arc<Beat>>>,
     stopping: CancellationToken,
     connections: TaskTracker,
 }
@@ -121,10 +127,11 @@ impl Server {
     ) -> Arc<Self> {
         let now = engine.now();
         Arc::new(Self {
-            beat: Beat::new(now),
+            beats: Mutex::default(),
             engine,
             metrics,
             seats: Seats::new(settings.bounds),
+            monitor_seats: Seats::new(MONITORS),
             audit: Audit::new(settings.audit, now.boot),
             settings: RwLock::new(Arc::new(settings)),
             reloads,
@@ -145,21 +152,27 @@ impl Server {
     /// # Errors
     /// The listener is broken; the process is of no use any more.
     pub async fn run(self: Arc<Self>, bound: Bound, gate: Gate) -> io::Result<()> {
+        let seats = match gate {
+            Gate::Monitor => &self.monitor_seats,
+            Gate::Unix | Gate::Sdk { .. } => &self.seats,
+        };
         let gate = Arc::new(gate);
+        let beat = Arc::new(Beat::new(self.engine.now()));
+        self.beats.lock().push(Arc::clone(&beat));
         loop {
             let now = self.engine.now();
-            self.beat.strike(now);
+            beat.strike(now);
             self.audit.tick(now.boot);
             tokio::select! {
                 () = self.stopping.cancelled() => break,
-                stream = accept::next(&bound.listener, &self.seats) => self.welcome(stream?, &gate),
+                stream = accept::next(&bound.listener, seats) => self.welcome(stream?, &gate, seats),
                 () = tokio::time::sleep(beat::PERIOD) => {}
             }
         }
         // systemd keeps the callers in its socket's queue for the next process; those in ours have only us.
         if !bound.is_from_systemd() {
             while let Some(Ok(stream)) = accept::one(&bound.listener).now_or_never() {
-                self.welcome(stream, &gate);
+                self.welcome(stream, &gate, seats);
             }
         }
         Ok(())
@@ -167,7 +180,8 @@ impl Server {
 
     /// Whether the daemon's own loops come round.
     fn is_live(&self) -> bool {
-        self.beat.is_recent(self.engine.now()) && self.engine.beats()
+        let now = self.engine.now();
+        self.beats.lock().iter().all(|beat| beat.is_recent(now)) && self.engine.beats()
     }
 
     /// How the daemon fares.
@@ -200,17 +214,17 @@ impl Server {
         Arc::clone(&self.settings.read())
     }
 
-    fn welcome(self: &Arc<Self>, stream: Stream, gate: &Arc<Gate>) {
-        let caller = match caller_of(&stream) {
+    fn welcome(self: &Arc<Self>, stream: Stream, gate: &Arc<Gate>, seats: &Arc<Seats>) {
+        let caller = match caller_of(&stream, gate) {
             Ok(caller) => caller,
             Err(error) => {
                 self.metrics.rejected.inc(Rejection::UnknownCaller);
                 return debug!(%error, "connection refused: the kernel does not say whose it is");
             }
         };
-        let Some(seat) = self.seats.take(caller.uid) else {
+        let Some(seat) = seats.take(caller.uid) else {
             self.metrics.rejected.inc(Rejection::PerUid);
-            return self.turn_away(stream, caller.uid);
+            return self.turn_away(stream, caller.uid, seats);
         };
         let server = Arc::clone(self);
         let session = Session {
@@ -227,9 +241,9 @@ impl Server {
 
     /// Says why there is no seat, where that takes nobody's place. A connection closed before the request was read would
     /// look broken to its caller.
-    fn turn_away(&self, stream: Stream, uid: u32) {
+    fn turn_away(&self, stream: Stream, uid: u32, seats: &Seats) {
         debug!(uid, "connection refused: this uid has its share of them");
-        let Some(place) = self.seats.at_the_door() else { return };
+        let Some(place) = seats.at_the_door() else { return };
         self.connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let problem = Problem::too_many_connections(uid);
@@ -419,13 +433,17 @@ fn http(header_timeout: Duration) -> http1::Builder {
 }
 
 /// Who is at the other end, as the kernel has it.
-fn caller_of(stream: &Stream) -> io::Result<Caller> {
+fn caller_of(stream: &Stream, gate: &Gate) -> io::Result<Caller> {
     match stream {
         Either::Left(unix) => Ok(Caller::of_unix(unix)?),
         Either::Right(tcp) => {
             // An answer goes out whole, so there is nothing to wait for to fill a packet with.
             tcp.set_nodelay(true)?;
-            Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?).map_err(io::Error::other)
+            match Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?) {
+                // What is told there is told to anybody: the uid is only wanted for its share of the connections.
+                Err(_) if matches!(gate, Gate::Monitor) => Ok(Caller::described(NOBODY, Vec::new(), None)),
+                caller => caller.map_err(io::Error::other),
+            }
         }
     }
 }

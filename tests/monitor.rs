@@ -1,0 +1,89 @@
+//! The loopback listener for monitoring agents.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::net::TcpStream;
+
+use common::{Daemon, Emulator, Reply, STORAGE, eventually, exchange, request};
+
+/// Where the daemon says that it listens.
+fn address(daemon: &Daemon) -> String {
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("serving monitoring agents"))
+        .unwrap();
+    line.split_once("address=").unwrap().1.to_owned()
+}
+
+fn get(address: &str, path: &str) -> Reply {
+    exchange(TcpStream::connect(address).unwrap(), &request("GET", path, &[], ""))
+}
+
+#[test]
+fn it_has_three_routes_that_say_what_the_socket_says() {
+    let emulator = Emulator::start(&[]);
+    let config = format!("[listen]\nmonitor = \"127.0.0.1:0\"\n[[warm]]\nresource = \"{STORAGE}\"\n");
+    let daemon = Daemon::start(&emulator, &config);
+    let address = address(&daemon);
+    eventually("the warm token is there", || get(&address, "/ready").status == 200);
+    assert_eq!(get(&address, "/live").status, 200);
+    assert_eq!(get(&address, "/ready").json()["tokens"][0]["resource"], STORAGE);
+    let metrics = get(&address, "/metrics");
+    assert_eq!(
+        metrics.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    assert!(
+        metrics.body.contains("msi_tokend_cached_tokens 1\n"),
+        "{}",
+        metrics.body
+    );
+
+    let token = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={STORAGE}");
+    for path in [
+        &*token,
+        "/oauth2/token?resource=https://a",
+        "/msi/token?resource=https://a",
+        "/status",
+        "/reload",
+        "/",
+    ] {
+        let text = request("GET", path, &["Metadata: true", "X-IDENTITY-HEADER: x"], "");
+        let reply = exchange(TcpStream::connect(&address).unwrap(), &text);
+        assert_eq!(reply.status, 404, "{path}: {}", reply.body);
+    }
+    let page = request("GET", "/metrics", &["Origin: http://localhost"], "");
+    assert_eq!(exchange(TcpStream::connect(&address).unwrap(), &page).status, 403);
+    let rebound = request("GET", "/metrics", &[], "").replace("localhost", "evil.example");
+    assert_eq!(exchange(TcpStream::connect(&address).unwrap(), &rebound).status, 403);
+    assert_eq!(emulator.count(), 1);
+}
+
+#[test]
+fn monitoring_gets_in_when_callers_have_taken_all_connections() {
+    let emulator = Emulator::start(&[]);
+    let config = "[listen]\nmonitor = \"127.0.0.1:0\"\n[limits]\nmax_connections = 3\n";
+    let daemon = Daemon::start(&emulator, config);
+    let address = address(&daemon);
+    let crowd: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+    eventually("the house is full", || {
+        get(&address, "/ready").json()["problems"][0]
+            .as_str()
+            .is_some_and(|problem| problem.contains("all 3 connections are taken"))
+    });
+    assert!(get(&address, "/metrics").body.contains("msi_tokend_connections 3\n"));
+    drop(crowd);
+    eventually("it is well again", || get(&address, "/ready").json()["state"] == "ok");
+}
+
+#[test]
+fn a_reload_that_moves_it_is_refused() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let config = std::fs::read_to_string(daemon.config_path()).unwrap();
+    daemon.reload(&format!("{config}\n[listen]\nmonitor = \"127.0.0.1:0\"\n"));
+    assert!(daemon.log().contains("restart needed"), "{}", daemon.log());
+}
