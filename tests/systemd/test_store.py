@@ -36,6 +36,9 @@ def all_served(machine):
 
 def upstream(machine, verb):
     machine.run("systemctl", verb, "emulator.service")
+    if verb == "start":
+        answers = ("curl", "--silent", "--fail", "http://169.254.169.254/emulator/peak")
+        wait_for("the endpoint to answer", lambda: machine.try_(*answers).returncode == 0)
 
 
 def test_restart_without_upstream(machine):
@@ -102,6 +105,23 @@ def test_stop_and_start(machine):
     upstream(machine, "stop")
     machine.run("systemctl", "start", "msi-tokend.socket", "msi-tokend.service")
     assert not all_served(machine)
+    upstream(machine, "start")
+
+
+def test_preserved_over_a_stop(machine):
+    """from systemd 254 on, FileDescriptorStorePreserve=yes carries the cache over a stop, too"""
+    version = int(machine.run("systemctl", "--version").split()[1])
+    if version < 254:
+        print(f"   systemd {version} does not know it")
+        return
+    machine.write("/etc/systemd/system/msi-tokend.service.d/preserve.conf", "[Service]\nFileDescriptorStorePreserve=yes\n")
+    machine.run("systemctl", "daemon-reload")
+    fill(machine)
+    machine.run("systemctl", "stop", "msi-tokend.service", "msi-tokend.socket")
+    assert held(machine) == 1
+    upstream(machine, "stop")
+    machine.run("systemctl", "start", "msi-tokend.socket", "msi-tokend.service")
+    assert all_served(machine)
     upstream(machine, "start")
 
 
