@@ -43,6 +43,8 @@ pub mod descriptors;
 pub mod emulator;
 pub mod engine;
 pub mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod harden;
 pub mod key;
 pub mod observe;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The stand-in, which is no part of the daemon.
-const APART: &str = "emulator";
+/// The stand-in and what fuzzing asserts, which are no part of the daemon.
+const APART: [&str; 2] = ["emulator", "fuzz"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -61,12 +61,15 @@ fn imports_run_downwards_only() {
         let text = fs::read_to_string(&path).unwrap();
         let module = first_name(&inside.to_string_lossy());
         if ["bin", "main", "lib"].contains(&module.as_str()) {
-            if imports(&text, "msi_tokend::").contains(APART) && !inside.ends_with("msi-emulator.rs") {
-                wrong.push(format!("{} imports {APART}", inside.display()));
+            let apart = imports(&text, "msi_tokend::")
+                .into_iter()
+                .find(|name| APART.contains(&&**name));
+            if let Some(apart) = apart.filter(|_| !inside.ends_with("msi-emulator.rs")) {
+                wrong.push(format!("{} imports {apart}", inside.display()));
             }
             continue;
         }
-        if module != APART && height(&module).is_none() {
+        if !APART.contains(&&*module) && height(&module).is_none() {
             wrong.push(format!("{module} is not in the table of lib.rs"));
         }
         for import in imports(&text, "crate::") {

@@ -6,7 +6,7 @@ use std::path::Path;
 use hyper::Uri;
 
 use super::effective::Printer;
-use super::files;
+use super::files::{self, Source};
 use super::problem::Class;
 use super::read::{Names, Origins, Reader};
 use super::schema::{Draft, Rule, Warm};
@@ -29,11 +29,17 @@ pub struct Loaded {
 /// owner alone; so must `conf.d`, which may be missing.
 pub fn load(main: &Path) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
+    let sources = files::read_all(main, &mut problems);
+    understand(&sources, problems)
+}
+
+/// One file over the other; `problems` are those that reading them had.
+pub(super) fn understand(sources: &[Source], mut problems: Vec<Problem>) -> Result<Loaded, Problems> {
     let names = names();
     let mut draft = Draft::new(Config::default());
     let mut origins = Origins::new();
-    for source in files::read_all(main, &mut problems) {
-        let (mut reader, root) = Reader::parse(&source, &names, &mut problems);
+    for source in sources {
+        let (mut reader, root) = Reader::parse(source, &names, &mut problems);
         let Some(mut root) = root else { continue };
         reader.section(&mut root, "upstream", &mut origins, |v| draft.upstream_keys(v));
         reader.section(&mut root, "listen", &mut origins, |v| draft.listen_keys(v));

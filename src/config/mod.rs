@@ -2,6 +2,8 @@
 
 mod effective;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod load;
 mod names;
 mod problem;

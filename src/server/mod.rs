@@ -6,6 +6,8 @@ mod answer;
 mod bind;
 mod bound;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod guarded;
 mod intake;
@@ -32,6 +34,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, RwLock};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -262,7 +265,7 @@ impl Server {
 
     /// A request takes at most the time-out for its head, again for a form, `caller_wait` for its token, and the
     /// time-out once more until its answer is read.
-    async fn serve(self: Arc<Self>, stream: Stream, session: Session) {
+    async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, session: Session) {
         let header_timeout = self.settings().header_timeout;
         let reader = Reader::new(Arc::clone(&session.lengths));
         let stream = Guarded::new(stream, header_timeout, reader);

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
@@ -31,7 +32,14 @@ pub struct Answer {
 /// # Errors
 /// [`Class::Restarting`] for a refused connection, [`Class::Faulty`] for anything else that ends the exchange.
 pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Duration) -> Result<Answer, Failure> {
-    let stream = connect(uri, connect_timeout).await?;
+    converse(connect(uri, connect_timeout).await?, request).await
+}
+
+/// The exchange over a connection that there is.
+pub async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Empty<Bytes>>,
+) -> Result<Answer, Failure> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(&error))?;

@@ -6,6 +6,8 @@
 
 mod arc;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod imds;
 mod judge;
 mod reply;

@@ -1,0 +1,203 @@
+//! What holds of a whole connection.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Uri;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::answers::{CACHED, TOKEN, answers};
+use super::reference::requests;
+use crate::access::{Caller, Rules};
+use crate::broker::{Carried, Note, Policy, Trouble};
+use crate::clock::{Clock, Now};
+use crate::config::{self, Allow, Kind, Origin};
+use crate::engine::{Engine, Observer};
+use crate::failure::{Class, Failure};
+use crate::key::{Identity, Key, Resource};
+use crate::observe::metrics::Metrics;
+use crate::server::framing::Lengths;
+use crate::server::recall::Recall;
+use crate::server::secret::Secret;
+use crate::server::{Bounds, Gate, Server, Session, Settings};
+use crate::token::{Parts, Token};
+use crate::upstream::Upstream;
+
+/// A port that nobody listens at; nothing is ever sent there.
+const NOWHERE: &str = "http://127.0.0.1:1/metadata/identity/oauth2/token";
+const SDK_PORT: u16 = 40343;
+const SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// Its own uid, that of a rule for [`CACHED`] and one more resource, and that of nobody.
+const DAEMON: u32 = 999;
+const FRIEND: u32 = 1000;
+const STRANGER: u32 = 1001;
+const NOW: Now = Now {
+    wall: Duration::from_secs(1_700_000_000),
+    boot: Duration::from_secs(1000),
+};
+
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Now {
+        NOW
+    }
+}
+
+impl Observer for Stopped {
+    fn note(&self, _: &Note, _: Now) {}
+
+    fn fetched(&self, _: Result<&Token, &Failure>, _: Duration) {
+        panic!("the upstream was asked");
+    }
+}
+
+/// The bytes of one connection, from its first to its last; a NUL, which HTTP has no use for, parts what comes at once.
+/// Whether one of its requests was worth a token.
+///
+/// # Panics
+/// Something does not hold.
+pub fn connection(input: &[u8]) -> bool {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        static SERVER: Arc<Server> = RUNTIME.with(|runtime| runtime.block_on(async { server() }));
+    }
+    let pieces: Vec<&[u8]> = input.splitn(8, |byte| *byte == 0).collect();
+    let sent = pieces.concat();
+    let requests = requests(&sent);
+    let heads = occurrences(&sent, b"\n\n") + occurrences(&sent, b"\n\r\n");
+    let mut has_token = false;
+    for (uid, is_sdk) in [(FRIEND, false), (FRIEND, true), (STRANGER, false)] {
+        let output = SERVER.with(|server| {
+            let exchange = exchange(Arc::clone(server), session(uid, is_sdk), &pieces);
+            RUNTIME.with(|runtime| runtime.block_on(exchange))
+        });
+        let answers = answers(&output);
+        // One more for what is no head at all.
+        assert!(answers.len() <= heads + 1, "{} answers to {heads} heads", answers.len());
+        for (request, decided) in requests.iter().zip(&answers) {
+            let sdk = is_sdk.then_some((SDK_PORT, SECRET));
+            assert!(!decided || request.is_worth_a_token(sdk), "{request:?}");
+        }
+        let decided = answers.contains(&true);
+        assert!(!decided || uid != STRANGER, "a stranger's key was looked up");
+        has_token |= decided;
+    }
+    has_token
+}
+
+fn session(uid: u32, is_sdk: bool) -> Session {
+    let gate = if is_sdk {
+        Gate::Sdk {
+            port: SDK_PORT,
+            secret: Secret::parse(SECRET).unwrap(),
+        }
+    } else {
+        Gate::Unix
+    };
+    Session {
+        caller: Caller::described(uid, Vec::new(), None),
+        gate: Arc::new(gate),
+        lengths: Arc::<Lengths>::default(),
+        recall: Recall::default(),
+    }
+}
+
+/// One key is cached and cannot be refreshed, and there is no room for another: whatever gets past the checks is answered
+/// at once, by a token or a 429.
+fn server() -> Arc<Server> {
+    let key = Key::new(Resource::new(CACHED).unwrap(), Identity::Default);
+    let policy = Policy {
+        max_tokens: 1,
+        max_tokens_per_uid: 1,
+        idle_drop: Duration::from_hours(24),
+        caller_wait: Duration::from_secs(20),
+        max_concurrent: 1,
+        max_per_second: 1,
+        warm: vec![key.clone()],
+    };
+    let upstream = Upstream::new(&config::Upstream {
+        kind: Kind::Imds,
+        endpoint: Uri::from_static(NOWHERE),
+        max_concurrent: 1,
+        max_per_second: 1,
+        connect_timeout: Duration::from_secs(1),
+        request_timeout: Duration::from_secs(1),
+    });
+    let engine = Engine::new(policy, upstream, Arc::new(Stopped), Arc::new(Stopped));
+    let life = Duration::from_hours(20);
+    let parts = Parts {
+        access_token: Zeroizing::new(TOKEN.to_owned()),
+        client_id: None,
+        expires_on: NOW.wall + life,
+        not_before: NOW.wall,
+    };
+    engine.take_over(vec![Carried {
+        token: Some((Arc::new(Token::new(&key.resource, &parts).unwrap()), NOW.boot + life)),
+        key,
+        owner: 0,
+        last_asked: NOW.boot,
+        next_try: NOW.boot + life,
+        trouble: Some(Trouble::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),
+    }]);
+    let allow = Allow {
+        users: Some(vec![FRIEND.to_string()]),
+        groups: None,
+        units: None,
+        resources: Some(vec![
+            Resource::new(CACHED).unwrap(),
+            Resource::new("https://vault.azure.net").unwrap(),
+        ]),
+        identities: None,
+        origin: Origin {
+            file: Path::new("config.toml").into(),
+            line: 1,
+        },
+    };
+    let settings = Settings {
+        rules: Rules::resolve(&[allow], DAEMON).0,
+        bounds: Bounds { total: 1, per_uid: 1 },
+        header_timeout: Duration::from_secs(30),
+        audit: true,
+    };
+    let metrics = Arc::new(Metrics::new(Counter::default(), NOW.wall));
+    Server::new(engine, metrics, settings, mpsc::channel(1).0)
+}
+
+/// What the connection handler answers to `pieces`, before the caller hangs up.
+async fn exchange(server: Arc<Server>, session: Session, pieces: &[&[u8]]) -> Vec<u8> {
+    // Room for whatever so short an input can be answered with, so neither end waits for the other.
+    let (mut client, stream) = tokio::io::duplex(1 << 22);
+    let caller = async {
+        for piece in pieces {
+            // An error: the server has closed the connection.
+            _ = client.write_all(piece).await;
+            settled().await;
+        }
+        _ = client.shutdown().await;
+        let mut output = Vec::new();
+        client.read_to_end(&mut output).await.unwrap();
+        output
+    };
+    tokio::join!(server.serve(stream, session), caller).1
+}
+
+/// Nothing here waits for anything but the caller, so a few rounds bring the server to where only he can go on. One who
+/// hangs up sooner misses answers.
+async fn settled() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Without case.
+fn occurrences(text: &[u8], part: &[u8]) -> usize {
+    text.windows(part.len())
+        .filter(|window| window.eq_ignore_ascii_case(part))
+        .count()
+}
