@@ -1,5 +1,5 @@
-//! What the broker noticed, in the log and counted: one line for each change of state, not for each repeat. Repeats are counted, and
-//! the line that ends a row of failures says how many there were.
+//! What the broker noticed, in the log and counted: one line for each change of state, not for each repeat. Repeats are
+//! counted, and the line that ends a row of failures says how many there were.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -171,7 +171,177 @@ fn utc(since_1970: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use prometheus_client::metrics::counter::Counter;
+    use tracing::{Event, Level};
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+    use tracing_subscriber::{Layer, Registry};
+
+    use super::super::record::Record;
     use super::*;
+    use crate::failure::{Class, Refusal};
+    use crate::key::{Identity, Key, Resource};
+
+    const NOW: Now = Now {
+        wall: Duration::from_secs(1_764_009_000),
+        boot: Duration::from_secs(50),
+    };
+
+    struct Keep(Arc<Mutex<Vec<Record>>>);
+
+    impl Layer<Registry> for Keep {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
+            self.0.lock().extend(Record::of(event));
+        }
+    }
+
+    /// Level and text of what an operator sees at the level `info`, with the message id where there is one.
+    fn log(notes: &[Note]) -> Vec<(Level, String, Option<String>)> {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&kept)));
+        tracing::subscriber::with_default(subscriber, || {
+            let reporter = Reporter::new(Arc::new(Metrics::new(Counter::default(), Duration::ZERO)));
+            for note in notes {
+                reporter.note(note, NOW);
+            }
+        });
+        let records = std::mem::take(&mut *kept.lock());
+        let seen = records.into_iter().filter(|record| record.level <= Level::INFO);
+        seen.map(|record| {
+            let id = record.fields.iter().find(|(name, _)| *name == "message_id");
+            (record.level, record.text(), id.map(|(_, id)| id.clone()))
+        })
+        .collect()
+    }
+
+    fn key() -> Arc<Key> {
+        let resource = Resource::new("https://storage.azure.com/").unwrap();
+        Arc::new(Key::new(resource, Identity::client_id("ABC").unwrap()))
+    }
+
+    fn failed(class: Class, cause: &str, nth: u32, first: bool, left: u64) -> Note {
+        Note::Failed {
+            key: key(),
+            failure: Arc::new(Failure::new(class, cause)),
+            failures: nth,
+            first,
+            left: Duration::from_secs(left),
+            expires_on: Some(Duration::from_secs(1_764_012_600)),
+            next_in: Duration::from_secs(8),
+        }
+    }
+
+    fn refreshed(failures: u32, after: Option<Failure>) -> Note {
+        Note::Refreshed {
+            key: key(),
+            left: Duration::from_hours(24),
+            expires_on: NOW.wall + Duration::from_hours(24),
+            next_in: Duration::from_hours(12),
+            same: false,
+            failures,
+            after: after.map(Arc::new),
+        }
+    }
+
+    #[test]
+    fn a_row_of_failures_is_a_line_at_its_start_and_one_at_its_end() {
+        let mut notes = vec![failed(Class::Faulty, "HTTP 503", 1, true, 3600)];
+        notes.extend((2..100).map(|nth| failed(Class::Faulty, "HTTP 503", nth, false, 3500)));
+        let refusal = Refusal {
+            error: "e".to_owned(),
+            error_description: "d".to_owned(),
+        };
+        notes.push(failed(Class::Refused(refusal), "HTTP 400", 100, true, 3000));
+        notes.push(refreshed(100, Some(Failure::new(Class::Faulty, "HTTP 400"))));
+        let lines = log(&notes);
+        let [start, another, end] = lines.as_slice() else {
+            panic!("{lines:#?}")
+        };
+        assert_eq!(start.0, Level::WARN);
+        assert_eq!(start.2.as_deref(), Some(events::REFRESH_FAILING));
+        for part in [
+            "resource=https://storage.azure.com/",
+            "identity=client_id:abc",
+            "outcome=faulty",
+            "cause=\"HTTP 503\"",
+            "expires_in=3600",
+            "expires_on=2025-11-24T19:30:00Z",
+            "next_in=8",
+            "now=2025-11-24T18:30:00Z",
+        ] {
+            assert!(start.1.contains(part), "{part} in {}", start.1);
+        }
+        assert!(
+            another.1.contains("outcome=refused") && another.1.contains("HTTP 400"),
+            "{}",
+            another.1
+        );
+        assert_eq!(
+            (end.0, end.2.as_deref()),
+            (Level::WARN, Some(events::REFRESH_RECOVERED))
+        );
+        for part in [
+            "failures=100",
+            "cause=\"HTTP 400\"",
+            "expires_on=2025-11-25T18:30:00Z",
+            "now=2025-11-24",
+        ] {
+            assert!(end.1.contains(part), "{part} in {}", end.1);
+        }
+    }
+
+    #[test]
+    fn a_key_that_never_had_a_token_is_no_failing_refresh() {
+        let lines = log(&[failed(Class::Restarting, "connection refused", 1, true, 0)]);
+        let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+        assert_eq!((line.0, &line.2), (Level::WARN, &None));
+        assert!(line.1.contains("connection refused"));
+    }
+
+    #[test]
+    fn a_token_that_ends_for_want_of_a_refresh_is_an_error() {
+        let lines = log(&[Note::Lapsed {
+            key: key(),
+            expires_on: NOW.wall,
+            failure: Arc::new(Failure::new(Class::Restarting, "connection refused")),
+            failures: 40,
+        }]);
+        let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+        assert_eq!((line.0, line.2.as_deref()), (Level::ERROR, Some(events::TOKEN_EXPIRED)));
+        for part in [
+            "cause=\"connection refused\"",
+            "failures=40",
+            "expires_on=2025-11-24T18:30:00Z",
+        ] {
+            assert!(line.1.contains(part), "{part} in {}", line.1);
+        }
+    }
+
+    #[test]
+    fn throttles_are_one_state_of_the_endpoint_and_not_one_of_each_key() {
+        let throttled = |rounds| Note::Throttled {
+            failure: Arc::new(Failure::new(Class::Throttled(None), "HTTP 429")),
+            rounds,
+            next_in: Duration::from_secs(9),
+        };
+        let mut notes = vec![failed(Class::Throttled(None), "HTTP 429", 1, false, 3600), throttled(1)];
+        notes.extend((2..20).map(throttled));
+        notes.push(Note::Unthrottled { rounds: 19 });
+        notes.push(refreshed(19, None));
+        let lines = log(&notes);
+        let [start, end, fetched] = lines.as_slice() else {
+            panic!("{lines:#?}")
+        };
+        assert_eq!(
+            (start.0, start.2.as_deref()),
+            (Level::WARN, Some(events::UPSTREAM_THROTTLED))
+        );
+        assert!(start.1.contains("next_in=9"), "{}", start.1);
+        assert!(end.0 == Level::WARN && end.1.contains("rounds=19"), "{}", end.1);
+        assert_eq!((fetched.0, &fetched.2), (Level::INFO, &None));
+    }
 
     #[test]
     fn a_time_is_told_in_utc_also_where_no_calendar_reaches() {

@@ -117,7 +117,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn no_order_of_events_breaks_a_promise(seed: u64, variant in 0_usize..15, ops in prop::collection::vec(op(), 1..80)) {
