@@ -76,13 +76,15 @@ impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
         use BindError::{
-            CallersUnknown, Foreign, Live, Loop, NoDirectory, Occupied, PortTaken, Refused, UnsafeDirectory, Unwritable,
+            CallersUnknown, Foreign, Live, Loop, NoDirectory, NoPermission, Occupied, PortTaken, Refused,
+            UnsafeDirectory, Unwritable,
         };
         ExitCode::from(match self {
             Self::Config(_)
             | Self::UnknownNames(_)
             | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
             Self::Bind(Live(_) | PortTaken { .. }) => 69,
+            Self::Bind(NoPermission { .. }) => 77,
             Self::Bind(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_) | Foreign { .. })
             | Self::System { .. } => 71,
             Self::TaskEnded(_) => 70,
@@ -106,8 +108,11 @@ pub fn check(config_path: &Path) -> Result<(), DaemonError> {
     ))
 }
 
-/// Runs the daemon until a signal ends it.
-pub fn run(config_path: &Path) -> Result<(), DaemonError> {
+/// Runs the daemon until a signal ends it, or an error that is in the log then; its exit code.
+///
+/// # Errors
+/// There is no log yet.
+pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
     let config = config::load(config_path)?.config;
     harden().map_err(|errno| DaemonError::System {
         what: "keep others out of this process",
@@ -125,12 +130,15 @@ pub fn run(config_path: &Path) -> Result<(), DaemonError> {
             what: "start the runtime",
             source,
         })?;
-    let result = runtime.block_on(serve(config_path, config, &log));
-    if let Err(error) = &result {
-        error!("{error}");
-    }
+    let code = match runtime.block_on(serve(config_path, config, &log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            error.exit_code()
+        }
+    };
     log.flush(LOG_FLUSH);
-    result
+    Ok(code)
 }
 
 async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Result<(), DaemonError> {

@@ -17,15 +17,12 @@ fn main() -> ExitCode {
         }
     };
     let result = if arguments.check {
-        daemon::check(&arguments.config)
+        daemon::check(&arguments.config).map(|()| ExitCode::SUCCESS)
     } else {
         daemon::run(&arguments.config)
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("msi-tokend: {error}");
-            error.exit_code()
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("msi-tokend: {error}");
+        error.exit_code()
+    })
 }

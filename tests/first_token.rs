@@ -494,6 +494,26 @@ fn start_up_errors_have_an_exit_code_and_say_what_to_do() {
     );
     let (code, text) = run(&["--config", path]);
     assert_eq!(code, Some(69), "{text}");
-    assert!(text.contains("already serving"), "{text}");
+    assert!(text.contains("already serving") && text.lines().count() == 1, "{text}");
     assert_eq!(daemon.get("/live").status, 200, "the live one is left alone");
+
+    // A directory of root's, and a daemon of another user's.
+    let program = directory.path().join("msi-tokend");
+    std::fs::copy(TOKEND, &program).unwrap();
+    write(
+        &config,
+        &format!(
+            "[upstream]\nendpoint = \"http://127.0.0.1:9/x\"\n[listen]\nsocket = {:?}\n",
+            directory.path().join("s")
+        ),
+    );
+    let output = Command::new("setpriv")
+        .args(["--reuid=47001", "--regid=47001", "--clear-groups"])
+        .arg(&program)
+        .args(["--config", path])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(77), "{text}");
+    assert!(text.contains("listen.socket") && text.lines().count() == 1, "{text}");
 }

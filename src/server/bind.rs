@@ -180,6 +180,12 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 fn refused(path: &Path, source: io::Error) -> BindError {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return BindError::NoPermission {
+            path: path.display().to_string(),
+            uid: geteuid().as_raw(),
+        };
+    }
     let source = if source.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) {
         io::Error::new(
             source.kind(),

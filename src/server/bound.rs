@@ -68,6 +68,16 @@ pub enum BindError {
         /// The key that names it.
         setting: &'static str,
     },
+    /// This process's user may not put a socket there.
+    #[error(
+        "{path}: uid {uid} may not make a socket there: give it the directory, or set listen.socket to another path"
+    )]
+    NoPermission {
+        /// The socket's path.
+        path: String,
+        /// Whom this process runs as.
+        uid: u32,
+    },
     /// The kernel refused.
     #[error("{place}: cannot listen: {source}")]
     Refused {
