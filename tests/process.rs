@@ -75,7 +75,8 @@ fn nobody_but_root_looks_into_the_daemon_not_even_its_own_user() {
     let emulator = Emulator::start(&[]);
     let as_alice = How {
         uid: Some(ALICE),
-        shell: Some("export SOMETHING=in-the-environment"),
+        environment: vec![("SOMETHING", "in-the-environment".to_owned())],
+        ..How::default()
     };
     let daemon = Daemon::start_how(&emulator, "", as_alice);
     let secret = daemon.token(STORAGE).access_token();

@@ -21,6 +21,21 @@ def test_unit(machine):
     assert done.returncode == 77 and "rule" in done.stderr, done
 
 
+def test_audit(machine):
+    """both are in the journal, once, with who, what and why"""
+    for unit, verdict in [("nightly-backup.service", "allowed"), ("daily-backup.service", "denied")]:
+        records = machine.journal(f"VERDICT={verdict}", f"UNIT={unit}")
+        assert len(records) == 1, records
+        record = records[0]
+        assert record["UID"] == machine.run("id", "--user", "stranger") and int(record["PID"]) > 1, record
+        assert (record["RESOURCE"], record["IDENTITY"], record["OUTCOME"]) == (
+            RESOURCE, "default", {"allowed": "ok", "denied": "denied"}[verdict]), record
+        if verdict == "allowed":
+            assert record["RULE"].startswith("/etc/msi-tokend/conf.d/50-units.toml:") and record["UTI"], record
+        else:
+            assert record["MESSAGE_ID"] == "c97820b49b15429d90f38a2696fab94d" and "UTI" not in record, record
+
+
 def test_written_unit(machine):
     """so does a unit file's service, and not its neighbour"""
     for name in ["nightly-backup", "other"]:
@@ -55,6 +70,13 @@ def test_look_alike(machine):
     configure(machine, "50-units", f'[[allow]]\nunits = ["user@{uid}.service"]\n')
     machine.run("systemctl", "reload", "msi-tokend.service")
     assert exit_code() == "0"
+
+
+def test_nothing_missing(machine):
+    """the sandbox keeps nothing from the daemon that rules, descriptors and callers' units need"""
+    text = "\n".join(str(record["MESSAGE"]) for record in machine.journal("-u", "msi-tokend.service"))
+    for complaint in ["match nobody", "descriptors", "no connection can be accepted"]:
+        assert complaint not in text, text
 
 
 def test_outside(machine):
