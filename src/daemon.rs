@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::descriptors;
 use crate::engine::Engine;
-use crate::harden::harden;
+use crate::harden::{harden, lock_memory};
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::manager;
@@ -122,6 +122,9 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
         what: "start the log's thread",
         source,
     })?;
+    if let Err(errno) = lock_memory() {
+        info!("memory can be swapped out, unless the unit's MemorySwapMax=0 forbids it: {errno}; raise LimitMEMLOCK=");
+    }
     // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -458,6 +458,22 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
+fn its_memory_is_locked_where_the_limit_allows_and_otherwise_that_is_said() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    let is_locked = locked.trim() != "0 kB";
+    assert_ne!(
+        is_locked,
+        daemon.log().contains("can be swapped out"),
+        "{locked}: {}",
+        daemon.log()
+    );
+    assert!(is_locked || !nix::unistd::geteuid().is_root(), "root has no limit");
+}
+
+#[test]
 fn start_up_errors_have_an_exit_code_and_say_what_to_do() {
     let run = |arguments: &[&str]| {
         let output = Command::new(TOKEND).args(arguments).output().unwrap();
