@@ -320,3 +320,19 @@ fn labels_are_escaped_and_go_with_the_token_and_no_scrape_holds_one_series_twice
     assert!(!now.contains_key(&escaped), "evicted and still there");
     assert_eq!(now["msi_tokend_cached_tokens"], 3.0);
 }
+
+#[test]
+fn a_warm_token_that_is_not_there_ends_at_zero_and_another_has_no_end() {
+    let emulator = Emulator::start(&[]);
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 500\n");
+    let daemon = Daemon::start(&emulator, &format!("[[warm]]\nresource = \"{STORAGE}\"\n"));
+    assert_eq!(daemon.token(MANAGEMENT).status, 503);
+    let series = |family: &str, resource: &str| {
+        let name =
+            format!("msi_tokend_token_{family}_timestamp_seconds{{resource=\"{resource}\",identity=\"default\"}}");
+        scrape(&daemon).get(&name).copied()
+    };
+    assert_eq!(series("expiry", STORAGE), Some(0.0));
+    assert_eq!(series("expiry", MANAGEMENT), None);
+    assert!(series("refresh", MANAGEMENT).unwrap() > 1e9);
+}

@@ -31,13 +31,28 @@ pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<
     if answer.status != StatusCode::OK {
         return Err(answer.failure("no metrics"));
     }
-    replace(textfile, &answer.body).map_err(|error| {
+    replace(textfile, &foreign(&answer.body)).map_err(|error| {
         Failure::new(
             Exit::Other,
             format!("cannot write {}: {error}", textfile.display()),
             "The directory must exist and be writable for this user.",
         )
     })
+}
+
+/// What another process may tell as its own: `node_exporter` has `process_*` of itself, and takes a second one for an error.
+fn foreign(metrics: &[u8]) -> Vec<u8> {
+    let is_foreign = |line: &&[u8]| {
+        let name = [b"# HELP ", b"# TYPE "]
+            .iter()
+            .find_map(|start| line.strip_prefix(*start));
+        !name.unwrap_or(line).starts_with(b"process_")
+    };
+    metrics
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(is_foreign)
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 /// Whole or not at all: a new file beside it, on the disk before it takes the name.
@@ -65,6 +80,14 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_collector_has_of_itself_is_left_out() {
+        let metrics = "# HELP a A process_x.\n# TYPE a gauge\na{b=\"process_c\"} 1\n\
+            # HELP process_a A.\n# TYPE process_a gauge\nprocess_a 1\n# HELP z Z.\nz 1\n";
+        let expected = "# HELP a A process_x.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP z Z.\nz 1\n";
+        assert_eq!(foreign(metrics.as_bytes()), expected.as_bytes());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_readable_for_all() {

@@ -54,7 +54,7 @@ struct Scrape {
 #[derive(Debug)]
 struct TokenTimes {
     labels: [(&'static str, String); 2],
-    expiry: u64,
+    expiry: Option<u64>,
     refresh: u64,
 }
 
@@ -81,13 +81,15 @@ fn tokens(entries: &[Entry], now: Now) -> Vec<TokenTimes> {
     times.collect()
 }
 
-/// When the token can be served no more: its own end, or sooner where the boot-time clock says so. Zero without a token,
-/// so that whoever watches for little time left sees that there is none.
-fn expiry(entry: &Entry, now: Now) -> u64 {
-    let Some(end) = entry.expires_on else { return 0 };
+/// When the token can be served no more: its own end, or sooner where the boot-time clock says so. Zero for a warm one that
+/// is not there, so that whoever watches for little time left sees that there is none.
+fn expiry(entry: &Entry, now: Now) -> Option<u64> {
+    let Some(end) = entry.expires_on else {
+        return entry.warm.then_some(0);
+    };
     // What is left is rounded down to whole seconds, which the series must not follow to and fro.
     let sooner = now.wall.saturating_add(entry.left + Duration::from_secs(1));
-    end.min(sooner).as_secs()
+    Some(end.min(sooner).as_secs())
 }
 
 impl Collector for Scrape {
@@ -181,13 +183,13 @@ impl Scrape {
     fn tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Tokens that can be served from the cache now.";
         gauge(to, "msi_tokend_cached_tokens", help, self.servable as u64)?;
-        let help = "When the token can be served no more, 0 while there is none.";
+        let help = "When the token can be served no more; 0 for a warm one that is not there.";
         self.each_token(to, "msi_tokend_token_expiry_timestamp_seconds", help, |token| {
             token.expiry
         })?;
         let help = "When the endpoint is asked for the token next.";
         self.each_token(to, "msi_tokend_token_refresh_timestamp_seconds", help, |token| {
-            token.refresh
+            Some(token.refresh)
         })
     }
 
@@ -196,11 +198,13 @@ impl Scrape {
         to: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        value: impl Fn(&TokenTimes) -> u64,
+        value: impl Fn(&TokenTimes) -> Option<u64>,
     ) -> fmt::Result {
         let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for token in &self.tokens {
-            family.encode_family(&token.labels)?.encode_gauge(&value(token))?;
+            if let Some(value) = value(token) {
+                family.encode_family(&token.labels)?.encode_gauge(&value)?;
+            }
         }
         Ok(())
     }

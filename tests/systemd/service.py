@@ -9,7 +9,10 @@ from pathlib import Path
 from booted import BINARIES, HERE, REPOSITORY, wait_for
 
 RESOURCE = "https://storage.azure.com/"
-UNITS = ["msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket"]
+UNITS = [
+    "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket",
+    "msi-tokend-textfile.service", "msi-tokend-textfile.timer",
+]
 # The real address, in the machine's own network namespace, which has no way out of it. Set explicitly all the same.
 ENDPOINT = "http://169.254.169.254/metadata/identity/oauth2/token"
 DEFAULT_RULE = '[[allow]]\ngroups = ["msi-tokend"]\n'
