@@ -4,13 +4,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::event::{Bound, Effect, Note, Policy};
 use super::slot::Slot;
 use crate::key::Key;
 
 #[derive(Debug, Default)]
 pub struct Store {
-    slots: HashMap<Arc<Key>, Slot>,
+    /// Looked up at every request, so by a hasher that is faster than the standard one (2 % of a hit's instructions). It
+    /// is seeded at random, and the bounds keep small what a caller could gain by guessing the seed.
+    slots: HashMap<Arc<Key>, Slot, RandomState>,
     /// The keys that count for a uid's bound: those it first asked for, except warm ones.
     owned: HashMap<u32, BTreeSet<Arc<Key>>>,
     /// When to look at which slot.

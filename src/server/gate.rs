@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::http::uri::Authority;
 
 use super::problem::Problem;
@@ -77,8 +77,8 @@ impl Gate {
     /// The header that a forwarded request would lack.
     pub fn check_proof(&self, shape: Shape, headers: &HeaderMap) -> Result<(), Problem> {
         let name = match shape {
-            Shape::AppService => "x-identity-header",
-            Shape::Imds | Shape::VmExtension => "metadata",
+            Shape::AppService => HeaderName::from_static("x-identity-header"),
+            Shape::Imds | Shape::VmExtension => HeaderName::from_static("metadata"),
         };
         let mut values = headers.get_all(name).iter();
         let value = match (values.next(), values.next()) {

@@ -49,7 +49,7 @@ pub use self::bound::{BindError, Bound};
 use self::framing::{Lengths, Reader};
 pub use self::gate::Gate;
 use self::guarded::Guarded;
-use self::intake::{not_forwarded, read_form, well_framed};
+use self::intake::{read_form, well_framed};
 pub use self::passed::Passed;
 use self::problem::Problem;
 use self::recall::{Allowed, Recall};
@@ -62,7 +62,7 @@ use crate::access::{Caller, NOBODY, Rules};
 use crate::beat::{self, Beat};
 use crate::broker::Ask;
 use crate::engine::{Answered, Engine};
-use crate::observe::audit::Audit;
+use crate::observe::audit::{Audit, Recorded};
 use crate::observe::health::{Front, Health};
 use crate::observe::labels::{Outcome, Rejection};
 use crate::observe::metrics::Metrics;
@@ -277,6 +277,7 @@ impl Server {
         let connection = http(header_timeout).serve_connection(stream, service);
         tokio::pin!(connection);
         let end = tokio::select! {
+            biased;
             end = connection.as_mut() => end,
             () = self.stopping.cancelled() => {
                 if let Ok(end) = tokio::time::timeout(LAST_CALL, connection.as_mut()).await {
@@ -292,7 +293,7 @@ impl Server {
         }
     }
 
-    async fn answer(self: &Arc<Self>, session: &Session, request: Request<Incoming>) -> Response<Reply> {
+    async fn answer(self: &Arc<Self>, session: &Session, mut request: Request<Incoming>) -> Response<Reply> {
         let Session {
             caller, gate, lengths, ..
         } = session;
@@ -300,12 +301,11 @@ impl Server {
         let mut tally = Tally::start(self, route);
         let shape = Shape::of(route);
         let admitted = well_framed(&request, lengths)
-            .and_then(|()| not_forwarded(request.headers()))
             .and_then(|()| gate.admit(request.headers()))
             .and_then(|()| route.ok_or_else(Problem::no_such_route));
         let result = match admitted {
             Err(problem) => Err(problem),
-            Ok(Route::Token(shape)) => self.token(shape, session, request, &mut tally).await,
+            Ok(Route::Token(shape)) => self.token(shape, session, &mut request, &mut tally).await,
             Ok(Route::Reload) => self
                 .reload(caller, request.method())
                 .await
@@ -347,7 +347,7 @@ impl Server {
         self: &Arc<Self>,
         shape: Shape,
         session: &Session,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         tally: &mut Tally<'_>,
     ) -> Result<(Response<Reply>, Outcome), Problem> {
         let Session {
@@ -363,22 +363,18 @@ impl Server {
         gate.check_proof(shape, request.headers())?;
         let settings = self.settings();
         let allowed = if is_post {
-            let (head, body) = request.into_parts();
-            let form = read_form(&head.headers, body, settings.header_timeout).await?;
-            self.judge(
-                caller,
-                TokenRequest::parse(shape, head.uri.query(), Some(&form))?,
-                &settings,
-            )?
+            let form = read_form(request, settings.header_timeout).await?;
+            let asked = TokenRequest::parse(shape, request.uri().query(), Some(&form))?;
+            self.judge(caller, asked, &settings)?
         } else if let Some(allowed) = recall.find(shape, request.uri(), &settings) {
             allowed
         } else {
             let asked = TokenRequest::parse(shape, request.uri().query(), None)?;
             let allowed = self.judge(caller, asked, &settings)?;
-            recall.keep(shape, request.uri(), settings, allowed.clone());
+            recall.keep(shape, request.uri(), settings, Arc::clone(&allowed));
             allowed
         };
-        let Allowed { asked, grant } = allowed;
+        let Allowed { asked, grant, recorded } = &*allowed;
         let ask = Ask {
             key: &asked.key,
             uid: caller.uid,
@@ -388,7 +384,7 @@ impl Server {
         tally.waited(waited.unwrap_or_default());
         match answer {
             Ok(served) => {
-                self.audit.allowed(caller, &asked.key, &grant, &served.token);
+                self.audit.allowed(caller, &asked.key, grant, &served.token, recorded);
                 let outcome = if waited.is_none() { Outcome::Hit } else { Outcome::Miss };
                 Ok((answer::token(shape, &served), outcome))
             }
@@ -397,15 +393,16 @@ impl Server {
     }
 
     /// Before anything is looked up.
-    fn judge(&self, caller: &Caller, asked: TokenRequest, settings: &Settings) -> Result<Allowed, Problem> {
+    fn judge(&self, caller: &Caller, asked: TokenRequest, settings: &Settings) -> Result<Arc<Allowed>, Problem> {
         let Some(grant) = settings.rules.judge(caller, &asked.key) else {
             self.audit.denied(caller, &asked.key);
             return Err(Problem::forbidden(caller, &asked.key));
         };
-        Ok(Allowed {
-            asked: Arc::new(asked),
+        Ok(Arc::new(Allowed {
+            asked,
             grant,
-        })
+            recorded: Recorded::default(),
+        }))
     }
 
     async fn reload(&self, caller: &Caller, method: &Method) -> Result<Response<Reply>, Problem> {

@@ -10,14 +10,16 @@ use super::Settings;
 use super::route::TokenRequest;
 use super::shape::Shape;
 use crate::access::Grant;
+use crate::observe::audit::Recorded;
 
 /// A request that its caller may make.
-#[derive(Clone)]
 pub struct Allowed {
     /// What is asked.
-    pub asked: Arc<TokenRequest>,
+    pub asked: TokenRequest,
     /// Why it may be.
     pub grant: Grant,
+    /// Whether the log has it.
+    pub recorded: Recorded,
 }
 
 /// Belongs to one connection, and so to one caller. Refusals are not kept.
@@ -30,12 +32,12 @@ struct Last {
     target: Box<str>,
     /// By whose rules it was judged.
     settings: Arc<Settings>,
-    allowed: Allowed,
+    allowed: Arc<Allowed>,
 }
 
 impl Recall {
     /// What the same request came to the last time, if it was the last one and nothing was reconfigured since.
-    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<Allowed> {
+    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<Arc<Allowed>> {
         let last = self.0.lock();
         let last = last.as_ref()?;
         let same = last.shape == shape
@@ -43,11 +45,11 @@ impl Recall {
                 .path_and_query()
                 .is_some_and(|target| target.as_str() == &*last.target)
             && Arc::ptr_eq(&last.settings, settings);
-        same.then(|| last.allowed.clone())
+        same.then(|| Arc::clone(&last.allowed))
     }
 
     /// Keeps what this request came to.
-    pub fn keep(&self, shape: Shape, target: &Uri, settings: Arc<Settings>, allowed: Allowed) {
+    pub fn keep(&self, shape: Shape, target: &Uri, settings: Arc<Settings>, allowed: Arc<Allowed>) {
         if let Some(target) = target.path_and_query() {
             let target = target.as_str().into();
             *self.0.lock() = Some(Last {
