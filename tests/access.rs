@@ -461,9 +461,12 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
         if gone {
             expected = None;
             process.0.kill().unwrap();
-            // Until it is reaped, its pid and cgroup are still to be seen.
-            let stat = format!("/proc/{pid}/stat");
-            common::eventually("it has ended", || fs::read_to_string(&stat).unwrap().contains(") Z "));
+            // With all its threads; until it is reaped, its pid and cgroup are still to be seen.
+            let process = format!("/proc/{pid}");
+            common::eventually("it has ended", || {
+                fs::read_dir(format!("{process}/task")).unwrap().count() == 1
+                    && fs::read_to_string(format!("{process}/stat")).unwrap().contains(") Z ")
+            });
         }
         if reaped {
             process.0.wait().unwrap();

@@ -183,7 +183,10 @@ impl Daemon {
         // The build directory may be closed to other users.
         let program = directory.join("msi-tokend");
         if how.uid.is_some() && !program.exists() {
-            fs::copy(TOKEND, &program).unwrap();
+            // By another process: a file that is open for writing is not run, and every process that starts meanwhile
+            // would have it open.
+            let copied = Command::new("cp").arg(TOKEND).arg(&program).status().unwrap();
+            assert!(copied.success());
         }
         let program = if how.uid.is_some() { &program } else { Path::new(TOKEND) };
         let script = format!("{}\nexec \"$0\" \"$@\"", how.shell.unwrap_or(":"));
