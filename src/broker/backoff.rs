@@ -10,8 +10,8 @@ use crate::failure::Class;
 const RESTART_PATIENCE: Duration = Duration::from_mins(2);
 /// No back-off grows beyond it.
 const LONGEST: Duration = Duration::from_mins(1);
-/// No `Retry-After` silences us for longer.
-const LONGEST_THROTTLE: Duration = Duration::from_mins(5);
+/// No `Retry-After` silences us for longer, and no failure.
+pub const LONGEST_THROTTLE: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The failures of one key since its last good reply. Each row counts for itself, so that an endpoint which alternates

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backoff::LONGEST_THROTTLE;
+use super::governor::Throttle;
 use super::lifetime::Lease;
 use super::slot::{Slot, Trouble};
 use super::{Broker, Effect};
 use crate::clock::Now;
+use crate::failure::Class;
 use crate::key::Key;
 use crate::token::Token;
 
@@ -38,6 +41,7 @@ impl Broker {
     pub fn take_over(&mut self, now: Now, mut carried: Vec<Carried>, effects: &mut Vec<Effect>) {
         carried.sort_by_key(|carried| std::cmp::Reverse(carried.last_asked));
         for carried in carried {
+            self.resume_throttle(now, &carried);
             let known = self.store.get(&carried.key);
             let warm = known.is_some_and(|slot| slot.warm && slot.flight.is_none());
             if known.is_some() != warm || (!warm && !self.store.has_room_for(carried.owner, &self.policy)) {
@@ -51,6 +55,19 @@ impl Broker {
         }
         self.tick(now, effects);
     }
+
+    /// A 429 counts for all keys, also after a restart.
+    fn resume_throttle(&mut self, now: Now, carried: &Carried) {
+        if let Some(trouble) = &carried.trouble
+            && matches!(trouble.failure.class, Class::Throttled(_))
+            && carried.next_try > now.boot
+        {
+            let until = carried.next_try.min(now.boot.saturating_add(LONGEST_THROTTLE));
+            let failure = trouble.failure.clone();
+            let throttle = Throttle { until, failure };
+            self.governor.silence(now.boot, now.boot, throttle);
+        }
+    }
 }
 
 impl Carried {
@@ -60,9 +77,10 @@ impl Carried {
             .token
             .map(|(token, expires_boot)| Lease::new(token, now).until(expires_boot));
         let lease = lease.filter(|lease| !lease.left(now).is_zero());
-        let latest = lease
-            .as_ref()
-            .map_or(Duration::from_mins(5), |lease| lease.left(now) / 2);
+        let latest = match &lease {
+            Some(lease) if self.trouble.is_none() => lease.left(now) / 2,
+            _ => LONGEST_THROTTLE,
+        };
         Slot {
             next_try: self.next_try.min(now.boot.saturating_add(latest)),
             lease,

@@ -58,7 +58,8 @@ fn step(rng: &mut fastrand::Rng, pace: u32, ops: &mut Vec<Op>) {
         82..87 => ops.push(Op::HangUp(rng.usize(..100))),
         87..90 => ops.push(Op::Tick),
         90..95 => ops.push(Op::Mood(mood(rng))),
-        95..97 => ops.push(Op::Reload(rng.usize(..15))),
+        95 => ops.push(Op::Restart),
+        96 => ops.push(Op::Reload(rng.usize(..15))),
         97 => ops.push(Op::Sleep(duration(rng, pace + 8))),
         _ => {
             let most = [500, 5000, 600_000, 100_000_000][rng.usize(..4)];

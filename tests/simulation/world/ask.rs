@@ -130,7 +130,7 @@ impl World {
 
     fn judge_hit(&self, before: &Before) -> Kept {
         let now = self.now.boot;
-        let quiet = self.models[before.key].failing.is_none() && now >= self.silent_until && !before.fetching;
+        let quiet = self.models[before.key].failing.is_none() && now >= self.may_be_silent_until && !before.fetching;
         let lately = |at: Option<Duration>| at.is_some_and(|at| now < at + HALF_A_MINUTE);
         promise!(
             !before.forced || !quiet || lately(before.last_forced),
@@ -155,7 +155,7 @@ impl World {
             Unserved::Failed(failure, _) => {
                 let cause = &failure.cause;
                 let failing = self.models[key].failing.as_ref();
-                let holds = failing.is_some_and(|(_, until)| now < *until) || now < self.silent_until;
+                let holds = failing.is_some_and(|(_, until)| now < *until) || now < self.may_be_silent_until;
                 promise!(before.left.is_zero(), "what can be served is served", "{key}: {cause}");
                 promise!(holds, "nobody is told of a failure that is over", "{key}: {cause}");
                 promise!(!before.running, "callers share a running fetch", "{key}");

@@ -1,6 +1,7 @@
 //! The broker in a world where everything happens to it, one [`Op`] after the other, each checked against a model of what
 //! it has promised. A run is a list of ops and nothing else, so it can be repeated, and made shorter.
 
+mod administrator;
 mod ask;
 mod model;
 mod promises;
@@ -56,7 +57,9 @@ pub struct World {
     waiting: BTreeMap<u64, Waiting>,
     tokens: Vec<Issued>,
     starts: VecDeque<Duration>,
+    /// Until when nothing may be asked for, for a 429, and until when that may be a reason for silence.
     silent_until: Duration,
+    may_be_silent_until: Duration,
     /// How many keys there may be, in all and of one uid; more than configured while a reload's excess lasts.
     allowed: usize,
     allowed_of: BTreeMap<u32, usize>,
@@ -84,6 +87,7 @@ impl World {
             tokens: Vec::new(),
             starts: VecDeque::new(),
             silent_until: Duration::ZERO,
+            may_be_silent_until: Duration::ZERO,
             allowed: policy.max_tokens,
             allowed_of: BTreeMap::new(),
             policy,
@@ -113,6 +117,7 @@ impl World {
             Op::Tick => self.tick()?,
             Op::Mood(mood) => self.mood = mood,
             Op::Reload(n) => self.reload(n)?,
+            Op::Restart => self.restart()?,
         }
         self.inspect()
     }
@@ -210,7 +215,7 @@ impl World {
         for entry in self.broker.entries(self.now) {
             let key = self.index(&entry.key);
             promise!(
-                entry.fetching || !entry.next_in.is_zero() || now < self.silent_until,
+                entry.fetching || !entry.next_in.is_zero() || now < self.may_be_silent_until,
                 "what is due is asked for",
                 "{key} at {now:?}"
             );
@@ -235,36 +240,6 @@ impl World {
         if let Some(id) = id {
             self.waiting.remove(&id);
             self.broker.forget(id);
-        }
-    }
-
-    fn reload(&mut self, n: usize) -> Kept {
-        self.policy = policy(n, &self.keys);
-        self.allowed = self.policy.max_tokens.max(self.existing().count());
-        self.allowed_of = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
-        self.note_warm();
-        let mut effects = Vec::new();
-        self.broker.reconfigure(self.now, self.policy.clone(), &mut effects);
-        self.apply(effects)
-    }
-
-    fn note_warm(&mut self) {
-        for (key, model) in self.keys.iter().zip(&mut self.models) {
-            let warm = self.policy.warm.contains(key);
-            if model.warm && !warm {
-                model.last_asked = self.now.boot;
-            }
-            if warm && !model.exists {
-                (model.exists, model.owner, model.last_asked) = (true, 0, self.now.boot);
-            }
-            model.warm = warm;
-        }
-        // Warm keys count in all, but for no uid, so a list that loses some gives a uid more than it may have.
-        self.allowed = self.allowed.max(self.existing().count());
-        let mine: Vec<(u32, usize)> = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
-        for (uid, count) in mine {
-            let allowed = self.allowed_of.entry(uid).or_default();
-            *allowed = (*allowed).max(count);
         }
     }
 

@@ -117,6 +117,7 @@ impl World {
                 promise!(waits.contains(next_in), "waits as the table says", "{key}: {next_in:?}");
                 if matches!(failure.class, Class::Throttled(_)) {
                     self.silent_until = self.silent_until.max(now + *next_in);
+                    self.may_be_silent_until = self.may_be_silent_until.max(self.silent_until);
                 }
                 self.models[key].failing = Some((failure.class.clone(), now + *next_in));
             }
@@ -289,7 +290,9 @@ impl World {
             );
         }
         if self.queued().next().is_some() && self.running.len() < self.policy.max_concurrent {
-            let soon = self.silent_until.max(self.now.boot + Duration::from_millis(1100));
+            let soon = self
+                .may_be_silent_until
+                .max(self.now.boot + Duration::from_millis(1100));
             promise!(
                 wake.is_some_and(|wake| wake <= soon),
                 "who is in line gets a turn",

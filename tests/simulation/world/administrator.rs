@@ -1,0 +1,97 @@
+//! What an administrator does: other configurations, and restarts.
+
+use std::time::Duration;
+
+use msi_tokend::broker::Broker;
+use msi_tokend::failure::Class;
+
+use super::World;
+use super::model::Lease;
+use crate::op::{KEYS, UIDS, policy};
+use crate::promise::{Kept, promise};
+
+impl World {
+    pub(super) fn reload(&mut self, n: usize) -> Kept {
+        self.policy = policy(n, &self.keys);
+        self.allowed = self.policy.max_tokens.max(self.existing().count());
+        self.allowed_of = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
+        self.note_warm();
+        let mut effects = Vec::new();
+        self.broker.reconfigure(self.now, self.policy.clone(), &mut effects);
+        self.apply(effects)
+    }
+
+    /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
+    pub(super) fn restart(&mut self) -> Kept {
+        let carried = self.broker.carry();
+        self.waiting.clear();
+        self.running.clear();
+        self.starts.clear();
+        let throttled = self
+            .models
+            .iter()
+            .filter(|model| model.exists)
+            .filter_map(|model| match model.failing {
+                Some((Class::Throttled(_), until)) => Some(until),
+                _ => None,
+            });
+        self.silent_until = throttled.max().unwrap_or_default();
+        for key in 0..KEYS {
+            let over = self.left(key).is_zero();
+            let model = &mut self.models[key];
+            (model.running, model.fetching, model.last_start) = (false, false, None);
+            (model.last_forced, model.force_asked, model.planned) = (None, None, Duration::ZERO);
+            model.turns.clear();
+            model.lease = model.lease.filter(|_| !over).map(|lease| {
+                let left = self.tokens[lease.token].expires_on.saturating_sub(self.now.wall);
+                let expires_boot = lease.expires_boot.min(self.now.boot + left);
+                Lease { expires_boot, ..lease }
+            });
+        }
+        let too_many = self.existing().count() > self.policy.max_tokens;
+        let has_too_many = |uid| self.owned(uid).count() > self.policy.max_tokens_per_uid;
+        let over: Vec<bool> = self
+            .models
+            .iter()
+            .map(|model| too_many || has_too_many(model.owner))
+            .collect();
+        self.broker = Broker::new(self.policy.clone(), self.tally.steps, self.now);
+        let mut effects = Vec::new();
+        self.broker.take_over(self.now, carried, &mut effects);
+        self.apply(effects)?;
+        let kept: Vec<usize> = self
+            .broker
+            .entries(self.now)
+            .map(|entry| self.index(&entry.key))
+            .collect();
+        for key in (0..KEYS).filter(|key| !kept.contains(key)) {
+            promise!(
+                !self.models[key].exists || over[key],
+                "a restart loses nothing that fits",
+                "{key}"
+            );
+            self.gone(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_warm(&mut self) {
+        for (key, model) in self.keys.iter().zip(&mut self.models) {
+            let warm = self.policy.warm.contains(key);
+            if model.warm && !warm {
+                model.last_asked = self.now.boot;
+            }
+            if warm && !model.exists {
+                (model.exists, model.owner, model.last_asked) = (true, 0, self.now.boot);
+            }
+            model.warm = warm;
+        }
+        // Warm keys count in all, but for no uid, so a list that loses some gives a uid more than it may have.
+        self.allowed = self.allowed.max(self.existing().count());
+        let mine: Vec<(u32, usize)> = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
+        for (uid, count) in mine {
+            let allowed = self.allowed_of.entry(uid).or_default();
+            *allowed = (*allowed).max(count);
+        }
+    }
+}
