@@ -24,6 +24,9 @@ pub struct Health {
     pub ready: bool,
     /// Somebody should look, before or although callers notice.
     pub degraded: bool,
+    /// `ready` in the words of Azure's Application Health extension, which looks for this member.
+    #[serde(rename = "ApplicationHealthState")]
+    pub azure_state: AzureState,
     /// What is wrong with the daemon as a whole.
     pub problems: Vec<String>,
     /// The warm tokens, and those that somebody asked for within the last hour.
@@ -49,6 +52,15 @@ pub enum State {
     NotReady,
     /// A loop of the daemon's own stands still.
     Stuck,
+}
+
+/// What the Application Health extension understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum AzureState {
+    /// All is well.
+    Healthy,
+    /// Something must be done.
+    Unhealthy,
 }
 
 /// One key that is watched. Monitoring runs as a user that may have no token, so this is told to everybody, as the metrics
@@ -119,6 +131,7 @@ impl Health {
             live: front.live,
             ready,
             degraded,
+            azure_state: AzureState::from(ready),
             problems,
             tokens,
             cached,
@@ -175,6 +188,12 @@ fn problems(throttle: Option<&str>, front: Front) -> Vec<String> {
         ));
     }
     problems
+}
+
+impl From<bool> for AzureState {
+    fn from(good: bool) -> Self {
+        if good { Self::Healthy } else { Self::Unhealthy }
+    }
 }
 
 impl State {

@@ -7,12 +7,18 @@ use tracing::Level;
 
 use super::record::Record;
 
+/// The facility "daemon" of `syslog(3)`.
+const DAEMON: &str = "3";
+
 /// A connection to the journal of this machine.
 pub(super) struct Journal(JournalLog);
 
 impl Journal {
     pub(super) fn connect() -> io::Result<Self> {
-        let log = JournalLog::empty()?.with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned());
+        let log = JournalLog::empty()?
+            .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
+            // Else syslog, which journald passes everything on to, would have it among those of the facility "user".
+            .with_extra_fields([("SYSLOG_FACILITY", DAEMON)]);
         Ok(Self(log))
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::answer::{self, Reply};
 use crate::access::{Caller, Rules};
 use crate::engine::Engine;
-use crate::observe::health::Health;
+use crate::observe::health::{AzureState, Health};
 use crate::observe::status;
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
@@ -18,7 +18,10 @@ pub fn live(live: bool) -> Response<Reply> {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    answer::json(status, bytes(&json!({ "live": live })))
+    answer::json(
+        status,
+        bytes(&json!({ "live": live, "ApplicationHealthState": AzureState::from(live) })),
+    )
 }
 
 /// 200 when every warm token can be served now, else 503, with the reason per token.

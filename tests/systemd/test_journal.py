@@ -71,6 +71,32 @@ print(json.dumps(slowest))
     wait_for("a record of the drops", lambda: any("records dropped" in record["MESSAGE"] for record in machine.journal(UNIT)))
 
 
+def test_syslog(machine):
+    """what journald passes on to syslog comes from msi-tokend, as a daemon's, with the level"""
+    machine.write("/etc/systemd/journald.conf.d/syslog.conf", "[Journal]\nForwardToSyslog=yes\n")
+    machine.run("systemctl", "restart", "systemd-journald.service")
+    listener = machine.popen("python3", "-c", """
+import os, re, socket
+path = "/run/systemd/journal/syslog"
+if os.path.exists(path):
+    os.unlink(path)
+syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+syslog.settimeout(60)
+syslog.bind(path)
+print("bound", flush=True)
+while True:
+    record = syslog.recv(65536).decode()
+    if re.search(r"msi-tokend\\[\\d+\\]: .*reload", record):
+        print(record)
+        break
+""")
+    listener.stdout.readline()
+    machine.run("systemctl", "reload", "msi-tokend.service")
+    record = listener.communicate(timeout=120)[0]
+    # daemon is 3, info 6.
+    assert record.startswith(f"<{3 * 8 + 6}>"), record
+
+
 def test_catalog(machine):
     """every message id that the daemon uses has an entry in the catalog, and journalctl -x shows it"""
     catalog = (REPOSITORY / "systemd/msi-tokend.catalog").read_text()
