@@ -38,10 +38,10 @@ def resident(pid):
 
 
 def wait_for(condition, what):
-    for _ in range(1000):
+    for _ in range(10_000):
         if condition():
             return
-        time.sleep(0.02)
+        time.sleep(0.002)
     raise SystemExit(f"waited in vain for {what}")
 
 
