@@ -518,3 +518,30 @@ fn a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing() {
         assert_eq!(status(&daemon, 0, 0, &[]), 200);
     }
 }
+
+#[test]
+fn a_proc_that_hides_processes_is_told_and_opens_nothing() {
+    let name = "a_proc_that_hides_processes_is_told_and_opens_nothing";
+    if !are_to_be_had(name) {
+        return;
+    }
+    let mount = ["--mount", "mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"];
+    if !Command::new("unshare")
+        .args(mount)
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return eprintln!("SKIPPED {name}: no mount namespace with a /proc of its own");
+    }
+    let emulator = Emulator::start(&[]);
+    let hidden = How {
+        uid: Some(BOB),
+        shell: Some(
+            r#"exec unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"' "$0" "$@""#,
+        ),
+        ..How::default()
+    };
+    let daemon = Daemon::start_how(&emulator, "[[allow]]\nunits = [\"a.service\"]", hidden);
+    common::eventually("the reason is told", || daemon.log().contains("hidepid"));
+    assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
+}
