@@ -1,11 +1,13 @@
 """The package file: built twice, and looked at."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from pathlib import Path
 
 from booted import REPOSITORY
@@ -69,6 +71,20 @@ def test_glibc(built):
             assert versions and max(versions) <= 35, (program, versions)
 
 
+def test_sbom(built):
+    """it lists what the programs are made of, with versions, checksums and licences, and nothing of the builder"""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["dpkg-deb", "--extract", built.package, directory], check=True)
+        text = Path(directory, "usr/share/doc/msi-tokend/msi-tokend.cdx.json").read_text()
+    bill = json.loads(text)
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "msi-tokend"), text[:1000]
+    listed = {(part["name"], part["version"]) for part in bill["components"] if part["hashes"] and part["licenses"]}
+    locked = tomllib.loads(Path(REPOSITORY, "Cargo.lock").read_text())["package"]
+    assert listed <= {(part["name"], part["version"]) for part in locked}, listed
+    assert {"hyper", "tokio", "serde_json"} <= {name for name, _ in listed}, listed
+    assert str(REPOSITORY) not in text and "serialNumber" not in bill
+
+
 def test_contents(built):
     """it has what is documented and not the stand-in; configuration is marked so; no path of the builder is in it"""
     listed = subprocess.run(["dpkg-deb", "--contents", built.package], capture_output=True, text=True, check=True).stdout
@@ -79,7 +95,7 @@ def test_contents(built):
                  "usr/share/man/man5/msi-tokend.toml.5.gz", "usr/share/bash-completion/completions/msi-token",
                  "usr/share/zsh/vendor-completions/_msi-token", "usr/share/fish/vendor_completions.d/msi-token.fish",
                  "usr/share/doc/msi-tokend/examples/storage-backup.toml", "usr/share/doc/msi-tokend/changelog.gz",
-                 "usr/share/doc/msi-tokend/copyright"]:
+                 "usr/share/doc/msi-tokend/copyright", "usr/share/doc/msi-tokend/examples/azure-arc.conf"]:
         assert f" ./{path}\n" in listed, path
     assert "emulator" not in listed, listed
     with tempfile.TemporaryDirectory() as directory:
