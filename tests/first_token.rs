@@ -515,7 +515,8 @@ fn start_up_errors_have_an_exit_code_and_say_what_to_do() {
 
     // A directory of root's, and a daemon of another user's.
     let program = directory.path().join("msi-tokend");
-    std::fs::copy(TOKEND, &program).unwrap();
+    // Copied by another process: one that this process has open for writing while a test beside it forks is "busy".
+    assert!(Command::new("cp").arg(TOKEND).arg(&program).status().unwrap().success());
     write(
         &config,
         &format!(
