@@ -350,9 +350,13 @@ pub fn directory() -> TempDir {
 pub fn programs() -> TempDir {
     let directory = directory();
     for program in [TOKEN, TOKEND] {
-        let copy = directory.path().join(Path::new(program).file_name().unwrap());
-        fs::copy(program, &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        // Copied by another process: one that this process has open for writing while a test beside it forks is "busy".
+        let installed = Command::new("install")
+            .arg("-m755")
+            .arg(program)
+            .arg(directory.path())
+            .status();
+        assert!(installed.unwrap().success());
     }
     directory
 }
