@@ -221,7 +221,7 @@ fn callers_that_are_held_count() {
     eventually("the third is refused", || daemon.get("/live").status == 429);
     for stream in held {
         let answer = exchange(stream, "");
-        assert_eq!(answer.status, 504, "{answer:?}");
+        assert_eq!(answer.status, 503, "{answer:?}");
     }
     eventually("they have left", || daemon.get("/live").status == 200);
 }

@@ -87,7 +87,7 @@ labels! {
         Full = "full",
         /// 503
         Unavailable = "unavailable",
-        /// 504: the caller's wait ran out.
+        /// 504: the caller's wait ran out before the endpoint said anything.
         TimedOut = "timeout",
         /// The caller hung up before its answer.
         Abandoned = "abandoned",

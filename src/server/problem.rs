@@ -3,13 +3,15 @@
 //! SDKs act on the status alone (`protocol.md` 2.4 and 4, row 15): 400 and 403 end their tries, 429 and 503 with a small
 //! `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are never our own fault's.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use serde::Serialize;
 
 use super::shape::Shape;
 use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
-use crate::failure::Class;
+use crate::failure::{Class, Failure};
 use crate::key::Key;
 use crate::observe::labels::{Denial, Outcome};
 
@@ -186,34 +188,17 @@ impl Problem {
     /// What the broker answered in place of a token.
     pub fn unserved(key: &Key, unserved: &Unserved) -> Self {
         match unserved {
-            Unserved::Failed(failure, retry_in) => {
-                let seconds = u8::try_from(retry_in.as_secs().saturating_add(1)).unwrap_or(10).min(10);
-                let why = format!("No token for {key}: the VM's identity endpoint: {}.", failure.cause);
-                let retry = |status, error| Self {
-                    retry_after: Some(seconds),
-                    ..Self::new(status, error, why)
-                };
-                match &failure.class {
-                    Class::Refused(refusal) => Self {
-                        outcome: Outcome::Refused,
-                        ..Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
-                    },
-                    Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
-                    Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
-                }
-            }
-            Unserved::TimedOut(failure) => {
-                let what = failure
-                    .as_ref()
-                    .map_or_else(String::new, |failure| format!(": {}", failure.cause));
-                let description = format!(
-                    "No token for {key}: the VM's identity endpoint has not answered in time{what}. Try again."
-                );
-                Self {
-                    retry_after: Some(1),
-                    ..Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", description)
-                }
-            }
+            Unserved::Failed(failure, retry_in) => Self::failed(key, failure, *retry_in),
+            // What the endpoint last said tells more than that the wait is over.
+            Unserved::TimedOut(Some(failure)) => Self::failed(key, failure, Duration::ZERO),
+            Unserved::TimedOut(None) => Self {
+                retry_after: Some(1),
+                ..Self::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "server_error",
+                    format!("No token for {key}: the VM's identity endpoint has not answered in time. Try again."),
+                )
+            },
             Unserved::Full(bound) => {
                 let (what, setting) = match bound {
                     Bound::Total => ("all callers together", "max_tokens"),
@@ -229,6 +214,23 @@ impl Problem {
                     ..problem
                 }
             }
+        }
+    }
+
+    fn failed(key: &Key, failure: &Failure, retry_in: Duration) -> Self {
+        let seconds = u8::try_from(retry_in.as_secs().saturating_add(1)).unwrap_or(10).min(10);
+        let why = format!("No token for {key}: the VM's identity endpoint: {}.", failure.cause);
+        let retry = |status, error| Self {
+            retry_after: Some(seconds),
+            ..Self::new(status, error, why)
+        };
+        match &failure.class {
+            Class::Refused(refusal) => Self {
+                outcome: Outcome::Refused,
+                ..Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
+            },
+            Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+            Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
         }
     }
 
