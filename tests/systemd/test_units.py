@@ -11,7 +11,7 @@ from service import UNITS, install
 KNOWN_TO_249 = set("""
     AccuracySec After Also AmbientCapabilities Backlog CapabilityBoundingSet ConditionPathIsDirectory Description
     DevicePolicy DirectoryMode Documentation Environment ExecReload ExecStart FileDescriptorName
-    FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitNOFILE ListenStream
+    FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitMEMLOCK LimitNOFILE ListenStream
     LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges OnActiveSec OnUnitActiveSec
     PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock ProtectControlGroups ProtectHome
     ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem
