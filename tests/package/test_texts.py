@@ -7,7 +7,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from booted import BINARIES, REPOSITORY, TEST_DIR
+from booted import BINARIES, REPOSITORY, TEST_DIR, apt_install
 
 PACKAGING = REPOSITORY / "packaging"
 
@@ -84,8 +84,7 @@ def cloud_init_schema(path):
     if not unpacked.exists():
         # What the package depends on, less what only a machine that it configures needs.
         libraries = ["configobj", "jinja2", "jsonpatch", "jsonschema", "netifaces", "oauthlib", "requests", "serial", "yaml"]
-        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends",
-                        *(f"python3-{name}" for name in libraries)], check=True, capture_output=True)
+        apt_install(*(f"python3-{name}" for name in libraries))
         with tempfile.TemporaryDirectory() as directory:
             subprocess.run(["apt-get", "download", "cloud-init"], cwd=directory, check=True, capture_output=True)
             [package] = Path(directory).glob("*.deb")

@@ -130,10 +130,23 @@ def check_prerequisites():
             sys.exit(f"no {BINARIES / program}; run `cargo build` first")
 
 
+def apt_install(*packages):
+    """Installs those of the packages that the host does not have."""
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages]
+    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    missing = [package for package in packages if f"{package} installed" not in listed]
+    if not missing:
+        return
+    install = ["apt-get", "install", "-qqy", "--no-install-recommends", *missing]
+    # A bare machine may have no package lists yet, or old ones.
+    if subprocess.run(install, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(install, stdout=subprocess.DEVNULL, check=True)
+
+
 def build_rootfs(systemds):
     """The root file systems of these names, which stay for the next run."""
-    if not shutil.which("mmdebstrap"):
-        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", "mmdebstrap"], check=True)
+    apt_install("mmdebstrap")
     subprocess.run([HERE / "build-rootfs", *systemds], check=True)
 
 
