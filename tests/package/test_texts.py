@@ -52,12 +52,17 @@ def test_client_page():
 
 
 def test_file_page():
-    """msi-tokend.toml(5) has every key of the configuration in its table's section, and no other"""
+    """msi-tokend.toml(5) has every key of the configuration and no other, with the right defaults"""
     schema = (REPOSITORY / "src/config/schema.rs").read_text()
     page = plain(PACKAGING / "man/msi-tokend.toml.5")
     known = {key for key in re.findall(r'v\.value\(\s*"(\w+)"', schema)}
     said = set(re.findall(r"^ {7}(\w+) = ", page, re.MULTILINE))
     assert len(known) > 25 and said == known, said ^ known
+    # The packaged file's commented settings are the defaults; tests/examples.rs holds it to that.
+    defaults = re.findall(r'^#(\w+) = ("[^"]*"|\w+)', (REPOSITORY / "config/config.toml").read_text(), re.MULTILINE)
+    for key, value in defaults:
+        for shown in re.findall(rf"^ {{7}}{key} = (.*)$", page, re.MULTILINE):
+            assert shown.replace("”", '"').replace("“", '"') in (value, '"..."'), (key, value, shown)
 
 
 def test_changelog():

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -30,8 +31,8 @@ class Machine:
     _numbers = itertools.count(1)
 
     def __init__(self, systemd):
-        """`systemd` names one of build-rootfs' suites."""
-        self.rootfs = TEST_DIR / "rootfs" / systemd
+        """`systemd` names one of build-rootfs' suites; it is built if there is none."""
+        self.rootfs = rootfs(systemd)
         # The process id keeps apart two runs on one host.
         self.name = f"{systemd}-{os.getpid()}-{next(self._numbers)}"
 
@@ -144,10 +145,15 @@ def apt_install(*packages):
         subprocess.run(install, stdout=subprocess.DEVNULL, check=True)
 
 
-def build_rootfs(systemds):
-    """The root file systems of these names, which stay for the next run."""
-    apt_install("mmdebstrap")
-    subprocess.run([HERE / "build-rootfs", *systemds], check=True)
+_one_build = threading.Lock()
+
+
+def rootfs(systemd):
+    """The root file system of this name, which stays for the next run."""
+    with _one_build:
+        apt_install("mmdebstrap")
+        subprocess.run([HERE / "build-rootfs", systemd], check=True)
+    return TEST_DIR / "rootfs" / systemd
 
 
 def run_checks(title, checks, *arguments):
