@@ -190,7 +190,7 @@ async fn exchange(server: Arc<Server>, session: Session, pieces: &[&[u8]]) -> Ve
 /// Nothing here waits for anything but the caller, so a few rounds bring the server to where only he can go on. One who
 /// hangs up sooner misses answers.
 async fn settled() {
-    for _ in 0..64 {
+    for _ in 0..16 {
         tokio::task::yield_now().await;
     }
 }
