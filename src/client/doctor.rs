@@ -10,6 +10,7 @@ use super::connection::Daemon;
 use super::endpoint::Sight;
 use super::failure::{Exit, Failure, printable};
 use super::get::{Mode, target};
+use super::ready::{Ready, Token};
 use super::selection::Selector;
 use super::{endpoint, output, remedy};
 use crate::clock::{Clock, SystemClock};
@@ -55,21 +56,6 @@ struct Caller {
     uid: u32,
     privileged: bool,
     rules: u64,
-}
-
-/// What is read of `/ready`, which shows everybody the tokens that are warm or in use.
-#[derive(Deserialize)]
-struct Ready {
-    tokens: Vec<Token>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    resource: String,
-    identity: String,
-    ready: bool,
-    failures: u64,
-    reason: String,
 }
 
 /// Prints the diagnosis.
@@ -350,9 +336,16 @@ mod tests {
             ready: failures == 0,
             failures,
             reason: reason.to_owned(),
+            warm: false,
+            expires_in: 0,
         };
         let refused = "no token; the last request failed: connection refused";
-        let found = |tokens| super::tokens(&Ready { tokens });
+        let found = |tokens| {
+            super::tokens(&Ready {
+                problems: Vec::new(),
+                tokens,
+            })
+        };
         let findings = found(vec![
             token(1, refused),
             token(0, "fine"),

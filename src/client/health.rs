@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::connection::{Daemon, NoAnswer};
 use super::failure::{Failure, printable};
 use super::output;
+use super::ready::{Ready, Token};
 
 /// For each of the two requests: monitoring systems give a plugin ten seconds in all.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -43,25 +43,6 @@ struct Report {
     text: String,
     /// `label=value;warning;critical;minimum`, where there is an answer to measure.
     perfdata: Vec<String>,
-}
-
-/// What is read of `/ready`.
-#[derive(Deserialize)]
-struct Ready {
-    /// What is wrong with the daemon as a whole.
-    problems: Vec<String>,
-    tokens: Vec<Token>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    resource: String,
-    identity: String,
-    warm: bool,
-    ready: bool,
-    expires_in: u64,
-    failures: u64,
-    reason: String,
 }
 
 /// The exit code of a plugin that was called wrongly.

@@ -11,6 +11,7 @@ mod http;
 mod listing;
 mod metrics;
 mod output;
+mod ready;
 mod reload;
 mod remedy;
 mod selection;
