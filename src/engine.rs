@@ -26,13 +26,20 @@ pub trait Observer: Send + Sync {
     fn fetched(&self, outcome: Result<&Token, &Failure>, took: Duration);
 }
 
-/// The answer to one request.
-#[derive(Debug)]
-pub struct Answered {
-    /// What the caller gets.
-    pub answer: Answer,
-    /// How long it took to have it; `None` where nobody had to be waited for.
-    pub waited: Option<Duration>,
+/// What becomes of one request.
+pub enum Asked<'e> {
+    /// It is answered from what there is.
+    Answered(Answer),
+    /// Its answer must be waited for.
+    Waits(Waiting<'e>),
+}
+
+/// A caller that waits; it hangs up by being dropped.
+pub struct Waiting<'e> {
+    engine: &'e Engine,
+    id: WaiterId,
+    receiver: oneshot::Receiver<Answer>,
+    since: Duration,
 }
 
 /// The broker at work.
@@ -75,27 +82,21 @@ impl Engine {
         })
     }
 
-    /// The answer to one request; at once, or when the broker has one.
-    pub async fn token(self: &Arc<Self>, ask: Ask<'_>) -> Answered {
-        let decided = self.with(|state, now, effects| match state.broker.ask(now, ask, effects) {
-            Decision::Now(answer) => Err(answer),
+    /// Asks for one token.
+    pub fn ask(self: &Arc<Self>, ask: Ask<'_>) -> Asked<'_> {
+        self.with(|state, now, effects| match state.broker.ask(now, ask, effects) {
+            Decision::Now(answer) => Asked::Answered(answer),
             Decision::Wait(id) => {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.insert(id, sender);
-                Ok((id, receiver, now.boot))
+                Asked::Waits(Waiting {
+                    engine: self,
+                    id,
+                    receiver,
+                    since: now.boot,
+                })
             }
-        });
-        let (id, receiver, since) = match decided {
-            Err(answer) => return Answered { answer, waited: None },
-            Ok(waiting) => waiting,
-        };
-        let guard = Waiting { engine: self, id };
-        let answer = receiver.await;
-        std::mem::forget(guard);
-        Answered {
-            answer: answer.unwrap_or(Err(Unserved::TimedOut(None))),
-            waited: Some(self.now().boot.saturating_sub(since)),
-        }
+        })
     }
 
     /// Drives the timer; never returns.
@@ -226,10 +227,13 @@ impl Engine {
     }
 }
 
-/// Tells the broker when a caller hangs up.
-struct Waiting<'a> {
-    engine: &'a Engine,
-    id: WaiterId,
+impl Waiting<'_> {
+    /// The answer, and how long it took to have it.
+    pub async fn answer(mut self) -> (Answer, Duration) {
+        let answer = (&mut self.receiver).await;
+        let waited = self.engine.now().boot.saturating_sub(self.since);
+        (answer.unwrap_or(Err(Unserved::TimedOut(None))), waited)
+    }
 }
 
 impl Drop for Waiting<'_> {

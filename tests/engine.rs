@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use msi_tokend::broker::{Ask, Note, Policy, Renewal, Unserved};
+use msi_tokend::broker::{Answer, Ask, Note, Policy, Renewal, Unserved};
 use msi_tokend::clock::{Clock, Now};
 use msi_tokend::config::{self, Kind};
-use msi_tokend::engine::{Engine, Observer};
+use msi_tokend::engine::{Asked, Engine, Observer};
 use msi_tokend::failure::{Class, Failure};
 use msi_tokend::key::{Identity, Key, Resource};
 use msi_tokend::token::Token;
@@ -82,6 +82,14 @@ fn ask(key: &Key) -> Ask<'_> {
     }
 }
 
+/// What one caller gets.
+async fn answer(engine: &Arc<Engine>) -> Answer {
+    match engine.ask(ask(&key())) {
+        Asked::Answered(answer) => answer,
+        Asked::Waits(waiting) => waiting.answer().await.0,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_timer_comes_round_for_a_caller_whose_wait_ends_before_it_would_have() {
     // It listens and never answers.
@@ -91,7 +99,7 @@ async fn the_timer_comes_round_for_a_caller_whose_wait_ends_before_it_would_have
         // The timer has gone to sleep with nothing to wait for.
         tokio::time::sleep(Duration::from_millis(5100)).await;
         let began = Instant::now();
-        let answer = engine.token(ask(&key())).await.answer;
+        let answer = answer(&engine).await;
         assert!(matches!(answer, Err(Unserved::TimedOut(None))), "{answer:?}");
         let waited = began.elapsed();
         assert!(
@@ -108,7 +116,7 @@ async fn a_fetch_that_panics_leaves_nobody_waiting_and_blocks_nobody() {
     // Nobody listens any more: the fetch ends at once, and its report panics.
     drop(endpoint);
     for _ in 0..10 {
-        let answer = engine.token(ask(&key())).await.answer;
+        let answer = answer(&engine).await;
         let Err(Unserved::Failed(failure, next_in)) = answer else {
             panic!("{answer:?}")
         };

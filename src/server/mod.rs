@@ -266,10 +266,7 @@ impl Server {
         let reader = Reader::new(Arc::clone(&session.lengths));
         let stream = Guarded::new(stream, header_timeout, reader);
         let stream = TokioIo::new(stream);
-        let service = service_fn(|request| {
-            let (server, session) = (&self, &session);
-            async move { Ok::<_, Infallible>(server.answer(session, request).await) }
-        });
+        let service = service_fn(|request| self.answer(&session, request));
         let connection = http(header_timeout).serve_connection(stream, service);
         tokio::pin!(connection);
         let end = tokio::select! {
