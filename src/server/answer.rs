@@ -1,9 +1,9 @@
 //! From a token or a problem to the bytes of the answer.
 
 use std::convert::Infallible;
-use std::io::{Cursor, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
@@ -16,42 +16,38 @@ use super::shape::Shape;
 use crate::broker::Served;
 use crate::observe::scrape;
 
-/// A body of two pieces: what is true at this second only, and the token's own lasting piece, which is shared and not
-/// copied.
-pub struct Reply(Option<Chain<Cursor<Now>, Bytes>>);
+/// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece.
+pub struct Reply(Option<Chain<Bytes, Bytes>>);
 
-/// Room for the members that change from second to second.
-const NOW_SIZE: usize = 104;
-
-/// The first piece, built in place.
-pub struct Now {
-    bytes: [u8; NOW_SIZE],
-    len: usize,
+/// The first piece as it was rendered last, for whoever asks again within the second.
+#[derive(Default)]
+pub struct Rendered {
+    of: Option<(Shape, Duration)>,
+    bytes: Bytes,
 }
 
-/// The answer that carries a token. `expires_in` is what is left at this moment (`protocol.md` 4, row 6); it and
-/// `ext_expires_in` are numbers in quotes and the rest is the token's own JSON, so nothing needs escaping here.
-pub fn token(shape: Shape, served: &Served) -> Response<Reply> {
-    let mut number = itoa::Buffer::new();
-    let seconds = number.format(served.left.as_secs());
-    let begin = match shape {
-        Shape::VmExtension => r#"{"refresh_token":"","expires_in":""#,
-        Shape::Imds | Shape::AppService => r#"{"expires_in":""#,
-    };
-    let mut now = Cursor::new([0; NOW_SIZE]);
-    for piece in [begin, seconds, r#"","ext_expires_in":""#, seconds, r#"","#] {
-        // Two numbers of 20 digits fit, so the write cannot fail.
-        _ = now.write_all(piece.as_bytes());
+impl Rendered {
+    /// `expires_in` is what is left at this moment (`protocol.md` 4, row 6); it and `ext_expires_in` are numbers in
+    /// quotes and the rest is the token's own JSON, so nothing needs escaping here.
+    fn at(&mut self, shape: Shape, left: Duration) -> Bytes {
+        let of = Some((shape, left));
+        if self.of != of {
+            let seconds = left.as_secs();
+            let first = match shape {
+                Shape::VmExtension => r#""refresh_token":"","#,
+                Shape::Imds | Shape::AppService => "",
+            };
+            self.bytes = format!(r#"{{{first}"expires_in":"{seconds}","ext_expires_in":"{seconds}","#).into();
+            self.of = of;
+        }
+        self.bytes.clone()
     }
-    let len = usize::try_from(now.position()).unwrap_or(NOW_SIZE);
-    let now = Now {
-        bytes: now.into_inner(),
-        len,
-    };
-    response(
-        StatusCode::OK,
-        Reply(Some(Cursor::new(now).chain(served.token.members()))),
-    )
+}
+
+/// The answer that carries a token.
+pub fn token(shape: Shape, served: &Served, rendered: &mut Rendered) -> Response<Reply> {
+    let now = rendered.at(shape, served.left);
+    response(StatusCode::OK, Reply(Some(now.chain(served.token.members()))))
 }
 
 /// The answer that says why not.
@@ -79,7 +75,7 @@ pub fn close(response: &mut Response<Reply>) {
 
 /// Any other JSON answer.
 pub fn json(status: StatusCode, body: Vec<u8>) -> Response<Reply> {
-    response(status, Reply(Some(Cursor::new(Now::empty()).chain(body.into()))))
+    response(status, Reply(Some(Bytes::new().chain(body.into()))))
 }
 
 /// The metrics.
@@ -102,23 +98,8 @@ fn response(status: StatusCode, body: Reply) -> Response<Reply> {
     response
 }
 
-impl Now {
-    fn empty() -> Self {
-        Self {
-            bytes: [0; NOW_SIZE],
-            len: 0,
-        }
-    }
-}
-
-impl AsRef<[u8]> for Now {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
 impl Body for Reply {
-    type Data = Chain<Cursor<Now>, Bytes>;
+    type Data = Chain<Bytes, Bytes>;
     type Error = Infallible;
 
     fn poll_frame(
@@ -140,7 +121,6 @@ impl Body for Reply {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
@@ -173,9 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_in_each_shape_has_string_values_only() {
+        let mut rendered = Rendered::default();
         for shape in [Shape::Imds, Shape::AppService, Shape::VmExtension] {
-            for left in [1, 86_399, u64::MAX] {
-                let mut body = body(token(shape, &served(left))).await;
+            for left in [1, 86_399, u64::MAX, u64::MAX] {
+                let mut body = body(token(shape, &served(left), &mut rendered)).await;
                 let refresh_token = body.as_object_mut().unwrap().remove("refresh_token");
                 assert_eq!(refresh_token.is_some(), shape == Shape::VmExtension);
                 assert_eq!(

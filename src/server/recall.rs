@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use hyper::Uri;
-use parking_lot::Mutex;
+use hyper::http::uri::PathAndQuery;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use super::Settings;
+use super::answer::Rendered;
 use super::route::TokenRequest;
 use super::shape::Shape;
 use crate::access::Grant;
@@ -26,38 +28,47 @@ pub struct Allowed {
 #[derive(Default)]
 pub struct Recall(Mutex<Option<Last>>);
 
-struct Last {
+/// What the last request came to.
+pub struct Last {
     shape: Shape,
     /// Path and query, copied: hyper's buffer is free for the next request.
     target: Box<str>,
     /// By whose rules it was judged.
     settings: Arc<Settings>,
-    allowed: Arc<Allowed>,
+    /// The request, judged.
+    pub allowed: Arc<Allowed>,
+    /// Its last answer.
+    pub rendered: Rendered,
 }
 
 impl Recall {
     /// What the same request came to the last time, if it was the last one and nothing was reconfigured since.
-    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<Arc<Allowed>> {
-        let last = self.0.lock();
-        let last = last.as_ref()?;
+    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<MappedMutexGuard<'_, Last>> {
+        let last = MutexGuard::try_map(self.0.lock(), Option::as_mut).ok()?;
         let same = last.shape == shape
             && target
                 .path_and_query()
                 .is_some_and(|target| target.as_str() == &*last.target)
             && Arc::ptr_eq(&last.settings, settings);
-        same.then(|| Arc::clone(&last.allowed))
+        same.then_some(last)
     }
 
     /// Keeps what this request came to.
-    pub fn keep(&self, shape: Shape, target: &Uri, settings: Arc<Settings>, allowed: Arc<Allowed>) {
-        if let Some(target) = target.path_and_query() {
-            let target = target.as_str().into();
-            *self.0.lock() = Some(Last {
-                shape,
-                target,
-                settings,
-                allowed,
-            });
-        }
+    pub fn keep(
+        &self,
+        shape: Shape,
+        target: &Uri,
+        settings: Arc<Settings>,
+        allowed: Arc<Allowed>,
+    ) -> MappedMutexGuard<'_, Last> {
+        let target = target.path_and_query().map_or("", PathAndQuery::as_str).into();
+        let last = Last {
+            shape,
+            target,
+            settings,
+            allowed,
+            rendered: Rendered::default(),
+        };
+        MutexGuard::map(self.0.lock(), |place| place.insert(last))
     }
 }

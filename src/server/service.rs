@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use tokio::sync::oneshot;
 
-use super::answer::{self, Reply};
+use super::answer::{self, Rendered, Reply};
 use super::intake::{read_form, well_framed};
 use super::problem::Problem;
-use super::recall::Allowed;
+use super::recall::{Allowed, Last};
 use super::route::{Route, TokenRequest};
 use super::shape::Shape;
 use super::tally::Tally;
@@ -95,7 +95,7 @@ impl Server {
                 let form = read_form(&mut request, settings.header_timeout).await?;
                 let asked = TokenRequest::parse(shape, request.uri().query(), Some(&form))?;
                 let allowed = self.judge(caller, asked, &settings)?;
-                self.give(shape, caller, &allowed)
+                self.give(shape, caller, &allowed, &mut Rendered::default())
             }
             later => Step::Waits(later),
         };
@@ -108,7 +108,7 @@ impl Server {
             }) => {
                 let (answer, waited) = waiting.answer().await;
                 tally.waited(waited);
-                self.given(shape, caller, &allowed, answer, Outcome::Miss)
+                self.given(shape, caller, &allowed, answer, Outcome::Miss, &mut Rendered::default())
             }
             Step::Waits(_) => self.reload(caller).await.map(|done| (done, Outcome::Ok)),
         }
@@ -166,23 +166,31 @@ impl Server {
             return Ok(Step::Waits(Later::Form { shape, request }));
         }
         let settings = self.settings();
-        if let Some(allowed) = recall.find(shape, request.uri(), &settings) {
-            return Ok(self.give(shape, caller, &allowed));
-        }
-        let asked = TokenRequest::parse(shape, request.uri().query(), None)?;
-        let allowed = self.judge(caller, asked, &settings)?;
-        recall.keep(shape, request.uri(), settings, Arc::clone(&allowed));
-        Ok(self.give(shape, caller, &allowed))
+        let mut last = if let Some(last) = recall.find(shape, request.uri(), &settings) {
+            last
+        } else {
+            let asked = TokenRequest::parse(shape, request.uri().query(), None)?;
+            let allowed = self.judge(caller, asked, &settings)?;
+            recall.keep(shape, request.uri(), settings, allowed)
+        };
+        let Last { allowed, rendered, .. } = &mut *last;
+        Ok(self.give(shape, caller, allowed, rendered))
     }
 
-    fn give<'s>(self: &'s Arc<Self>, shape: Shape, caller: &Caller, allowed: &Arc<Allowed>) -> Step<'s> {
+    fn give<'s>(
+        self: &'s Arc<Self>,
+        shape: Shape,
+        caller: &Caller,
+        allowed: &Arc<Allowed>,
+        rendered: &mut Rendered,
+    ) -> Step<'s> {
         let ask = Ask {
             key: &allowed.asked.key,
             uid: caller.uid,
             renewal: allowed.asked.renewal,
         };
         match self.engine.ask(ask) {
-            Asked::Answered(answer) => Step::Ended(self.given(shape, caller, allowed, answer, Outcome::Hit)),
+            Asked::Answered(answer) => Step::Ended(self.given(shape, caller, allowed, answer, Outcome::Hit, rendered)),
             Asked::Waits(waiting) => Step::Waits(Later::Token {
                 shape,
                 allowed: Arc::clone(allowed),
@@ -191,12 +199,20 @@ impl Server {
         }
     }
 
-    fn given(&self, shape: Shape, caller: &Caller, allowed: &Allowed, answer: Answer, good: Outcome) -> Ended {
+    fn given(
+        &self,
+        shape: Shape,
+        caller: &Caller,
+        allowed: &Allowed,
+        answer: Answer,
+        good: Outcome,
+        rendered: &mut Rendered,
+    ) -> Ended {
         let Allowed { asked, grant, recorded } = allowed;
         match answer {
             Ok(served) => {
                 self.audit.allowed(caller, &asked.key, grant, &served.token, recorded);
-                Ok((answer::token(shape, &served), good))
+                Ok((answer::token(shape, &served, rendered), good))
             }
             Err(unserved) => Err(Problem::unserved(&asked.key, &unserved)),
         }
