@@ -125,7 +125,7 @@ impl Server {
                 answer::problem(shape, &problem)
             }
         };
-        if self.stopping.is_cancelled() {
+        if self.is_stopping() {
             answer::close(&mut response);
         }
         response
