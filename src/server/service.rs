@@ -165,10 +165,10 @@ impl Server {
         if is_post {
             return Ok(Step::Waits(Later::Form { shape, request }));
         }
-        let settings = self.settings();
-        let mut last = if let Some(last) = recall.find(shape, request.uri(), &settings) {
+        let mut last = if let Some(last) = recall.find(shape, request.uri(), &self.settings.read()) {
             last
         } else {
+            let settings = self.settings();
             let asked = TokenRequest::parse(shape, request.uri().query(), None)?;
             let allowed = self.judge(caller, asked, &settings)?;
             recall.keep(shape, request.uri(), settings, allowed)
