@@ -39,7 +39,6 @@ pub struct Waiting<'e> {
     engine: &'e Engine,
     id: WaiterId,
     receiver: oneshot::Receiver<Answer>,
-    since: Duration,
 }
 
 /// The broker at work.
@@ -93,7 +92,6 @@ impl Engine {
                     engine: self,
                     id,
                     receiver,
-                    since: now.boot,
                 })
             }
         })
@@ -228,11 +226,9 @@ impl Engine {
 }
 
 impl Waiting<'_> {
-    /// The answer, and how long it took to have it.
-    pub async fn answer(mut self) -> (Answer, Duration) {
-        let answer = (&mut self.receiver).await;
-        let waited = self.engine.now().boot.saturating_sub(self.since);
-        (answer.unwrap_or(Err(Unserved::TimedOut(None))), waited)
+    /// The answer, once there is one.
+    pub async fn answer(mut self) -> Answer {
+        (&mut self.receiver).await.unwrap_or(Err(Unserved::TimedOut(None)))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::process::Command;
 use std::thread;
 
@@ -417,9 +418,9 @@ fn a_stop_lets_running_requests_end_and_takes_the_socket_away() {
     eventually("the request is under way", || emulator.count() == 1);
     daemon.signal(Signal::SIGTERM);
     // A connection that was made in time is served too.
-    std::io::Write::write_all(&mut waiting, request("GET", "/live", &[], "").as_bytes()).unwrap();
+    waiting.write_all(request("GET", "/live", &[], "").as_bytes()).unwrap();
     let mut late = String::new();
-    std::io::Read::read_to_string(&mut waiting, &mut late).unwrap();
+    waiting.read_to_string(&mut late).unwrap();
     assert!(
         late.starts_with("HTTP/1.1 200") && late.to_ascii_lowercase().contains("connection: close"),
         "{late:?}"
@@ -430,23 +431,35 @@ fn a_stop_lets_running_requests_end_and_takes_the_socket_away() {
 }
 
 #[test]
+fn a_stop_waits_for_no_connection_that_asks_nothing() {
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start(&emulator, "");
+    let _silent = daemon.connect();
+    let mut kept = daemon.connect();
+    for _ in 0..2 {
+        let request = request("GET", "/live", &[], "").replace("Connection: close\r\n", "");
+        kept.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 4096];
+        let length = kept.read(&mut answer).unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!daemon.log().contains("cut off"), "{}", daemon.log());
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn a_second_signal_stops_at_once() {
     let emulator = Emulator::start(&[]);
     emulator.script("[[fault]]\ntimes = 0\ndelay = \"1h\"\n");
     let mut daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"10m\"\n");
     let _held = {
         let mut stream = daemon.connect();
-        std::io::Write::write_all(
-            &mut stream,
-            request(
-                "GET",
-                &format!("/oauth2/token?resource={STORAGE}"),
-                &["Metadata: true"],
-                "",
-            )
-            .as_bytes(),
-        )
-        .unwrap();
+        let target = format!("/oauth2/token?resource={STORAGE}");
+        stream
+            .write_all(request("GET", &target, &["Metadata: true"], "").as_bytes())
+            .unwrap();
         stream
     };
     eventually("the request is under way", || emulator.count() == 1);

@@ -272,15 +272,13 @@ impl Server {
         let service = service_fn(|request| self.answer(&session, request));
         let connection = http(header_timeout).serve_connection(stream, service);
         tokio::pin!(connection);
-        let end = match self.until_stopped(connection.as_mut()).await {
-            Some(end) => end,
-            None => match tokio::time::timeout(LAST_CALL, connection.as_mut()).await {
-                Ok(end) => end,
-                Err(_) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            },
+        let end = if let Some(end) = self.until_stopped(connection.as_mut()).await {
+            end
+        } else if let Ok(end) = tokio::time::timeout(LAST_CALL, connection.as_mut()).await {
+            end
+        } else {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         };
         if let Err(error) = end {
             debug!(uid = session.caller.uid, %error, "connection ended early");

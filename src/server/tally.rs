@@ -12,8 +12,9 @@ use crate::observe::labels::{self, Outcome};
 pub struct Tally<'a> {
     server: &'a Server,
     route: labels::Route,
-    /// What had to be waited for; the rest of a request takes microseconds, less than a look at the clock is worth.
-    waited: Duration,
+    /// Since when the answer is waited for. One that is there at once takes microseconds, less than a look at the clock is
+    /// worth.
+    since: Option<Duration>,
     outcome: Outcome,
 }
 
@@ -23,14 +24,14 @@ impl<'a> Tally<'a> {
         Self {
             server,
             route: label(route),
-            waited: Duration::ZERO,
+            since: None,
             outcome: Outcome::Abandoned,
         }
     }
 
-    /// The token had to be waited for.
-    pub fn waited(&mut self, waited: Duration) {
-        self.waited = waited;
+    /// The answer must be waited for.
+    pub fn waits(&mut self) {
+        self.since = Some(self.server.engine.now().boot);
     }
 
     /// There is an answer.
@@ -52,7 +53,10 @@ impl Drop for Tally<'_> {
         let metrics = &self.server.metrics;
         metrics.requests.inc((self.route, self.outcome));
         if self.route.has_tokens() && self.outcome != Outcome::Abandoned {
-            metrics.request_duration.observe(self.waited.as_secs_f64());
+            let waited = self.since.map_or(Duration::ZERO, |since| {
+                self.server.engine.now().boot.saturating_sub(since)
+            });
+            metrics.request_duration.observe(waited.as_secs_f64());
         }
     }
 }
