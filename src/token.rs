@@ -2,7 +2,7 @@
 //!
 //! A [`Token`] cannot be printed: no `Display`, a `Debug` without the secret, and its bytes are wiped when the last
 //! holder lets go (best effort: what the kernel or the allocator copied is out of reach). It is kept once, inside the
-//! JSON that every answer ends with, so that serving it copies nothing.
+//! JSON that every answer ends with, so that serving it leaves no copy behind.
 
 use std::fmt;
 use std::time::Duration;

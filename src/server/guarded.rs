@@ -1,4 +1,5 @@
-//! A connection, with what hyper leaves undone: an end to waiting for a peer that does not read, and an eye on framing.
+//! A connection, with what hyper leaves undone: an end to waiting for a peer that does not read, an eye on framing, and
+//! small answers in one piece.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice};
