@@ -73,6 +73,9 @@ struct Document<'a> {
     format: u32,
     boot_id: String,
     uid: u32,
+    /// Whose failures the entries tell of.
+    #[serde(default)]
+    endpoint: String,
     #[serde(borrow)]
     keys: Vec<Entry<'a>>,
 }
@@ -116,7 +119,7 @@ impl Carrier {
 
     /// Fills the cache with what the former life left.
     pub fn restore(&mut self, engine: &Arc<Engine>) {
-        match self.take_back(engine.now()) {
+        match self.take_back(engine.now(), &engine.endpoint()) {
             Ok(carried) if carried.is_empty() => {}
             Ok(carried) => {
                 info!(
@@ -140,13 +143,13 @@ impl Carrier {
 
     /// Puts the cache as it is now into the store.
     pub fn save(&mut self, engine: &Engine) {
-        if let Err(error) = self.hand_over(&engine.carry()) {
+        if let Err(error) = self.hand_over(&engine.carry(), engine.endpoint()) {
             warn!(%error, "systemd cannot be handed the cache: a restart would start with an empty one");
         }
     }
 
     /// What the former life left; nothing if it left nothing.
-    fn take_back(&mut self, now: Now) -> Result<Vec<Carried>, Odd> {
+    fn take_back(&mut self, now: Now, endpoint: &str) -> Result<Vec<Carried>, Odd> {
         let Some(file) = &mut self.held else {
             return Ok(Vec::new());
         };
@@ -161,10 +164,10 @@ impl Carrier {
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default()));
         file.rewind()?;
         file.take(size).read_to_end(&mut bytes)?;
-        self.judge(&bytes, now)
+        self.judge(&bytes, now, endpoint)
     }
 
-    fn judge(&self, bytes: &[u8], now: Now) -> Result<Vec<Carried>, Odd> {
+    fn judge(&self, bytes: &[u8], now: Now, endpoint: &str) -> Result<Vec<Carried>, Odd> {
         let Format { format } = serde_json::from_slice(bytes).map_err(|_| Odd::Format)?;
         if format != FORMAT {
             return Err(Odd::Format);
@@ -176,16 +179,22 @@ impl Carrier {
         if document.uid != geteuid().as_raw() {
             return Err(Odd::OtherUser);
         }
-        Ok(document
+        let mut carried: Vec<Carried> = document
             .keys
             .into_iter()
             .filter_map(|entry| entry.into_carried(now))
-            .collect())
+            .collect();
+        if document.endpoint != endpoint {
+            for carried in &mut carried {
+                carried.forget_failure(now);
+            }
+        }
+        Ok(carried)
     }
 
     /// Puts `carried` into the store in place of what is there, whose memory is given back.
-    fn hand_over(&mut self, carried: &[Carried]) -> io::Result<()> {
-        let file = sealed(&self.document(carried)?)?;
+    fn hand_over(&mut self, carried: &[Carried], endpoint: String) -> io::Result<()> {
+        let file = sealed(&self.document(carried, endpoint)?)?;
         // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
         sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)])?;
         sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
@@ -195,11 +204,12 @@ impl Carrier {
         Ok(())
     }
 
-    fn document(&self, carried: &[Carried]) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn document(&self, carried: &[Carried], endpoint: String) -> io::Result<Zeroizing<Vec<u8>>> {
         let document = Document {
             format: FORMAT,
             boot_id: self.boot_id.clone(),
             uid: geteuid().as_raw(),
+            endpoint,
             keys: carried.iter().map(Entry::try_from).collect::<Result<_, _>>()?,
         };
         // Sized for all of it at once: a buffer that grows leaves copies of tokens behind.
@@ -281,6 +291,8 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::failure::{Class, Failure};
 
+    const ENDPOINT: &str = "http://127.0.0.1:9/token";
+
     fn now() -> Now {
         SystemClock.now()
     }
@@ -314,7 +326,9 @@ mod tests {
     }
 
     fn document(carried: &[Carried]) -> Zeroizing<Vec<u8>> {
-        passed(sealed(b"").unwrap()).document(carried).unwrap()
+        passed(sealed(b"").unwrap())
+            .document(carried, ENDPOINT.to_owned())
+            .unwrap()
     }
 
     #[test]
@@ -327,7 +341,7 @@ mod tests {
         };
         let mut left = vec![carried("a", 3600), failing];
         left[0].key = key("a").with_capabilities("cp1").unwrap();
-        let back = next_life(&document(&left)).take_back(now()).unwrap();
+        let back = next_life(&document(&left)).take_back(now(), ENDPOINT).unwrap();
         assert_eq!(back.len(), 2);
         for (before, after) in left.iter().zip(&back) {
             assert_eq!(
@@ -342,19 +356,37 @@ mod tests {
     }
 
     #[test]
+    fn failures_of_another_endpoint_are_left_behind_and_its_tokens_are_not() {
+        let failing = Carried {
+            trouble: Some(Trouble::new(Arc::new(Failure::new(Class::Throttled(None), "HTTP 429")))),
+            next_try: now().boot + Duration::from_secs(300),
+            ..carried("a", 3600)
+        };
+        let bytes = document(&[failing, carried("b", 3600)]);
+        let there = next_life(&bytes).take_back(now(), "http://127.0.0.1:10/token").unwrap();
+        assert!(there[0].trouble.is_none() && there[0].next_try <= now().boot);
+        assert_eq!(there[1].next_try, Duration::from_secs(9), "nothing had failed");
+        assert!(there.iter().all(|carried| carried.token.is_some()));
+        let here = next_life(&bytes).take_back(now(), ENDPOINT).unwrap();
+        assert!(here[0].trouble.is_some() && here[0].next_try > now().boot);
+    }
+
+    #[test]
     fn a_token_that_no_upstream_could_give_now_is_left_behind_and_its_key_kept() {
         let bytes = document(&[carried("a", 3600)]);
         let later = Now {
             wall: now().wall + Duration::from_secs(3601),
             ..now()
         };
-        let back = next_life(&bytes).take_back(later).unwrap();
+        let back = next_life(&bytes).take_back(later, ENDPOINT).unwrap();
         assert!(back[0].token.is_none());
         let text = String::from_utf8(bytes.to_vec())
             .unwrap()
             .replace("\"abc\"", "\"other\"");
         assert!(
-            next_life(text.as_bytes()).take_back(now()).unwrap()[0].token.is_none(),
+            next_life(text.as_bytes()).take_back(now(), ENDPOINT).unwrap()[0]
+                .token
+                .is_none(),
             "another identity's token"
         );
     }
@@ -362,7 +394,7 @@ mod tests {
     #[test]
     fn anything_odd_is_not_believed() {
         let good = String::from_utf8(document(&[carried("a", 3600)]).to_vec()).unwrap();
-        let odd = |text: &str| next_life(text.as_bytes()).take_back(now()).unwrap_err();
+        let odd = |text: &str| next_life(text.as_bytes()).take_back(now(), ENDPOINT).unwrap_err();
         assert!(matches!(odd(""), Odd::Format));
         assert!(matches!(
             odd(&good.replace("\"format\":1", "\"format\":2")),
@@ -377,13 +409,22 @@ mod tests {
         File::from(unsealed.try_clone().unwrap())
             .write_all(good.as_bytes())
             .unwrap();
-        assert!(matches!(passed(unsealed).take_back(now()).unwrap_err(), Odd::NotSealed));
+        assert!(matches!(
+            passed(unsealed).take_back(now(), ENDPOINT).unwrap_err(),
+            Odd::NotSealed
+        ));
         let plain: OwnedFd = tempfile::tempfile().unwrap().into();
-        assert!(matches!(passed(plain).take_back(now()).unwrap_err(), Odd::NotSealed));
+        assert!(matches!(
+            passed(plain).take_back(now(), ENDPOINT).unwrap_err(),
+            Odd::NotSealed
+        ));
         let large = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         nix::unistd::ftruncate(&large, i64::try_from(MAX_SIZE).unwrap() + 1).unwrap();
         fcntl(&large, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
-        assert!(matches!(passed(large).take_back(now()).unwrap_err(), Odd::TooLarge));
+        assert!(matches!(
+            passed(large).take_back(now(), ENDPOINT).unwrap_err(),
+            Odd::TooLarge
+        ));
     }
 
     #[test]

@@ -125,8 +125,14 @@ impl Engine {
 
     /// Takes over a new configuration; fetches under way end as they began.
     pub fn reconfigure(self: &Arc<Self>, policy: Policy, upstream: Upstream) {
-        *self.upstream.lock() = Arc::new(upstream);
-        self.with(|state, now, effects| state.broker.reconfigure(now, policy, effects));
+        let former = std::mem::replace(&mut *self.upstream.lock(), Arc::new(upstream));
+        let moved = former.uri().to_string() != self.endpoint();
+        self.with(|state, now, effects| {
+            state.broker.reconfigure(now, policy, effects);
+            if moved {
+                state.broker.upstream_changed(now, effects);
+            }
+        });
     }
 
     /// The endpoint that tokens come from.

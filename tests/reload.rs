@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{Daemon, Emulator, MANAGEMENT, STORAGE, eventually};
+use common::{Daemon, Emulator, MANAGEMENT, STORAGE, eventually, upstream};
 
 /// How many keys are warm.
 fn warm(daemon: &Daemon) -> usize {
@@ -95,4 +95,20 @@ fn a_bad_file_or_another_socket_changes_nothing_and_says_so() {
     }
     daemon.reload(without_warm);
     assert_eq!(warm(&daemon), 0);
+}
+
+#[test]
+fn what_failed_at_one_endpoint_is_not_waited_out_at_another() {
+    let (throttled, good) = (Emulator::start(&[]), Emulator::start(&[]));
+    throttled.script("[[fault]]\ntimes = 0\nstatus = 429\nretry_after = \"300\"\n");
+    let daemon = Daemon::start(&throttled, "");
+    assert_eq!(daemon.token(STORAGE).status, 429);
+    daemon.token(MANAGEMENT);
+    assert_eq!(throttled.count(), 1, "one 429 silences all keys");
+    daemon.reload(&upstream(&throttled));
+    assert_eq!(daemon.token(STORAGE).status, 429, "the same endpoint has still said so");
+    daemon.reload(&upstream(&good));
+    daemon.token(STORAGE).access_token();
+    daemon.token(MANAGEMENT).access_token();
+    assert_eq!(throttled.count(), 1);
 }

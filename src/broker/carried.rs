@@ -71,6 +71,13 @@ impl Broker {
 }
 
 impl Carried {
+    /// What failed was the doing of an upstream that is not asked any more.
+    pub fn forget_failure(&mut self, now: Now) {
+        if self.trouble.take().is_some() {
+            self.next_try = now.boot;
+        }
+    }
+
     /// No time of the former life may lie further ahead than this life would set it.
     fn into_slot(self, warm: bool, now: Now) -> Slot {
         let lease = self

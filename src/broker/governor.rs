@@ -135,6 +135,11 @@ impl Governor {
         Some(window.max(throttle).max(now))
     }
 
+    /// Whoever said the 429 is not asked any more.
+    pub fn lift_throttle(&mut self) {
+        self.throttle = None;
+    }
+
     /// The throttle in force.
     pub fn throttled(&self, now: Duration) -> Option<&Throttle> {
         self.throttle.as_ref().filter(|throttle| throttle.until > now)

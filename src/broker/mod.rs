@@ -161,6 +161,21 @@ impl Broker {
         self.tick(now, effects);
     }
 
+    /// Another upstream is asked from now on: what the former one failed in is no reason to keep still. What can be
+    /// served is served as before.
+    pub fn upstream_changed(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.governor.lift_throttle();
+        for key in self.store.keys() {
+            if let Some(slot) = self.store.get_mut(&key)
+                && (slot.trouble.is_some() || slot.lease.is_none())
+            {
+                slot.next_try = slot.next_try.min(now.boot);
+            }
+            self.reschedule(&key);
+        }
+        self.tick(now, effects);
+    }
+
     /// The 429 for whose sake nothing is asked now.
     pub fn throttle(&self, now: Now) -> Option<Arc<Failure>> {
         let throttle = self.governor.throttled(now.boot)?;

@@ -34,6 +34,8 @@ pub enum Op {
     Mood(Mood),
     /// The configuration changes to this [`policy`].
     Reload(usize),
+    /// Another upstream is asked from now on.
+    Move,
     /// The process ends, and the next one takes over what it left.
     Restart,
 }

@@ -114,6 +114,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => mood.prop_map(Op::Mood),
         1 => (0_usize..15).prop_map(Op::Reload),
         1 => Just(Op::Restart),
+        1 => Just(Op::Move),
     ]
 }
 

@@ -21,6 +21,29 @@ impl World {
         self.apply(effects)
     }
 
+    /// Nothing that the former one failed in is waited out.
+    pub(super) fn upstream_changes(&mut self) -> Kept {
+        (self.silent_until, self.may_be_silent_until) = (self.now.boot, self.now.boot);
+        for model in &mut self.models {
+            if let Some((_, until)) = &mut model.failing {
+                *until = (*until).min(self.now.boot);
+            }
+        }
+        let mut effects = Vec::new();
+        self.broker.upstream_changed(self.now, &mut effects);
+        self.apply(effects)?;
+        for entry in self.broker.entries(self.now) {
+            promise!(
+                entry.last_failure.is_none() || entry.fetching || entry.next_in.is_zero(),
+                "another upstream is asked at once",
+                "{}: in {:?}",
+                entry.key,
+                entry.next_in
+            );
+        }
+        Ok(())
+    }
+
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
     pub(super) fn restart(&mut self) -> Kept {
         let carried = self.broker.carry();

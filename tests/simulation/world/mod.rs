@@ -117,6 +117,7 @@ impl World {
             Op::Tick => self.tick()?,
             Op::Mood(mood) => self.mood = mood,
             Op::Reload(n) => self.reload(n)?,
+            Op::Move => self.upstream_changes()?,
             Op::Restart => self.restart()?,
         }
         self.inspect()
