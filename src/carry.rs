@@ -26,6 +26,7 @@ use crate::broker::{Carried, Trouble};
 use crate::clock::Now;
 use crate::engine::Engine;
 use crate::key::{Identity, Key, Resource};
+use crate::notify;
 use crate::upstream;
 
 /// What `FDNAME=` calls the memfd in the store.
@@ -105,6 +106,8 @@ struct Entry<'a> {
 pub struct Carrier {
     held: Option<File>,
     boot_id: String,
+    /// The cache could not be handed over, and this was said.
+    failing: bool,
 }
 
 impl Carrier {
@@ -114,6 +117,7 @@ impl Carrier {
         managed.then(|| Self {
             held: passed.map(File::from),
             boot_id: boot_id(),
+            failing: false,
         })
     }
 
@@ -135,15 +139,22 @@ impl Carrier {
     /// Keeps the store up to date with the cache, at most once in [`PAUSE`]. Never returns.
     pub async fn follow(&mut self, engine: &Engine) {
         loop {
-            engine.changed().await;
+            // What could not be handed over is handed over as soon as it can be.
+            if !self.failing {
+                engine.changed().await;
+            }
             self.save(engine);
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Puts the cache as it is now into the store.
+    /// Puts the cache as it is now into the store. Why it is not there is said once, until it is again.
     pub fn save(&mut self, engine: &Engine) {
-        if let Err(error) = self.hand_over(&engine.carry(), engine.endpoint()) {
+        let result = self.hand_over(&engine.carry(), engine.endpoint());
+        let said = std::mem::replace(&mut self.failing, result.is_err());
+        if let Err(error) = result
+            && !said
+        {
             warn!(%error, "systemd cannot be handed the cache: a restart would start with an empty one");
         }
     }
@@ -196,8 +207,8 @@ impl Carrier {
     fn hand_over(&mut self, carried: &[Carried], endpoint: String) -> io::Result<()> {
         let file = sealed(&self.document(carried, endpoint)?)?;
         // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
-        sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)])?;
-        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
+        notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)])?;
+        notify::with_descriptor(&[NotifyState::FdStore, NotifyState::FdName(NAME)], Some(file.as_fd()))?;
         if let Some(old) = self.held.replace(file) {
             old.set_len(0)?;
         }

@@ -181,7 +181,6 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         info!(%address, "serving monitoring agents");
         accepting.spawn(Arc::clone(&server).run(bound, Gate::Monitor));
     }
-    manager::ready();
     tokio::spawn({
         let server = Arc::clone(&server);
         manager::keep_informed(move || server.health())

@@ -26,6 +26,7 @@
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
 //! | [`harden`] | what the process asks the kernel to keep others from |
+//! | [`notify`] | telling systemd something, without waiting for it |
 //! | [`descriptors`] | room for callers, and some kept from them |
 //! | [`token`], [`failure`], [`key`], [`beat`], [`clock`] | the values that the others speak in |
 //!
@@ -47,6 +48,7 @@ pub mod failure;
 pub mod fuzz;
 pub mod harden;
 pub mod key;
+pub mod notify;
 pub mod observe;
 pub mod server;
 pub mod token;

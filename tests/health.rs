@@ -439,3 +439,39 @@ async fn a_machine_that_slept_longer_than_its_tokens_live_asks_before_it_is_read
     let _broker = tokio::spawn(Arc::clone(&parts.engine).run());
     parts.await_state(State::Ok).await;
 }
+
+#[test]
+fn a_service_manager_that_does_not_read_keeps_nobody_from_a_token() {
+    let directory = directory();
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let others = UnixDatagram::unbound().unwrap();
+    others.set_nonblocking(true).unwrap();
+    others.connect(&socket).unwrap();
+    while others.send(b"WATCHDOG=1").is_ok() {}
+    let how = How {
+        environment: vec![
+            ("NOTIFY_SOCKET", socket.to_str().unwrap().to_owned()),
+            ("WATCHDOG_USEC", "200000".to_owned()),
+        ],
+        ..How::default()
+    };
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start_how(&emulator, "", how);
+    daemon.token(STORAGE).access_token();
+    eventually("it says so", || {
+        let log = daemon.log();
+        log.contains("systemd cannot be told how we are") && log.contains("systemd cannot be handed the cache")
+    });
+    daemon.token(STORAGE).access_token();
+
+    // What it could not say is said as soon as it can be.
+    let mut missing = vec!["READY=1", "FDSTORE=1", "STATUS=serving"];
+    let mut buffer = [0; 4096];
+    while !missing.is_empty() {
+        let length = manager.recv(&mut buffer).unwrap();
+        let message = std::str::from_utf8(&buffer[..length]).unwrap();
+        missing.retain(|part| !message.contains(part));
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -10,25 +10,25 @@ use tracing::{error, info, warn};
 
 use super::events;
 use super::health::{Health, State};
+use crate::notify;
 
+/// A start that is not told would be taken for one that failed, so it is told again after this.
+const SOON: Duration = Duration::from_millis(100);
 /// How we are is looked at this often.
 const PERIOD: Duration = Duration::from_secs(5);
-
-/// Configured, and callers are accepted.
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
-}
 
 /// No more callers are accepted.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog for as long as we live, keeps the line of `systemctl status`, and logs each change of our state.
-/// Never returns.
+/// Says that we are ready, feeds the watchdog for as long as we live, keeps the line of `systemctl status`, and logs each
+/// change of our state. Callers are accepted when this begins. Never returns.
 pub async fn keep_informed(health: impl Fn() -> Health) {
     let pause = sd_notify::watchdog_enabled().map_or(PERIOD, |limit| PERIOD.min(limit / 2));
     let mut spare = spare_descriptor();
+    // What is not said yet, since systemd may not read for a while.
+    let mut ready = false;
     let mut told = String::new();
     let mut logged = State::Ok;
     loop {
@@ -36,6 +36,7 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
         // Each message takes a descriptor for a moment. One is kept for that, or a daemon that is merely out of them would
         // be taken for dead.
         drop(spare.take());
+        ready = ready || tell(&[NotifyState::Ready]);
         if health.live {
             tell(&[NotifyState::Watchdog]);
         }
@@ -49,7 +50,7 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
             told = line;
         }
         spare = spare_descriptor();
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(if ready { pause } else { SOON }).await;
     }
 }
 
@@ -73,7 +74,7 @@ fn log(state: State, line: &str) {
 /// Whether it went out; why not is said once, until it does again.
 fn tell(state: &[NotifyState<'_>]) -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let result = sd_notify::notify(state);
+    let result = notify::notify(state);
     let said = SAID.swap(result.is_err(), Ordering::Relaxed);
     if let Err(error) = &result
         && !said
