@@ -1,6 +1,7 @@
 //! The wiring, which reads as a story: configuration, log, socket, broker, ready, signals, drain.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Once};
@@ -27,7 +28,7 @@ use crate::observe::log::{self, LogHandle};
 use crate::observe::manager;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
-use crate::server::{self, BindError, Bounds, Gate, Passed, Server, Settings};
+use crate::server::{self, BindError, Bounds, Gate, Passed, Sdk, Server, Settings};
 use crate::upstream::Upstream;
 
 /// Gets the access tokens of an Azure VM's managed identities, keeps them fresh and serves them over a Unix socket.
@@ -173,10 +174,11 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     let mut accepting = JoinSet::new();
     accepting.spawn(Arc::clone(&server).run(unix, Gate::Unix));
     info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
-    if let Some(sdk) = sdk {
-        info!(address = %sdk.address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
-        accepting.spawn(Arc::clone(&server).run(sdk.bound, sdk.gate));
-    }
+    let sdk = sdk.map(|Sdk { bound, gate, address }| {
+        info!(%address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
+        accepting.spawn(Arc::clone(&server).run(bound, gate));
+        address
+    });
     if let Some((bound, address)) = monitor {
         info!(%address, "serving monitoring agents");
         accepting.spawn(Arc::clone(&server).run(bound, Gate::Monitor));
@@ -193,12 +195,12 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
                 // Who sends a signal is not told what became of it.
-                Some(SIGHUP) => _ = reload(config_path, &mut config, log, &engine, &server),
+                Some(SIGHUP) => _ = reload(config_path, &mut config, log, &engine, &server, sdk),
                 _ => break,
             },
             Some(asked) = asked_to_reload.recv() => {
                 // Whoever asked may have hung up meanwhile.
-                _ = asked.send(reload(config_path, &mut config, log, &engine, &server));
+                _ = asked.send(reload(config_path, &mut config, log, &engine, &server, sdk));
             }
         }
     }
@@ -242,27 +244,30 @@ fn reload(
     log: &LogHandle,
     engine: &Arc<Engine>,
     server: &Server,
+    sdk: Option<SocketAddr>,
 ) -> Result<(), String> {
+    let refused = |why: String| {
+        for line in why.lines() {
+            error!(
+                message_id = events::CONFIGURATION_REJECTED,
+                outcome = "rejected",
+                "reload refused, the running configuration stays: {line}"
+            );
+        }
+        Err(why)
+    };
     let loaded = match config::load(path) {
         Ok(loaded) => loaded.config,
-        Err(problems) => {
-            for problem in problems.iter() {
-                error!(
-                    message_id = events::CONFIGURATION_REJECTED,
-                    outcome = "rejected",
-                    "reload refused, the running configuration stays: {problem}"
-                );
-            }
-            return Err(problems.to_string());
-        }
+        Err(problems) => return refused(problems.to_string()),
     };
     if loaded.listen != config.listen {
-        error!(
-            message_id = events::CONFIGURATION_REJECTED,
-            outcome = "rejected",
-            "reload refused, the running configuration stays: [listen] changed: restart needed"
-        );
-        return Err("[listen] changed: restart needed".to_owned());
+        return refused("[listen] changed: restart needed".to_owned());
+    }
+    // Where systemd's socket listens no file says.
+    if let Some(address) = sdk
+        && config::reaches(&loaded.upstream.endpoint, address)
+    {
+        return refused(BindError::Loop(address).to_string());
     }
     *config = loaded;
     log.set_level(config.log.level);

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -504,16 +504,19 @@ fn systemds_sockets_are_taken_by_name_and_callers_wait_in_them_over_a_restart() 
     let second = activate(path, &sockets);
     assert_eq!(exchange(waiting, "").status, 200);
     assert_eq!(sdk.token(STORAGE).status, 200, "the secret is still the same");
+    let config = fs::read_to_string(path.join("config.toml")).unwrap();
+    let asks_itself = config.replace(&emulator.address, &sdk.address);
+    write(&path.join("config.toml"), &asks_itself);
+    let reload = "POST /reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let reload = exchange(UnixStream::connect(path.join("s")).unwrap(), reload);
+    assert_eq!(reload.status, 409, "{}", reload.body);
+    assert!(reload.body.contains("would ask itself"), "{}", reload.body);
+    assert_eq!(sdk.token(MANAGEMENT).status, 200, "the endpoint is the same as before");
     assert_eq!(second.stop(), Some(0));
 
     let open = TcpListener::bind("0.0.0.0:0").unwrap();
     let mut refused = activate(path, &[(open.as_fd(), "sdk"), (unix.as_fd(), "msi-tokend.socket")]);
     assert_eq!(refused.code(), Some(71), "other machines could call");
-    let config = fs::read_to_string(path.join("config.toml")).unwrap();
-    write(
-        &path.join("config.toml"),
-        &config.replace(&emulator.address, &sdk.address),
-    );
     let mut refused = activate(path, &sockets);
     assert_eq!(refused.code(), Some(78), "the daemon would ask itself");
 }
