@@ -77,7 +77,7 @@ impl Engine {
             observer,
             rearm: Notify::new(),
             changed: Notify::new(),
-            beat: Beat::new(now),
+            beat: Beat::default(),
         })
     }
 
@@ -107,7 +107,7 @@ impl Engine {
                 state.armed = state.broker.next_wake(now).map_or(latest, |wake| wake.min(latest));
                 (now, state.armed)
             });
-            self.beat.strike(now);
+            self.beat.strike();
             // Either end of the pause leads to the same round.
             _ = timeout(armed.saturating_sub(now.boot), self.rearm.notified()).await;
         }
@@ -115,7 +115,7 @@ impl Engine {
 
     /// Whether the timer has come round lately.
     pub fn beats(&self) -> bool {
-        self.beat.is_recent(self.now())
+        self.beat.is_recent()
     }
 
     /// The time as everything in here sees it.

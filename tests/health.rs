@@ -376,6 +376,13 @@ impl Parts {
     }
 }
 
+/// By the clock that loops pause by.
+async fn eleven_seconds_later() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+}
+
 #[tokio::test]
 async fn a_loop_that_stands_still_is_stuck_and_live_when_it_comes_round_again() {
     let (emulator, directory) = (Emulator::start(&[]), directory());
@@ -386,7 +393,7 @@ async fn a_loop_that_stands_still_is_stuck_and_live_when_it_comes_round_again() 
     parts.await_state(State::Ok).await;
 
     broker.abort();
-    *parts.clock.boot.lock() += 11;
+    eleven_seconds_later().await;
     let health = parts.await_state(State::Stuck).await;
     assert!(
         !health.live && health.problems[0].contains("stands still"),
@@ -396,7 +403,7 @@ async fn a_loop_that_stands_still_is_stuck_and_live_when_it_comes_round_again() 
     parts.await_state(State::Ok).await;
 
     accepting.abort();
-    *parts.clock.boot.lock() += 11;
+    eleven_seconds_later().await;
     assert!(!parts.await_state(State::Stuck).await.live);
 }
 
@@ -432,6 +439,10 @@ async fn a_machine_that_slept_longer_than_its_tokens_live_asks_before_it_is_read
     parts.await_state(State::Ok).await;
     broker.abort();
     *parts.clock.boot.lock() += 7200;
+    assert!(
+        parts.server.health().live,
+        "the machine slept, and no loop stands still"
+    );
     assert!(
         !parts.server.health().ready,
         "the token is over by the clock that counts sleep"

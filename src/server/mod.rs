@@ -156,11 +156,11 @@ impl Server {
             Gate::Unix | Gate::Sdk { .. } => &self.seats,
         };
         let gate = Arc::new(gate);
-        let beat = Arc::new(Beat::new(self.engine.now()));
+        let beat = Arc::new(Beat::default());
         self.beats.lock().push(Arc::clone(&beat));
         loop {
             let now = self.engine.now();
-            beat.strike(now);
+            beat.strike();
             self.audit.tick(now.boot);
             tokio::select! {
                 () = self.stopping.cancelled() => break,
@@ -179,8 +179,7 @@ impl Server {
 
     /// Whether the daemon's own loops come round.
     fn is_live(&self) -> bool {
-        let now = self.engine.now();
-        self.beats.lock().iter().all(|beat| beat.is_recent(now)) && self.engine.beats()
+        self.beats.lock().iter().all(|beat| beat.is_recent()) && self.engine.beats()
     }
 
     /// How the daemon fares.
