@@ -34,6 +34,9 @@ pub const NAME: &str = "tokens";
 
 /// A write costs a few milliseconds with a thousand tokens, and the one thread has callers to serve.
 const PAUSE: Duration = Duration::from_secs(3);
+/// At the end it is tried so often once more, this long apart.
+const LAST_TRIES: u32 = 40;
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// The form of [`Document`]; any other starts empty.
 const FORMAT: u32 = 1;
 /// Ten thousand of the largest tokens; more was not written by us.
@@ -74,9 +77,8 @@ struct Document<'a> {
     format: u32,
     boot_id: String,
     uid: u32,
-    /// Whose failures the entries tell of.
-    #[serde(default)]
-    endpoint: String,
+    /// Whose failures the entries tell of; not said by the first version.
+    upstream: Option<String>,
     #[serde(borrow)]
     keys: Vec<Entry<'a>>,
 }
@@ -106,8 +108,8 @@ struct Entry<'a> {
 pub struct Carrier {
     held: Option<File>,
     boot_id: String,
-    /// The cache could not be handed over, and this was said.
-    failing: bool,
+    /// Why the cache could not be handed over, which was said.
+    failing: Option<io::ErrorKind>,
 }
 
 impl Carrier {
@@ -117,13 +119,13 @@ impl Carrier {
         managed.then(|| Self {
             held: passed.map(File::from),
             boot_id: boot_id(),
-            failing: false,
+            failing: None,
         })
     }
 
     /// Fills the cache with what the former life left.
     pub fn restore(&mut self, engine: &Arc<Engine>) {
-        match self.take_back(engine.now(), &engine.endpoint()) {
+        match self.take_back(engine.now(), &engine.upstream_name()) {
             Ok(carried) if carried.is_empty() => {}
             Ok(carried) => {
                 info!(
@@ -139,8 +141,7 @@ impl Carrier {
     /// Keeps the store up to date with the cache, at most once in [`PAUSE`]. Never returns.
     pub async fn follow(&mut self, engine: &Engine) {
         loop {
-            // What could not be handed over is handed over as soon as it can be.
-            if !self.failing {
+            if !self.can_be_retried() {
                 engine.changed().await;
             }
             self.save(engine);
@@ -150,8 +151,9 @@ impl Carrier {
 
     /// Puts the cache as it is now into the store. Why it is not there is said once, until it is again.
     pub fn save(&mut self, engine: &Engine) {
-        let result = self.hand_over(&engine.carry(), engine.endpoint());
-        let said = std::mem::replace(&mut self.failing, result.is_err());
+        let result = self.hand_over(&engine.carry(), engine.upstream_name());
+        let kind = result.as_ref().err().map(io::Error::kind);
+        let said = std::mem::replace(&mut self.failing, kind).is_some();
         if let Err(error) = result
             && !said
         {
@@ -159,8 +161,25 @@ impl Carrier {
         }
     }
 
+    /// The last [`Carrier::save`]: nobody is served any more, so it may take a moment.
+    pub async fn close(&mut self, engine: &Engine) {
+        self.save(engine);
+        for _ in 0..LAST_TRIES {
+            if !self.can_be_retried() {
+                break;
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+            self.save(engine);
+        }
+    }
+
+    /// systemd did not read, which it may do again.
+    fn can_be_retried(&self) -> bool {
+        self.failing == Some(io::ErrorKind::WouldBlock)
+    }
+
     /// What the former life left; nothing if it left nothing.
-    fn take_back(&mut self, now: Now, endpoint: &str) -> Result<Vec<Carried>, Odd> {
+    fn take_back(&mut self, now: Now, upstream: &str) -> Result<Vec<Carried>, Odd> {
         let Some(file) = &mut self.held else {
             return Ok(Vec::new());
         };
@@ -175,10 +194,10 @@ impl Carrier {
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default()));
         file.rewind()?;
         file.take(size).read_to_end(&mut bytes)?;
-        self.judge(&bytes, now, endpoint)
+        self.judge(&bytes, now, upstream)
     }
 
-    fn judge(&self, bytes: &[u8], now: Now, endpoint: &str) -> Result<Vec<Carried>, Odd> {
+    fn judge(&self, bytes: &[u8], now: Now, upstream: &str) -> Result<Vec<Carried>, Odd> {
         let Format { format } = serde_json::from_slice(bytes).map_err(|_| Odd::Format)?;
         if format != FORMAT {
             return Err(Odd::Format);
@@ -195,7 +214,7 @@ impl Carrier {
             .into_iter()
             .filter_map(|entry| entry.into_carried(now))
             .collect();
-        if document.endpoint != endpoint {
+        if document.upstream.is_some_and(|name| name != upstream) {
             for carried in &mut carried {
                 carried.forget_failure(now);
             }
@@ -204,8 +223,8 @@ impl Carrier {
     }
 
     /// Puts `carried` into the store in place of what is there, whose memory is given back.
-    fn hand_over(&mut self, carried: &[Carried], endpoint: String) -> io::Result<()> {
-        let file = sealed(&self.document(carried, endpoint)?)?;
+    fn hand_over(&mut self, carried: &[Carried], upstream: String) -> io::Result<()> {
+        let file = sealed(&self.document(carried, upstream)?)?;
         // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
         notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)])?;
         notify::with_descriptor(&[NotifyState::FdStore, NotifyState::FdName(NAME)], Some(file.as_fd()))?;
@@ -215,12 +234,12 @@ impl Carrier {
         Ok(())
     }
 
-    fn document(&self, carried: &[Carried], endpoint: String) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn document(&self, carried: &[Carried], upstream: String) -> io::Result<Zeroizing<Vec<u8>>> {
         let document = Document {
             format: FORMAT,
             boot_id: self.boot_id.clone(),
             uid: geteuid().as_raw(),
-            endpoint,
+            upstream: Some(upstream),
             keys: carried.iter().map(Entry::try_from).collect::<Result<_, _>>()?,
         };
         // Sized for all of it at once: a buffer that grows leaves copies of tokens behind.
@@ -302,7 +321,7 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::failure::{Class, Failure};
 
-    const ENDPOINT: &str = "http://127.0.0.1:9/token";
+    const UPSTREAM: &str = "Imds http://127.0.0.1:9/token";
 
     fn now() -> Now {
         SystemClock.now()
@@ -338,7 +357,7 @@ mod tests {
 
     fn document(carried: &[Carried]) -> Zeroizing<Vec<u8>> {
         passed(sealed(b"").unwrap())
-            .document(carried, ENDPOINT.to_owned())
+            .document(carried, UPSTREAM.to_owned())
             .unwrap()
     }
 
@@ -352,7 +371,7 @@ mod tests {
         };
         let mut left = vec![carried("a", 3600), failing];
         left[0].key = key("a").with_capabilities("cp1").unwrap();
-        let back = next_life(&document(&left)).take_back(now(), ENDPOINT).unwrap();
+        let back = next_life(&document(&left)).take_back(now(), UPSTREAM).unwrap();
         assert_eq!(back.len(), 2);
         for (before, after) in left.iter().zip(&back) {
             assert_eq!(
@@ -374,11 +393,13 @@ mod tests {
             ..carried("a", 3600)
         };
         let bytes = document(&[failing, carried("b", 3600)]);
-        let there = next_life(&bytes).take_back(now(), "http://127.0.0.1:10/token").unwrap();
+        let there = next_life(&bytes)
+            .take_back(now(), "Arc http://127.0.0.1:9/token")
+            .unwrap();
         assert!(there[0].trouble.is_none() && there[0].next_try <= now().boot);
         assert_eq!(there[1].next_try, Duration::from_secs(9), "nothing had failed");
         assert!(there.iter().all(|carried| carried.token.is_some()));
-        let here = next_life(&bytes).take_back(now(), ENDPOINT).unwrap();
+        let here = next_life(&bytes).take_back(now(), UPSTREAM).unwrap();
         assert!(here[0].trouble.is_some() && here[0].next_try > now().boot);
     }
 
@@ -389,13 +410,13 @@ mod tests {
             wall: now().wall + Duration::from_secs(3601),
             ..now()
         };
-        let back = next_life(&bytes).take_back(later, ENDPOINT).unwrap();
+        let back = next_life(&bytes).take_back(later, UPSTREAM).unwrap();
         assert!(back[0].token.is_none());
         let text = String::from_utf8(bytes.to_vec())
             .unwrap()
             .replace("\"abc\"", "\"other\"");
         assert!(
-            next_life(text.as_bytes()).take_back(now(), ENDPOINT).unwrap()[0]
+            next_life(text.as_bytes()).take_back(now(), UPSTREAM).unwrap()[0]
                 .token
                 .is_none(),
             "another identity's token"
@@ -405,7 +426,7 @@ mod tests {
     #[test]
     fn anything_odd_is_not_believed() {
         let good = String::from_utf8(document(&[carried("a", 3600)]).to_vec()).unwrap();
-        let odd = |text: &str| next_life(text.as_bytes()).take_back(now(), ENDPOINT).unwrap_err();
+        let odd = |text: &str| next_life(text.as_bytes()).take_back(now(), UPSTREAM).unwrap_err();
         assert!(matches!(odd(""), Odd::Format));
         assert!(matches!(
             odd(&good.replace("\"format\":1", "\"format\":2")),
@@ -421,19 +442,19 @@ mod tests {
             .write_all(good.as_bytes())
             .unwrap();
         assert!(matches!(
-            passed(unsealed).take_back(now(), ENDPOINT).unwrap_err(),
+            passed(unsealed).take_back(now(), UPSTREAM).unwrap_err(),
             Odd::NotSealed
         ));
         let plain: OwnedFd = tempfile::tempfile().unwrap().into();
         assert!(matches!(
-            passed(plain).take_back(now(), ENDPOINT).unwrap_err(),
+            passed(plain).take_back(now(), UPSTREAM).unwrap_err(),
             Odd::NotSealed
         ));
         let large = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         nix::unistd::ftruncate(&large, i64::try_from(MAX_SIZE).unwrap() + 1).unwrap();
         fcntl(&large, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
         assert!(matches!(
-            passed(large).take_back(now(), ENDPOINT).unwrap_err(),
+            passed(large).take_back(now(), UPSTREAM).unwrap_err(),
             Odd::TooLarge
         ));
     }

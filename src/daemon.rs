@@ -214,7 +214,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     }
     server.close();
     if let Some(carrier) = &mut carrier {
-        carrier.save(&engine);
+        carrier.close(&engine).await;
     }
     Ok(())
 }

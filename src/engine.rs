@@ -39,6 +39,7 @@ pub struct Waiting<'e> {
     engine: &'e Engine,
     id: WaiterId,
     receiver: oneshot::Receiver<Answer>,
+    since: Duration,
 }
 
 /// The broker at work.
@@ -92,6 +93,7 @@ impl Engine {
                     engine: self,
                     id,
                     receiver,
+                    since: now.boot,
                 })
             }
         })
@@ -126,18 +128,23 @@ impl Engine {
     /// Takes over a new configuration; fetches under way end as they began.
     pub fn reconfigure(self: &Arc<Self>, policy: Policy, upstream: Upstream) {
         let former = std::mem::replace(&mut *self.upstream.lock(), Arc::new(upstream));
-        let moved = former.uri().to_string() != self.endpoint();
+        let moved = former.name() != self.upstream_name();
         self.with(|state, now, effects| {
-            state.broker.reconfigure(now, policy, effects);
             if moved {
                 state.broker.upstream_changed(now, effects);
             }
+            state.broker.reconfigure(now, policy, effects);
         });
     }
 
     /// The endpoint that tokens come from.
     pub fn endpoint(&self) -> String {
         self.upstream.lock().uri().to_string()
+    }
+
+    /// The same for whom it matters whether it is another one.
+    pub fn upstream_name(&self) -> String {
+        self.upstream.lock().name()
     }
 
     /// What is worth carrying over to the next life of the process.
@@ -232,9 +239,11 @@ impl Engine {
 }
 
 impl Waiting<'_> {
-    /// The answer, once there is one.
-    pub async fn answer(mut self) -> Answer {
-        (&mut self.receiver).await.unwrap_or(Err(Unserved::TimedOut(None)))
+    /// The answer, and how long it took to have it.
+    pub async fn answer(mut self) -> (Answer, Duration) {
+        let answer = (&mut self.receiver).await;
+        let waited = self.engine.now().boot.saturating_sub(self.since);
+        (answer.unwrap_or(Err(Unserved::TimedOut(None))), waited)
     }
 }
 

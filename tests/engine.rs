@@ -86,7 +86,7 @@ fn ask(key: &Key) -> Ask<'_> {
 async fn answer(engine: &Arc<Engine>) -> Answer {
     match engine.ask(ask(&key())) {
         Asked::Answered(answer) => answer,
-        Asked::Waits(waiting) => waiting.answer().await,
+        Asked::Waits(waiting) => waiting.answer().await.0,
     }
 }
 

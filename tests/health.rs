@@ -476,13 +476,25 @@ fn a_service_manager_that_does_not_read_keeps_nobody_from_a_token() {
     });
     daemon.token(STORAGE).access_token();
 
-    // What it could not say is said as soon as it can be.
-    let mut missing = vec!["READY=1", "FDSTORE=1", "STATUS=serving"];
+    // What it could not say is said as soon as it can be, and at the end once more.
+    read_until(&manager, &["READY=1", "FDSTORE=1", "STATUS=serving"]);
+    while others.send(b"WATCHDOG=1").is_ok() {}
+    daemon.signal(Signal::SIGTERM);
+    eventually("it stops", || daemon.log().contains("stopping"));
+    read_until(&manager, &["FDSTORE=1"]);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// Reads as systemd does, until each of these was told.
+fn read_until(manager: &UnixDatagram, told: &[&str]) {
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut missing = told.to_vec();
     let mut buffer = [0; 4096];
     while !missing.is_empty() {
-        let length = manager.recv(&mut buffer).unwrap();
+        let length = manager
+            .recv(&mut buffer)
+            .unwrap_or_else(|error| panic!("{missing:?} {error}"));
         let message = std::str::from_utf8(&buffer[..length]).unwrap();
         missing.retain(|part| !message.contains(part));
     }
-    assert_eq!(daemon.stop(), Some(0));
 }

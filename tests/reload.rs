@@ -112,3 +112,18 @@ fn what_failed_at_one_endpoint_is_not_waited_out_at_another() {
     daemon.token(MANAGEMENT).access_token();
     assert_eq!(throttled.count(), 1);
 }
+
+#[test]
+fn what_the_former_endpoint_says_after_a_reload_counts_for_nobody() {
+    let (former, good) = (Emulator::start(&[]), Emulator::start(&[]));
+    former.script("[[fault]]\ntimes = 0\nstatus = 429\nretry_after = \"300\"\ndelay = \"1s\"\n");
+    let daemon = Daemon::start(&former, "");
+    thread::scope(|scope| {
+        let early = scope.spawn(|| daemon.token(STORAGE));
+        eventually("the former endpoint is asked", || former.count() == 1);
+        daemon.reload(&upstream(&good));
+        early.join().unwrap().access_token();
+    });
+    daemon.token(MANAGEMENT).access_token();
+    assert_eq!((former.count(), good.count()), (1, 2));
+}

@@ -84,9 +84,10 @@ impl Carried {
             .token
             .map(|(token, expires_boot)| Lease::new(token, now).until(expires_boot));
         let lease = lease.filter(|lease| !lease.left(now).is_zero());
-        let latest = match &lease {
-            Some(lease) if self.trouble.is_none() => lease.left(now) / 2,
-            _ => LONGEST_THROTTLE,
+        let latest = match (&self.trouble, &lease) {
+            (Some(_), _) => LONGEST_THROTTLE,
+            (None, Some(lease)) => lease.left(now) / 2,
+            (None, None) => Duration::ZERO,
         };
         Slot {
             next_try: self.next_try.min(now.boot.saturating_add(latest)),

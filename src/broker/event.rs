@@ -110,6 +110,8 @@ pub struct Fetch {
     pub key: Arc<Key>,
     /// Past the upstream's own cache.
     pub bypass: bool,
+    /// After so many changes of the upstream.
+    pub(super) upstream: u64,
 }
 
 /// A change that people may want to know of.

@@ -135,9 +135,9 @@ impl Governor {
         Some(window.max(throttle).max(now))
     }
 
-    /// Whoever said the 429 is not asked any more.
-    pub fn lift_throttle(&mut self) {
-        self.throttle = None;
+    /// Whoever said any 429 is not asked any more.
+    pub fn forget_throttles(&mut self) {
+        (self.throttle, self.rounds, self.round_began) = (None, 0, None);
     }
 
     /// The throttle in force.

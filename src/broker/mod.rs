@@ -45,6 +45,8 @@ pub struct Broker {
     governor: Governor,
     rng: fastrand::Rng,
     last_seen: Now,
+    /// How often it was changed.
+    upstream: u64,
 }
 
 impl Broker {
@@ -57,6 +59,7 @@ impl Broker {
             waiters: Waiters::default(),
             rng: fastrand::Rng::with_seed(seed),
             last_seen: now,
+            upstream: 0,
         };
         broker.keep_warm(now.boot);
         broker
@@ -161,15 +164,16 @@ impl Broker {
         self.tick(now, effects);
     }
 
-    /// Another upstream is asked from now on: what the former one failed in is no reason to keep still. What can be
-    /// served is served as before.
+    /// Another upstream is asked from now on, of which nothing bad is known: it is asked at once for what failed at the
+    /// former one, and soon for what that one's throttle put off. What can be served is served as before.
     pub fn upstream_changed(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.governor.lift_throttle();
+        self.upstream += 1;
+        self.governor.forget_throttles();
         for key in self.store.keys() {
-            if let Some(slot) = self.store.get_mut(&key)
-                && (slot.trouble.is_some() || slot.lease.is_none())
-            {
-                slot.next_try = slot.next_try.min(now.boot);
+            if let Some(slot) = self.store.get_mut(&key) {
+                let failed = slot.trouble.take().is_some();
+                let latest = if failed { Duration::ZERO } else { slot.left(now) / 2 };
+                slot.next_try = slot.next_try.min(now.boot.saturating_add(latest));
             }
             self.reschedule(&key);
         }
@@ -286,7 +290,8 @@ impl Broker {
             if bypass && !slot.left(now).is_zero() {
                 slot.forced_at = Some(now.boot);
             }
-            effects.push(Effect::Fetch(Fetch { key, bypass }));
+            let upstream = self.upstream;
+            effects.push(Effect::Fetch(Fetch { key, bypass, upstream }));
         }
     }
 

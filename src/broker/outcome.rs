@@ -28,6 +28,12 @@ impl Broker {
             if over { Err(faulty()) } else { Ok(lease) }
         });
         match lease {
+            // The former upstream's failure. The one there is now has not been asked.
+            Err(_) if fetch.upstream != self.upstream => {
+                slot.next_try = now.boot;
+                self.settle(now, &fetch.key, self.throttled(now), effects);
+                self.slot_is_due(now, &fetch.key, effects);
+            }
             Err(failure) if matches!(failure.class, Class::Throttled(_)) => {
                 let rounds = self.governor.rounds_before(started);
                 let failure = Arc::new(failure);

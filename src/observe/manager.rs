@@ -2,6 +2,7 @@
 //! is nobody to tell; how we are is also logged.
 
 use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use super::events;
 use super::health::{Health, State};
 use crate::notify;
 
-/// A start that is not told would be taken for one that failed, so it is told again after this.
-const SOON: Duration = Duration::from_millis(100);
+/// What systemd did not read is said again after this: by its watch a start would have failed, or a daemon be dead.
+const SOON: Duration = Duration::from_millis(500);
 /// How we are is looked at this often.
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// No more callers are accepted.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    // Nobody is kept waiting by a systemd that does not hear it.
+    _ = tell(NotifyState::Stopping);
 }
 
 /// Says that we are ready, feeds the watchdog for as long as we live, keeps the line of `systemctl status`, and logs each
@@ -36,9 +38,17 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
         // Each message takes a descriptor for a moment. One is kept for that, or a daemon that is merely out of them would
         // be taken for dead.
         drop(spare.take());
-        ready = ready || tell(&[NotifyState::Ready]);
+        let mut unread = false;
+        let mut tell = |state: NotifyState<'_>| {
+            let result = tell(state);
+            unread |= result
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            result.is_ok()
+        };
+        ready = ready || tell(NotifyState::Ready);
         if health.live {
-            tell(&[NotifyState::Watchdog]);
+            tell(NotifyState::Watchdog);
         }
         let line = health.line();
         // A first request that is under way is neither news nor the end of what was bad before.
@@ -46,11 +56,11 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
             log(health.state, &line);
             logged = health.state;
         }
-        if line != told && tell(&[NotifyState::Status(&line)]) {
+        if line != told && tell(NotifyState::Status(&line)) {
             told = line;
         }
         spare = spare_descriptor();
-        tokio::time::sleep(if ready { pause } else { SOON }).await;
+        tokio::time::sleep(if unread { SOON.min(pause) } else { pause }).await;
     }
 }
 
@@ -71,15 +81,15 @@ fn log(state: State, line: &str) {
     }
 }
 
-/// Whether it went out; why not is said once, until it does again.
-fn tell(state: &[NotifyState<'_>]) -> bool {
+/// Why it does not go out is logged once, until it does again.
+fn tell(state: NotifyState<'_>) -> io::Result<()> {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let result = notify::notify(state);
+    let result = notify::notify(&[state]);
     let said = SAID.swap(result.is_err(), Ordering::Relaxed);
     if let Err(error) = &result
         && !said
     {
         warn!(%error, "systemd cannot be told how we are");
     }
-    result.is_ok()
+    result
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
@@ -32,8 +33,11 @@ type Answered = Result<Response<Reply>, Infallible>;
 /// How far a request gets at once.
 enum Step<'s> {
     Ended(Ended),
-    Waits(Pin<Box<dyn Future<Output = Ended> + Send + 's>>),
+    Waits(Later<'s>),
 }
+
+/// How a request ends later, and how long it waited for its token by then.
+type Later<'s> = Pin<Box<dyn Future<Output = (Ended, Duration)> + Send + 's>>;
 
 /// How a request ended.
 type Ended = Result<(Response<Reply>, Outcome), Problem>;
@@ -48,8 +52,9 @@ impl Server {
         match self.begin(session, route, request) {
             Step::Ended(ended) => Either::Left(ready(Ok(self.end(shape, ended, tally)))),
             Step::Waits(rest) => Either::Right(Box::pin(async move {
-                tally.waits();
-                Ok(self.end(shape, rest.await, tally))
+                let (ended, waited) = rest.await;
+                tally.waited(waited);
+                Ok(self.end(shape, ended, tally))
             })),
         }
     }
@@ -72,7 +77,9 @@ impl Server {
             Ok(Route::Token(shape)) => self
                 .token(shape, session, request)
                 .unwrap_or_else(|problem| Step::Ended(Err(problem))),
-            Ok(Route::Reload) if request.method() == Method::POST => Step::Waits(Box::pin(self.reload(caller))),
+            Ok(Route::Reload) if request.method() == Method::POST => {
+                Step::Waits(Box::pin(async { (self.reload(caller).await, Duration::ZERO) }))
+            }
             Ok(Route::Reload) => Step::Ended(Err(Problem::method_not_allowed("POST"))),
             Ok(route) if is_get => Step::Ended(Ok(self.document(route, caller))),
             Ok(_) => Step::Ended(Err(Problem::method_not_allowed("GET"))),
@@ -128,7 +135,13 @@ impl Server {
         }
         gate.check_proof(shape, request.headers())?;
         if is_post {
-            return Ok(Step::Waits(Box::pin(self.token_by_form(shape, caller, request))));
+            return Ok(Step::Waits(Box::pin(async move {
+                match self.token_by_form(shape, caller, request).await {
+                    Ok(Step::Waits(rest)) => rest.await,
+                    Ok(Step::Ended(ended)) => (ended, Duration::ZERO),
+                    Err(problem) => (Err(problem), Duration::ZERO),
+                }
+            })));
         }
         let mut last = if let Some(last) = recall.find(shape, request.uri(), &self.settings.read()) {
             last
@@ -142,15 +155,17 @@ impl Server {
         Ok(self.give(shape, caller, allowed, rendered))
     }
 
-    async fn token_by_form(self: &Arc<Self>, shape: Shape, caller: &Caller, mut request: Request<Incoming>) -> Ended {
+    async fn token_by_form<'s>(
+        self: &'s Arc<Self>,
+        shape: Shape,
+        caller: &'s Caller,
+        mut request: Request<Incoming>,
+    ) -> Result<Step<'s>, Problem> {
         let settings = self.settings();
         let form = read_form(&mut request, settings.header_timeout).await?;
         let asked = TokenRequest::parse(shape, request.uri().query(), Some(&form))?;
         let allowed = self.judge(caller, asked, &settings)?;
-        match self.give(shape, caller, &allowed, &mut Rendered::default()) {
-            Step::Ended(ended) => ended,
-            Step::Waits(rest) => rest.await,
-        }
+        Ok(self.give(shape, caller, &allowed, &mut Rendered::default()))
     }
 
     fn give<'s>(
@@ -173,9 +188,9 @@ impl Server {
             Asked::Waits(waiting) => {
                 let allowed = Arc::clone(allowed);
                 Step::Waits(Box::pin(async move {
-                    let answer = waiting.answer().await;
+                    let (answer, waited) = waiting.answer().await;
                     let given = self.given(shape, caller, &allowed, answer, &mut Rendered::default());
-                    given.map(|response| (response, Outcome::Miss))
+                    (given.map(|response| (response, Outcome::Miss)), waited)
                 }))
             }
         }

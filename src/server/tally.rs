@@ -12,9 +12,8 @@ use crate::observe::labels::{self, Outcome};
 pub struct Tally<'a> {
     server: &'a Server,
     route: labels::Route,
-    /// Since when the answer is waited for. One that is there at once takes microseconds, less than a look at the clock is
-    /// worth.
-    since: Option<Duration>,
+    /// What had to be waited for; the rest of a request takes microseconds, less than a look at the clock is worth.
+    waited: Duration,
     outcome: Outcome,
 }
 
@@ -24,14 +23,14 @@ impl<'a> Tally<'a> {
         Self {
             server,
             route: label(route),
-            since: None,
+            waited: Duration::ZERO,
             outcome: Outcome::Abandoned,
         }
     }
 
-    /// The answer must be waited for.
-    pub fn waits(&mut self) {
-        self.since = Some(self.server.engine.now().boot);
+    /// The token had to be waited for.
+    pub fn waited(&mut self, waited: Duration) {
+        self.waited = waited;
     }
 
     /// There is an answer.
@@ -53,10 +52,7 @@ impl Drop for Tally<'_> {
         let metrics = &self.server.metrics;
         metrics.requests.inc((self.route, self.outcome));
         if self.route.has_tokens() && self.outcome != Outcome::Abandoned {
-            let waited = self.since.map_or(Duration::ZERO, |since| {
-                self.server.engine.now().boot.saturating_sub(since)
-            });
-            metrics.request_duration.observe(waited.as_secs_f64());
+            metrics.request_duration.observe(self.waited.as_secs_f64());
         }
     }
 }

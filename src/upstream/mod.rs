@@ -56,6 +56,7 @@ trait Endpoint: Send + Sync {
 /// The endpoint that tokens come from.
 pub struct Upstream {
     endpoint: Box<dyn Endpoint>,
+    kind: Kind,
     uri: Uri,
     connect_timeout: Duration,
     request_timeout: Duration,
@@ -70,10 +71,16 @@ impl Upstream {
                 Kind::VmExtension => Box::new(vm_extension::VmExtension),
                 Kind::Arc => Box::new(arc::Arc::new()),
             },
+            kind: config.kind,
             uri: config.endpoint.clone(),
             connect_timeout: config.connect_timeout,
             request_timeout: config.request_timeout,
         }
+    }
+
+    /// Where the requests go and how they read: what was learned of one such place says nothing of another.
+    pub fn name(&self) -> String {
+        format!("{:?} {}", self.kind, self.uri)
     }
 
     /// Where the requests go.

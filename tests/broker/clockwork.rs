@@ -205,6 +205,13 @@ impl Clockwork {
         self.take(effects);
     }
 
+    pub fn upstream_changes(&mut self, upstream: impl FnMut(&Key, Duration) -> Says + 'static) {
+        self.upstream(upstream);
+        let mut effects = Vec::new();
+        self.broker.upstream_changed(self.now, &mut effects);
+        self.take(effects);
+    }
+
     /// The pauses between requests upstream.
     pub fn gaps(&self) -> Vec<Duration> {
         self.fetches

@@ -349,3 +349,36 @@ fn a_default_identity_that_becomes_a_400_is_served_while_its_token_lives_and_the
     c.run_for(secs(61));
     assert!(c.hit("r").is_some());
 }
+
+#[test]
+fn another_upstream_starts_with_the_first_waits_and_is_told_of_anew() {
+    for class in [Class::Restarting, Class::Faulty, Class::Throttled(None), refused()] {
+        let mut c = failing(&class);
+        c.run_for(secs(1));
+        let first = c.failures()[0];
+        c.run_for(secs(1200));
+        assert!(c.failures().last().unwrap().0 > 2 * first.0, "{class:?}");
+        let before = c.failures().len();
+        let same = class.clone();
+        c.upstream_changes(move |_, _| Says::Fails(same.clone()));
+        c.run_for(Duration::ZERO);
+        let anew = c.failures()[before];
+        assert!(
+            anew.0 <= 2 * first.0 && anew.1 == first.1,
+            "{class:?}: {anew:?}, at first {first:?}"
+        );
+    }
+}
+
+#[test]
+fn another_upstream_renews_what_the_former_ones_throttle_put_off_before_it_is_over() {
+    let mut c = Clockwork::new(warm("w"), |_, _| Says::Fresh(secs(240)));
+    c.run_for(secs(100));
+    c.upstream(|_, _| Says::Fails(throttled(300)));
+    c.get("other");
+    // Due meanwhile, and put off until the token will be over.
+    c.run_for(secs(30));
+    c.upstream_changes(|_, _| Says::Fresh(HOUR));
+    c.run_for(secs(100));
+    assert!(c.hit("w").unwrap() > secs(1800));
+}

@@ -59,7 +59,7 @@ fn step(rng: &mut fastrand::Rng, pace: u32, ops: &mut Vec<Op>) {
         87..90 => ops.push(Op::Tick),
         90..94 => ops.push(Op::Mood(mood(rng))),
         94 => ops.push(Op::Move),
-        95 => ops.push(Op::Restart),
+        95 => ops.push(Op::Restart { elsewhere: rng.bool() }),
         96 => ops.push(Op::Reload(rng.usize(..15))),
         97 => ops.push(Op::Sleep(duration(rng, pace + 8))),
         _ => {

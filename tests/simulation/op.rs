@@ -36,8 +36,10 @@ pub enum Op {
     Reload(usize),
     /// Another upstream is asked from now on.
     Move,
-    /// The process ends, and the next one takes over what it left.
-    Restart,
+    /// The process ends, and the next one takes over what it left; with another upstream or the same.
+    Restart {
+        elsewhere: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,7 +113,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Tick),
         2 => mood.prop_map(Op::Mood),
         1 => (0_usize..15).prop_map(Op::Reload),
-        1 => Just(Op::Restart),
+        1 => any::<bool>().prop_map(|elsewhere| Op::Restart { elsewhere }),
         1 => Just(Op::Move),
     ]
 }

@@ -23,21 +23,38 @@ impl World {
 
     /// Nothing that the former one failed in is waited out.
     pub(super) fn upstream_changes(&mut self) -> Kept {
-        (self.silent_until, self.may_be_silent_until) = (self.now.boot, self.now.boot);
-        for model in &mut self.models {
-            if let Some((_, until)) = &mut model.failing {
-                *until = (*until).min(self.now.boot);
-            }
+        self.forget_failures();
+        for running in &mut self.running {
+            running.former = true;
         }
         let mut effects = Vec::new();
         self.broker.upstream_changed(self.now, &mut effects);
         self.apply(effects)?;
+        self.nothing_keeps_still()
+    }
+
+    fn forget_failures(&mut self) {
+        (self.silent_until, self.may_be_silent_until) = (self.now.boot, self.now.boot);
+        for key in 0..KEYS {
+            let latest = self.now.boot + self.left(key) / 2;
+            let model = &mut self.models[key];
+            let failed = model.failing.take().is_some();
+            model.planned = if failed {
+                self.now.boot
+            } else {
+                model.planned.min(latest)
+            };
+        }
+    }
+
+    fn nothing_keeps_still(&self) -> Kept {
         for entry in self.broker.entries(self.now) {
             promise!(
-                entry.last_failure.is_none() || entry.fetching || entry.next_in.is_zero(),
-                "another upstream is asked at once",
-                "{}: in {:?}",
+                entry.fetching || entry.next_in <= entry.left / 2,
+                "another upstream is asked at once for what failed, and soon for the rest",
+                "{}: {:?} left, next in {:?}",
                 entry.key,
+                entry.left,
                 entry.next_in
             );
         }
@@ -45,8 +62,8 @@ impl World {
     }
 
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
-    pub(super) fn restart(&mut self) -> Kept {
-        let carried = self.broker.carry();
+    pub(super) fn restart(&mut self, elsewhere: bool) -> Kept {
+        let mut carried = self.broker.carry();
         self.waiting.clear();
         self.running.clear();
         self.starts.clear();
@@ -59,6 +76,12 @@ impl World {
                 _ => None,
             });
         self.silent_until = throttled.max().unwrap_or_default();
+        if elsewhere {
+            self.forget_failures();
+            for carried in &mut carried {
+                carried.forget_failure(self.now);
+            }
+        }
         for key in 0..KEYS {
             let over = self.left(key).is_zero();
             let model = &mut self.models[key];
@@ -95,7 +118,7 @@ impl World {
             );
             self.gone(key);
         }
-        Ok(())
+        if elsewhere { self.nothing_keeps_still() } else { Ok(()) }
     }
 
     pub(super) fn note_warm(&mut self) {

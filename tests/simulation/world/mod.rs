@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use msi_tokend::broker::{Broker, Effect, Policy};
+use msi_tokend::broker::{Broker, Effect, Note, Policy};
 use msi_tokend::clock::Now;
 use msi_tokend::failure::{Class, Failure};
 use msi_tokend::key::{Identity, Key};
@@ -118,7 +118,7 @@ impl World {
             Op::Mood(mood) => self.mood = mood,
             Op::Reload(n) => self.reload(n)?,
             Op::Move => self.upstream_changes()?,
-            Op::Restart => self.restart()?,
+            Op::Restart { elsewhere } => self.restart(elsewhere)?,
         }
         self.inspect()
     }
@@ -250,18 +250,24 @@ impl World {
             return Ok(());
         };
         let Running {
-            fetch, key, verdict, ..
+            fetch,
+            key,
+            verdict,
+            former,
+            ..
         } = self.running.remove(first);
         let outcome = self.outcome(key, verdict);
         let model = &mut self.models[key];
-        model.running = false;
+        (model.running, model.fetching) = (false, false);
+        let mut good = false;
         if let Ok((token, client)) = &outcome {
             let expires_on = self.tokens[*token].expires_on;
             let new = Lease {
                 token: *token,
                 expires_boot: self.now.boot + expires_on.saturating_sub(self.now.wall),
             };
-            if !left_of(&new, &self.tokens, self.now).is_zero() {
+            good = !left_of(&new, &self.tokens, self.now).is_zero();
+            if good {
                 let keep = model.lease.is_some_and(|old| {
                     let is_another = self.tokens[old.token]
                         .client
@@ -280,6 +286,15 @@ impl World {
         let outcome = outcome.map(|(token, client)| self.token(token, client));
         let mut effects = Vec::new();
         self.broker.reply(self.now, &fetch, outcome, &mut effects);
+        if former && !good {
+            let told = |effect: &Effect| matches!(effect, Effect::Note(Note::Failed { .. } | Note::Throttled { .. }));
+            promise!(
+                !effects.iter().any(told),
+                "a former upstream's failure counts for nothing",
+                "{key}"
+            );
+            self.models[key].planned = self.now.boot;
+        }
         self.apply(effects)
     }
 

@@ -46,6 +46,8 @@ pub struct Running {
     pub key: usize,
     pub ends: Duration,
     pub verdict: Verdict,
+    /// Of an upstream that is not asked any more.
+    pub former: bool,
 }
 
 pub struct Waiting {

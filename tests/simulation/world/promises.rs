@@ -72,6 +72,7 @@ impl World {
             key,
             ends: now + takes,
             verdict,
+            former: false,
         });
         Ok(())
     }
