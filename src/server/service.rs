@@ -22,7 +22,6 @@ use super::{Server, Session, Settings, admin};
 use crate::access::Caller;
 use crate::broker::{Answer, Ask};
 use crate::engine::Asked;
-use crate::observe::audit::Recorded;
 use crate::observe::labels::Outcome;
 use crate::observe::scrape;
 
@@ -204,9 +203,9 @@ impl Server {
         answer: Answer,
         rendered: &mut Rendered,
     ) -> Result<Response<Reply>, Problem> {
-        let Allowed { asked, grant, recorded } = allowed;
+        let Allowed { asked, grant } = allowed;
         let served = answer.map_err(|unserved| Problem::unserved(&asked.key, &unserved))?;
-        self.audit.allowed(caller, &asked.key, grant, &served.token, recorded);
+        self.audit.allowed(caller, &asked.key, grant, &served.token);
         Ok(answer::token(shape, &served, rendered))
     }
 
@@ -216,11 +215,7 @@ impl Server {
             self.audit.denied(caller, &asked.key);
             return Err(Problem::forbidden(caller, &asked.key));
         };
-        Ok(Arc::new(Allowed {
-            asked,
-            grant,
-            recorded: Recorded::default(),
-        }))
+        Ok(Arc::new(Allowed { asked, grant }))
     }
 
     async fn reload(&self, caller: &Caller) -> Ended {
