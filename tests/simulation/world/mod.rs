@@ -257,7 +257,9 @@ impl World {
             ..
         } = self.running.remove(first);
         let outcome = self.outcome(key, verdict);
+        let over = self.left(key).is_zero();
         let model = &mut self.models[key];
+        model.was_over = over && model.lease.is_some();
         (model.running, model.fetching) = (false, false);
         let mut good = false;
         if let Ok((token, client)) = &outcome {
@@ -295,7 +297,9 @@ impl World {
             );
             self.models[key].planned = self.now.boot;
         }
-        self.apply(effects)
+        self.apply(effects)?;
+        self.models[key].was_over = false;
+        Ok(())
     }
 
     /// What the fetch makes of the upstream's verdict: it lets no token through that cannot be.

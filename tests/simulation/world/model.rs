@@ -18,6 +18,8 @@ pub struct Model {
     pub warm: bool,
     pub owner: u32,
     pub lease: Option<Lease>,
+    /// There was a lease that was over when the reply at hand came.
+    pub was_over: bool,
     pub given: Vec<usize>,
     pub running: bool,
     /// Running, or in line; as of the last look.
