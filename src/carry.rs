@@ -26,7 +26,7 @@ use crate::broker::{Carried, Trouble};
 use crate::clock::Now;
 use crate::engine::Engine;
 use crate::key::{Identity, Key, Resource};
-use crate::notify;
+use crate::notify::notify;
 use crate::upstream;
 
 /// What `FDNAME=` calls the memfd in the store.
@@ -34,7 +34,7 @@ pub const NAME: &str = "tokens";
 
 /// A write costs a few milliseconds with a thousand tokens, and the one thread has callers to serve.
 const PAUSE: Duration = Duration::from_secs(3);
-/// At the end it is tried so often once more, this long apart.
+/// At the end it is tried so often, this long apart.
 const LAST_TRIES: u32 = 40;
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// The form of [`Document`]; any other starts empty.
@@ -163,13 +163,12 @@ impl Carrier {
 
     /// The last [`Carrier::save`]: nobody is served any more, so it may take a moment.
     pub async fn close(&mut self, engine: &Engine) {
-        self.save(engine);
         for _ in 0..LAST_TRIES {
+            self.save(engine);
             if !self.can_be_retried() {
                 break;
             }
             tokio::time::sleep(LAST_PAUSE).await;
-            self.save(engine);
         }
     }
 
@@ -226,8 +225,8 @@ impl Carrier {
     fn hand_over(&mut self, carried: &[Carried], upstream: String) -> io::Result<()> {
         let file = sealed(&self.document(carried, upstream)?)?;
         // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
-        notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)])?;
-        notify::with_descriptor(&[NotifyState::FdStore, NotifyState::FdName(NAME)], Some(file.as_fd()))?;
+        notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
+        notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
         if let Some(old) = self.held.replace(file) {
             old.set_len(0)?;
         }

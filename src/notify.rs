@@ -14,27 +14,22 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
-/// Tells all of `state`; outside systemd there is nobody to tell.
+/// Tells all of `state` and hands over the descriptors; outside systemd there is nobody to tell.
 ///
 /// # Errors
 /// Nothing was told: systemd does not read now ([`io::ErrorKind::WouldBlock`]), or cannot be reached.
-pub fn notify(state: &[NotifyState<'_>]) -> io::Result<()> {
-    with_descriptor(state, None)
+pub fn notify(state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    env::var_os("NOTIFY_SOCKET").map_or(Ok(()), |socket| send(socket.as_ref(), state, descriptors))
 }
 
-/// The same, and hands over a descriptor.
-pub fn with_descriptor(state: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    env::var_os("NOTIFY_SOCKET").map_or(Ok(()), |socket| send(socket.as_ref(), state, descriptor))
-}
-
-fn send(socket: &Path, state: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+fn send(socket: &Path, state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let message: Vec<String> = state.iter().map(ToString::to_string).collect();
     let message = message.join("\n");
     let to = UnixDatagram::unbound()?;
     to.connect(socket)?;
-    let descriptors: Vec<_> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
-    let rights = rights.get(..descriptors.len()).unwrap_or_default();
+    let rights = if descriptors.is_empty() { &[][..] } else { &rights };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(message.as_bytes())], rights, flags, None) {
         // A datagram goes whole or not at all.
@@ -59,11 +54,11 @@ mod tests {
         let socket = directory.path().join("notify");
         let systemd = UnixDatagram::bind(&socket).unwrap();
         let stopping = [NotifyState::Stopping, NotifyState::Status("ends")];
-        let full = std::iter::repeat_with(|| send(&socket, &stopping, None)).find_map(Result::err);
+        let full = std::iter::repeat_with(|| send(&socket, &stopping, &[])).find_map(Result::err);
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
         let mut read = [0; 64];
         let length = systemd.recv(&mut read).unwrap();
         assert_eq!(&read[..length], b"STOPPING=1\nSTATUS=ends");
-        send(&socket, &stopping, Some(systemd.as_fd())).unwrap();
+        send(&socket, &stopping, &[systemd.as_fd()]).unwrap();
     }
 }

@@ -293,6 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_to_be_recorded_is_recorded_again_in_the_next_hour() {
+        let audit = audit();
+        let ask = || audit.allowed(&caller(7), &key(0), &Grant::Privileged, &token());
+        for hour in 1..4 {
+            assert_eq!(records(ask).len(), 1);
+            assert_eq!(records(ask).len(), 0);
+            audit.tick(hour * HOUR);
+        }
+        audit.set(false);
+        assert_eq!(records(ask).len(), 0);
+        audit.set(true);
+        assert_eq!(records(ask).len(), 1, "what was not recorded is not taken for it");
+    }
+
+    #[test]
     fn repeated_refusals_are_counted_and_told_at_the_end_of_the_hour() {
         let audit = audit();
         let first = records(|| {

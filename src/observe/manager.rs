@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::events;
 use super::health::{Health, State};
-use crate::notify;
+use crate::notify::notify;
 
 /// What systemd did not read is said again after this: by its watch a start would have failed, or a daemon be dead.
 const SOON: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ fn log(state: State, line: &str) {
 /// Why it does not go out is logged once, until it does again.
 fn tell(state: NotifyState<'_>) -> io::Result<()> {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let result = notify::notify(&[state]);
+    let result = notify(&[state], &[]);
     let said = SAID.swap(result.is_err(), Ordering::Relaxed);
     if let Err(error) = &result
         && !said

@@ -194,11 +194,8 @@ impl World {
         self.broker.tick(self.now, &mut effects);
         self.apply(effects)?;
         let now = self.now.boot;
-        let servable: Vec<bool> = (0..KEYS).map(|key| !self.left(key).is_zero()).collect();
-        for (id, waiting) in &mut self.waiting {
-            if waiting.deadline <= now && !servable[waiting.key] {
-                waiting.deadline = waiting.patience;
-            }
+        self.wait_on();
+        for (id, waiting) in &self.waiting {
             promise!(
                 waiting.deadline > now,
                 "waiters wake by their deadline",
@@ -344,6 +341,15 @@ impl World {
             not_before: self.true_wall,
         };
         Token::new(&self.keys[self.tokens[token].key].resource, &parts).unwrap()
+    }
+
+    /// Who hoped for a better token than one that is over by now waits as if there had been none, also when a clock's
+    /// step makes that one good again.
+    fn wait_on(&mut self) {
+        let over: Vec<bool> = (0..KEYS).map(|key| self.left(key).is_zero()).collect();
+        for waiting in self.waiting.values_mut().filter(|waiting| over[waiting.key]) {
+            waiting.deadline = waiting.patience;
+        }
     }
 
     fn apply(&mut self, effects: Vec<Effect>) -> Kept {

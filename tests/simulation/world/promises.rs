@@ -281,12 +281,7 @@ impl World {
             self.allowed_of.insert(uid, allowed);
         }
         let wake = self.broker.next_wake(self.now);
-        // Who hoped for a better token than one that is over by now waits as if there had been none, also when a clock's
-        // step makes that one good again.
-        let over: Vec<bool> = (0..KEYS).map(|key| self.left(key).is_zero()).collect();
-        for waiting in self.waiting.values_mut().filter(|waiting| over[waiting.key]) {
-            waiting.deadline = waiting.patience;
-        }
+        self.wait_on();
         if let Some(first) = self.waiting.values().map(|waiting| waiting.deadline).min() {
             promise!(
                 wake.is_some_and(|wake| wake <= first),
