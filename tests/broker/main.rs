@@ -4,5 +4,5 @@
 
 mod clockwork;
 mod crowds;
-mod faults;
+mod failed_fetches;
 mod times;

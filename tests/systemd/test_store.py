@@ -4,7 +4,7 @@ import time
 
 from booted import wait_for
 from service import Callers, active, get, installed, main_pid, upstream_requests
-from test_faults import back_with_another_pid, only_lost_connections
+from test_recovery import back_with_another_pid, only_lost_connections
 
 RESOURCES = [f"https://vault-{n}.example/" for n in range(10)]
 MEMFD = "/memfd:msi-tokend (deleted)"
