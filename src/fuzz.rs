@@ -11,7 +11,25 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use serde::Deserialize;
+
     use super::*;
+
+    /// A line of `fuzz/corpus/TARGET.jsonl`; `fuzz/inputs` writes them. Each character of `input` is one byte.
+    #[derive(Deserialize)]
+    struct Kept {
+        name: String,
+        input: String,
+    }
+
+    fn kept(target: &str) -> Vec<Kept> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/corpus")
+            .join(target)
+            .with_extension("jsonl");
+        let lines = fs::read_to_string(file).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 
     #[test]
     fn every_input_that_was_kept_holds() {
@@ -22,15 +40,16 @@ mod tests {
             ("query", query),
             ("reply", reply),
         ] {
-            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-            let inputs: Vec<_> = fs::read_dir(&corpus)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .collect();
-            let good = inputs.iter().filter(|input| {
+            let inputs = kept(name);
+            assert!(
+                inputs.is_sorted_by(|one, next| one.name < next.name),
+                "{name}: not as fuzz/inputs packs"
+            );
+            let good = inputs.iter().filter(|kept| {
                 // Shown if the test fails, and then the last one is the culprit.
-                println!("{}", input.display());
-                holds(&fs::read(input).unwrap())
+                println!("{name}/{}", kept.name);
+                let bytes: Vec<u8> = kept.input.chars().map(|byte| u8::try_from(byte).unwrap()).collect();
+                holds(&bytes)
             });
             let good = good.count();
             assert!(
