@@ -90,12 +90,20 @@ fn the_examples_load() {
 }
 
 #[test]
-fn what_the_readme_shows_loads() {
-    let Ok(readme) = fs::read_to_string(repository("README.md")) else {
-        return; // not written yet
-    };
-    for (index, block) in readme.split("```toml\n").skip(1).enumerate() {
-        let text = block.split_once("```").expect("a block that ends").0;
-        load_text(&format!("block {index} of README.md"), text);
+fn what_the_documents_show_loads() {
+    let docs = fs::read_dir(repository("docs")).unwrap();
+    let pages: Vec<_> = docs
+        .map(|entry| entry.unwrap().path())
+        .chain([repository("README.md")])
+        .collect();
+    let mut count = 0;
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|e| e == "md")) {
+        let text = fs::read_to_string(page).unwrap();
+        for (index, block) in text.split("```toml\n").skip(1).enumerate() {
+            let block = block.split_once("```").expect("a block that ends").0;
+            load_text(&format!("TOML block {index} of {}", page.display()), block);
+            count += 1;
+        }
     }
+    assert!(count >= 5, "{count} blocks found");
 }

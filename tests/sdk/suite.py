@@ -170,24 +170,28 @@ def old_commands(stage, check):
 
 
 def readme(stage, check):
-    """The programs of README.md's section on the Unix socket; no variable, no port."""
-    text = (HERE / "../../README.md").read_text().split("### Azure SDKs over the Unix socket\n")[1].split("\n## ")[0]
+    """README.md's program on the listener; those of docs/sdks.md on the Unix socket, by no variable and no port."""
+    (program,) = re.findall(r"^```python\n(.*?)^```", (HERE / "../../README.md").read_text(), re.M | re.S)
+    text = (HERE / "../../docs/sdks.md").read_text().split("\n## Azure SDKs over the Unix socket\n")[1].split("\n## ")[0]
     text = text.replace("/run/msi-tokend/msi-tokend.sock", stage.socket)
     programs = dict(re.findall(r"^```(python|js|rust)\n(.*?)^```", text, re.M | re.S))
     assert len(programs) == 3, programs.keys()
 
-    def run(command):
-        done = stage.run(command)
+    def run(command, environment=None):
+        done = stage.run(command, environment)
         assert done.returncode == 0, done.stderr[-2000:]
         assert_token({"token": done.stdout.strip()}, SYSTEM)
 
-    with check("README.md: Python over the Unix socket"):
-        (stage.directory / "readme.py").write_text(programs["python"])
-        run([CACHE / "python/bin/python", "readme.py"])
-    with check("README.md: Node.js over the Unix socket"):
-        (stage.directory / "readme.mjs").write_text(programs["js"])
-        run([next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node"), "readme.mjs"])
-    with check("README.md: Rust over the Unix socket"):
+    with check("README.md: Python by sdk.env"):
+        (stage.directory / "readme.py").write_text(program)
+        run([CACHE / "python/bin/python", "readme.py"], stage.sdk_env())
+    with check("docs/sdks.md: Python over the Unix socket"):
+        (stage.directory / "page.py").write_text(programs["python"])
+        run([CACHE / "python/bin/python", "page.py"])
+    with check("docs/sdks.md: Node.js over the Unix socket"):
+        (stage.directory / "page.mjs").write_text(programs["js"])
+        run([next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node"), "page.mjs"])
+    with check("docs/sdks.md: Rust over the Unix socket"):
         run([build("unix-socket", programs["rust"])])
     with check("azure_identity for Rust by IDENTITY_ENDPOINT"):
         program = re.sub(r"    let client = .*?;\n    let options = .*?;\n", "", programs["rust"], flags=re.S)

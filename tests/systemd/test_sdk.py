@@ -18,7 +18,7 @@ def environment(machine):
 
 
 def application(machine, user="stranger"):
-    """A service as the README has it, with a NO_PROXY of its own: what it was answered, once it has run."""
+    """A service as docs/sdks.md has it, with a NO_PROXY of its own: what it was answered, once it has run."""
     machine.write("/etc/application/proxy.env", "NO_PROXY=127.0.0.1,localhost,169.254.169.254,intranet\n")
     machine.write("/etc/systemd/system/application.service", f"""
 [Unit]

@@ -1,9 +1,9 @@
-"""`UnixSocketCredential`, as README.md shows it to its readers."""
+"""`UnixSocketCredential`, as docs/sdks.md shows it to its readers."""
 
 import pathlib
 import re
 
-README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
-section = README.read_text(encoding="utf-8").split("\n### Python\n")[1].split("\n### ")[0]
+PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs/sdks.md"
+section = PAGE.read_text(encoding="utf-8").split("\n## Python\n")[1].split("\n## ")[0]
 (snippet,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
-exec(compile(snippet, README, "exec"))
+exec(compile(snippet, PAGE, "exec"))
