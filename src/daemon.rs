@@ -17,18 +17,18 @@ use tracing::{error, info, warn};
 
 use crate::access::{Rules, units_unknown_because};
 use crate::broker::Policy;
-use crate::carry::Carrier;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::{harden, lock_memory};
+use crate::listen::{self, ListenError, Sdk};
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
-use crate::observe::manager;
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
-use crate::server::{self, BindError, Bounds, Gate, Passed, Sdk, Server, Settings};
+use crate::server::{self, Bounds, ListenerKind, Server, Settings};
+use crate::systemd::{self, Activation, ActivationError, FdStore};
 use crate::upstream::Upstream;
 
 /// Gets the access tokens of an Azure VM's managed identities, keeps them fresh and serves them over a Unix socket.
@@ -59,7 +59,10 @@ pub enum DaemonError {
     UnknownNames(String),
     /// There is no socket to serve on.
     #[error("{0}")]
-    Bind(#[from] BindError),
+    Listen(#[from] ListenError),
+    /// systemd passed a socket that is not fit.
+    #[error("{0}")]
+    Activation(#[from] ActivationError),
     /// The system would not let us set up what we need.
     #[error("cannot {what}: {source}")]
     System {
@@ -76,17 +79,18 @@ pub enum DaemonError {
 impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
-        use BindError::{
-            CallersUnknown, Foreign, Live, Loop, NoDirectory, NoPermission, Occupied, PortTaken, Refused,
-            UnsafeDirectory, Unwritable,
+        use ListenError::{
+            CallersUnknown, Live, Loop, NoDirectory, NoPermission, Occupied, PortTaken, Refused, UnsafeDirectory,
+            Unwritable,
         };
         ExitCode::from(match self {
             Self::Config(_)
             | Self::UnknownNames(_)
-            | Self::Bind(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
-            Self::Bind(Live(_) | PortTaken { .. }) => 69,
-            Self::Bind(NoPermission { .. }) => 77,
-            Self::Bind(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_) | Foreign { .. })
+            | Self::Listen(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
+            Self::Listen(Live(_) | PortTaken { .. }) => 69,
+            Self::Listen(NoPermission { .. }) => 77,
+            Self::Listen(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_))
+            | Self::Activation(_)
             | Self::System { .. } => 71,
             Self::TaskEnded(_) => 70,
         })
@@ -150,11 +154,11 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         what: "listen for signals",
         source,
     })?;
-    let passed = Passed::take()?;
-    let unix = server::bind(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
-    let sdk = server::open_sdk(&config, passed.sdk)?;
+    let passed = Activation::take()?;
+    let unix = listen::bind_unix(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
+    let sdk = listen::open_sdk(&config, passed.sdk)?;
     let monitor = config.listen.monitor;
-    let monitor = monitor.map(|address| server::bind_loopback(address, "listen.monitor"));
+    let monitor = monitor.map(|address| listen::bind_loopback(address, "listen.monitor"));
     let monitor = monitor.transpose()?;
     let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
@@ -166,31 +170,42 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let server = Server::new(Arc::clone(&engine), metrics, settings(&config), reloads);
 
-    let mut carrier = Carrier::new(passed.tokens);
-    if let Some(carrier) = &mut carrier {
-        carrier.restore(&engine);
+    let mut fdstore = FdStore::new(passed.tokens);
+    if let Some(fdstore) = &mut fdstore {
+        fdstore.restore(&engine);
     }
     let mut timer = tokio::spawn(Arc::clone(&engine).run());
     let mut accepting = JoinSet::new();
-    accepting.spawn(Arc::clone(&server).run(unix, Gate::Unix));
+    accepting.spawn(server::accept(Arc::clone(&server), unix, ListenerKind::Unix));
     info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
-    let sdk = sdk.map(|Sdk { bound, gate, address }| {
-        info!(%address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
-        accepting.spawn(Arc::clone(&server).run(bound, gate));
-        address
-    });
-    if let Some((bound, address)) = monitor {
+    let sdk = sdk.map(
+        |Sdk {
+             listener,
+             secret,
+             address,
+         }| {
+            let port = address.port();
+            info!(%address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
+            accepting.spawn(server::accept(
+                Arc::clone(&server),
+                listener,
+                ListenerKind::Sdk { port, secret },
+            ));
+            address
+        },
+    );
+    if let Some((listener, address)) = monitor {
         info!(%address, "serving monitoring agents");
-        accepting.spawn(Arc::clone(&server).run(bound, Gate::Monitor));
+        accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Monitor));
     }
     tokio::spawn({
         let server = Arc::clone(&server);
-        manager::keep_informed(move || server.health())
+        systemd::keep_informed(move || server.health())
     });
 
     loop {
         tokio::select! {
-            () = follow(carrier.as_mut(), &engine) => {}
+            () = follow(fdstore.as_mut(), &engine) => {}
             _ = &mut timer => return Err(DaemonError::TaskEnded("the timer")),
             _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
@@ -204,7 +219,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             }
         }
     }
-    manager::stopping();
+    systemd::stopping();
     info!("stopping: running requests get up to {} s", DRAIN.as_secs());
     tokio::select! {
         drained = drain(&server, accepting) => if !drained {
@@ -213,15 +228,15 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         _ = signals.next() => warn!("a second signal: stopping at once"),
     }
     server.close();
-    if let Some(carrier) = &mut carrier {
-        carrier.close(&engine).await;
+    if let Some(fdstore) = &mut fdstore {
+        fdstore.close(&engine).await;
     }
     Ok(())
 }
 
-async fn follow(carrier: Option<&mut Carrier>, engine: &Engine) {
-    match carrier {
-        Some(carrier) => carrier.follow(engine).await,
+async fn follow(fdstore: Option<&mut FdStore>, engine: &Engine) {
+    match fdstore {
+        Some(fdstore) => fdstore.follow(engine).await,
         None => std::future::pending().await,
     }
 }
@@ -267,7 +282,7 @@ fn reload(
     if let Some(address) = sdk
         && config::reaches(&loaded.upstream.endpoint, address)
     {
-        return refused(BindError::Loop(address).to_string());
+        return refused(ListenError::Loop(address).to_string());
     }
     *config = loaded;
     log.set_level(config.log.level);

@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::beat::{self, Beat};
-use crate::broker::{Answer, Ask, Broker, Carried, Decision, Effect, Entry, Fetch, Note, Policy, Unserved, WaiterId};
+use crate::broker::{
+    Answer, Ask, Broker, Decision, Effect, Entry, Fetch, KeySnapshot, Note, Policy, Unserved, WaiterId,
+};
 use crate::clock::{Clock, Now};
 use crate::failure::{Class, Failure};
+use crate::heartbeat::{self, Heartbeat};
 use crate::token::Token;
 use crate::upstream::Upstream;
 
@@ -53,7 +55,7 @@ pub struct Engine {
     /// The cache has changed.
     changed: Notify,
     /// Of the timer's rounds.
-    beat: Beat,
+    beat: Heartbeat,
 }
 
 struct State {
@@ -78,7 +80,7 @@ impl Engine {
             observer,
             rearm: Notify::new(),
             changed: Notify::new(),
-            beat: Beat::default(),
+            beat: Heartbeat::default(),
         })
     }
 
@@ -105,7 +107,7 @@ impl Engine {
             let (now, armed) = self.with(|state, now, effects| {
                 state.broker.tick(now, effects);
                 // The clocks are looked at even with nothing to wait for: they may be stepped, or the VM may sleep.
-                let latest = now.boot.saturating_add(beat::PERIOD);
+                let latest = now.boot.saturating_add(heartbeat::PERIOD);
                 state.armed = state.broker.next_wake(now).map_or(latest, |wake| wake.min(latest));
                 (now, state.armed)
             });
@@ -148,12 +150,12 @@ impl Engine {
     }
 
     /// What is worth carrying over to the next life of the process.
-    pub fn carry(&self) -> Vec<Carried> {
+    pub fn carry(&self) -> Vec<KeySnapshot> {
         self.state.lock().broker.carry()
     }
 
     /// Takes over what a former life left.
-    pub fn take_over(self: &Arc<Self>, carried: Vec<Carried>) {
+    pub fn take_over(self: &Arc<Self>, carried: Vec<KeySnapshot>) {
         self.with(|state, now, effects| state.broker.take_over(now, carried, effects));
     }
 

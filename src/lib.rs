@@ -17,8 +17,9 @@
 //! |---|---|
 //! | [`client`] | the program `msi-token`, which asks the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
-//! | [`server`] | the socket, the accept loop, bytes to request, token to bytes |
-//! | [`carry`] | the cache over a restart, in memory that systemd holds |
+//! | [`server`] | callers: the accept loop, a connection, bytes to request, token to bytes |
+//! | [`listen`] | where callers come in: a listener, or why there is none |
+//! | [`systemd`] | what is told to systemd and taken from it: sockets, readiness, the cache over a restart |
 //! | [`observe`] | what people see: log, metrics, status |
 //! | [`engine`] | does what the broker decides: clock, timer, fetches, waking callers |
 //! | [`upstream`] | the fetch: what each kind of endpoint is sent, what its answers mean |
@@ -26,16 +27,13 @@
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
 //! | [`harden`] | what the process asks the kernel to keep others from |
-//! | [`notify`] | telling systemd something, without waiting for it |
 //! | [`descriptors`] | room for callers, and some kept from them |
-//! | [`token`], [`failure`], [`key`], [`beat`], [`clock`] | the values that the others speak in |
+//! | [`token`], [`failure`], [`key`], [`heartbeat`], [`clock`] | the values that the others speak in |
 //!
 //! [`emulator`] is the stand-in endpoint for development and tests; nothing imports it but its own program.
 
 pub mod access;
-pub mod beat;
 pub mod broker;
-pub mod carry;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -47,9 +45,11 @@ pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod harden;
+pub mod heartbeat;
 pub mod key;
-pub mod notify;
+pub mod listen;
 pub mod observe;
 pub mod server;
+pub mod systemd;
 pub mod token;
 pub mod upstream;

@@ -18,10 +18,11 @@ use msi_tokend::clock::{Clock, Now, SystemClock};
 use msi_tokend::config::Config;
 use msi_tokend::engine::Engine;
 use msi_tokend::key::{Identity, Key, Resource};
+use msi_tokend::listen;
 use msi_tokend::observe::health::{Health, State};
 use msi_tokend::observe::metrics::Metrics;
 use msi_tokend::observe::report::Reporter;
-use msi_tokend::server::{self, Bounds, Gate, Server, Settings};
+use msi_tokend::server::{self, Bounds, ListenerKind, Server, Settings};
 use msi_tokend::upstream::Upstream;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -387,8 +388,8 @@ async fn eleven_seconds_later() {
 async fn a_loop_that_stands_still_is_stuck_and_live_when_it_comes_round_again() {
     let (emulator, directory) = (Emulator::start(&[]), directory());
     let parts = Parts::new(&emulator);
-    let bound = server::bind(&directory.path().join("s"), 0o666, None).unwrap();
-    let accepting = tokio::spawn(Arc::clone(&parts.server).run(bound, Gate::Unix));
+    let bound = listen::bind_unix(&directory.path().join("s"), 0o666, None).unwrap();
+    let accepting = tokio::spawn(server::accept(Arc::clone(&parts.server), bound, ListenerKind::Unix));
     let broker = tokio::spawn(Arc::clone(&parts.engine).run());
     parts.await_state(State::Ok).await;
 
@@ -413,8 +414,8 @@ async fn a_clock_that_is_stepped_ahead_is_told_as_the_cause_and_its_return_heals
     let parts = Parts::new(&emulator);
     let _broker = tokio::spawn(Arc::clone(&parts.engine).run());
     let directory = directory();
-    let bound = server::bind(&directory.path().join("s"), 0o666, None).unwrap();
-    let _accepting = tokio::spawn(Arc::clone(&parts.server).run(bound, Gate::Unix));
+    let bound = listen::bind_unix(&directory.path().join("s"), 0o666, None).unwrap();
+    let _accepting = tokio::spawn(server::accept(Arc::clone(&parts.server), bound, ListenerKind::Unix));
     parts.await_state(State::Ok).await;
 
     *parts.clock.wall.lock() += 2 * 86_400;
@@ -434,8 +435,8 @@ async fn a_machine_that_slept_longer_than_its_tokens_live_asks_before_it_is_read
     let parts = Parts::new(&emulator);
     let broker = tokio::spawn(Arc::clone(&parts.engine).run());
     let directory = directory();
-    let bound = server::bind(&directory.path().join("s"), 0o666, None).unwrap();
-    let _accepting = tokio::spawn(Arc::clone(&parts.server).run(bound, Gate::Unix));
+    let bound = listen::bind_unix(&directory.path().join("s"), 0o666, None).unwrap();
+    let _accepting = tokio::spawn(server::accept(Arc::clone(&parts.server), bound, ListenerKind::Unix));
     parts.await_state(State::Ok).await;
     broker.abort();
     *parts.clock.boot.lock() += 7200;

@@ -164,9 +164,6 @@ fn headers() -> Vec<Case> {
 fn framing() -> Vec<Case> {
     let (five, chunked) = ("Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n");
     let mut cases = vec![
-        case("a length, then chunks", form(&format!("{five}{chunked}"), WHOLE), Closes),
-        case("chunks, then a length", form(&format!("{chunked}{five}"), WHOLE), Closes),
-        case("a length of nothing, then chunks", form(&format!("Content-Length: 0\r\n{chunked}"), WHOLE), Closes),
         case("two lengths", form(&format!("{five}Content-Length: 6\r\n"), "aaaaaa"), Closes),
         case("chunks twice", form(&format!("{chunked}{chunked}"), WHOLE), Closes),
         case("chunks in HTTP/1.0", form(chunked, WHOLE).replace("HTTP/1.1", "HTTP/1.0"), Closes),
@@ -255,4 +252,20 @@ fn odd_requests_are_errors_and_reach_nobody() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(daemon.get("/live").status, 200);
     assert_eq!(emulator.count(), 0);
+}
+
+/// RFC 9112 6.3: the chunks count, and the connection ends with the answer.
+#[test]
+fn after_a_request_with_chunks_beside_a_length_nothing_more_is_read() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for headers in [
+        format!("Content-Length: 5\r\n{chunked}"),
+        format!("{chunked}Content-Length: 5\r\n"),
+        format!("Content-Length: 0\r\n{chunked}"),
+        format!("{chunked}Content-Length: 5\r\nContent-Length: 6\r\n"),
+    ] {
+        assert_eq!(answers(&daemon, form(&headers, WHOLE).as_bytes()), [200], "{headers:?}");
+    }
 }

@@ -6,27 +6,27 @@
 //! every caller gets an answer by its deadline.
 
 mod backoff;
-mod carried;
 mod event;
 mod governor;
 mod lifetime;
 mod outcome;
 mod slot;
+mod snapshot;
 mod store;
 mod waiters;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::carried::Carried;
 pub use self::event::{
     Answer, Ask, Bound, Decision, Effect, Entry, Fetch, Note, Policy, Renewal, Served, Unserved, WaiterId,
 };
 use self::governor::{Governor, Lane};
 pub use self::lifetime::LOW;
 use self::lifetime::{Lease, refresh_in};
-pub use self::slot::Trouble;
+pub use self::slot::Failing;
 use self::slot::{Flight, Slot, Step, Want};
+pub use self::snapshot::KeySnapshot;
 use self::store::Store;
 use self::waiters::{Waiter, Waiters};
 use crate::clock::Now;

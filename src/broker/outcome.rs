@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::governor::Throttle;
 use super::lifetime::{Lease, refresh_in};
-use super::slot::Trouble;
+use super::slot::Failing;
 use super::{Broker, Effect, Fetch, Note, Unserved, note_lapse, served};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};
@@ -99,7 +99,7 @@ impl Broker {
     /// `rounds` of throttles came before this one, if it is one.
     fn failed(&mut self, now: Now, key: &Arc<Key>, failure: &Arc<Failure>, rounds: u32, effects: &mut Vec<Effect>) {
         let Some(slot) = self.store.get_mut(key) else { return };
-        let mut trouble = slot.trouble.take().unwrap_or_else(|| Trouble::new(failure.clone()));
+        let mut trouble = slot.trouble.take().unwrap_or_else(|| Failing::new(failure.clone()));
         let wait = trouble.streak.failed(&failure.class, now.boot, rounds, self.rng.f64());
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.hold_callers = wait.hold_callers;

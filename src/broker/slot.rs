@@ -39,7 +39,7 @@ pub struct Slot {
     /// When a caller last asked to force one, or such a one last started.
     pub forced_at: Option<Duration>,
     /// What has failed since the last good reply.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Failing>,
     /// It was said that the token is over.
     pub lapse_told: bool,
     /// When somebody last asked; the slot's creation where nobody did.
@@ -62,7 +62,7 @@ pub struct Flight {
 
 /// Failures in a row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct Failing {
     /// The last one.
     pub failure: Arc<Failure>,
     /// What the next wait follows from.
@@ -98,7 +98,7 @@ pub enum Step {
     Fail(Arc<Failure>, Duration),
 }
 
-impl Trouble {
+impl Failing {
     /// No failure counted yet.
     pub fn new(failure: Arc<Failure>) -> Self {
         Self {

@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
-use super::problem::{Class, Problem, printable};
+use super::problem::{FaultKind, Problem, printable};
 
 /// Far beyond any real file, far below what could hurt.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -33,7 +33,7 @@ pub(super) struct Source {
 }
 
 /// Why a file is not read, and what to do.
-type Refusal = (String, String);
+type Untrusted = (String, String);
 
 /// The main file, then `conf.d/*.toml` beside it in name order, as a shell's `*.toml` would find them. What cannot be
 /// read is a problem; a missing `conf.d` is none.
@@ -70,7 +70,7 @@ fn open(path: &Path, more: OFlag) -> io::Result<File> {
 }
 
 /// The judged directory and the names in it that count; none if there is no such directory.
-fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Refusal> {
+fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Untrusted> {
     let directory = match open(path, OFlag::O_DIRECTORY) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -98,7 +98,7 @@ fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Refusal> {
     Ok(Some((directory, names)))
 }
 
-fn read(path: &Path, opened: io::Result<File>) -> Result<String, Refusal> {
+fn read(path: &Path, opened: io::Result<File>) -> Result<String, Untrusted> {
     let file = opened.map_err(|error| unreadable(path, &error))?;
     let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
     if !metadata.is_file() {
@@ -121,7 +121,7 @@ fn read(path: &Path, opened: io::Result<File>) -> Result<String, Refusal> {
 
 /// Only root and the user whom this process runs as may be able to write it. The group is not trusted either, not even
 /// root's: who is in it is decided elsewhere.
-fn judge(path: &Path, metadata: &Metadata) -> Result<(), Refusal> {
+fn judge(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let (owner, ours) = (metadata.uid(), geteuid().as_raw());
     if owner != 0 && owner != ours {
         let trusted = if ours == 0 {
@@ -146,7 +146,7 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Refusal {
+fn unreadable(path: &Path, error: &io::Error) -> Untrusted {
     let path = printable(path);
     match error.raw_os_error().map(nix::errno::Errno::from_raw) {
         Some(nix::errno::Errno::ENOENT) => (
@@ -165,13 +165,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Refusal {
     }
 }
 
-fn problem(path: &Path, (what, remedy): Refusal) -> Problem {
+fn problem(path: &Path, (what, remedy): Untrusted) -> Problem {
     Problem {
         file: path.into(),
         line: None,
         key: None,
         what,
         remedy,
-        class: Class::File,
+        class: FaultKind::File,
     }
 }

@@ -7,7 +7,7 @@ use hyper::Uri;
 
 use super::effective::Printer;
 use super::files::{self, Source};
-use super::problem::Class;
+use super::problem::FaultKind;
 use super::read::{Names, Origins, Reader};
 use super::schema::{Draft, Rule, Warm};
 use super::{Allow, Config, Effective, Listen, Origin, Problem, Problems};
@@ -61,7 +61,7 @@ pub(super) fn understand(sources: &[Source], mut problems: Vec<Problem>) -> Resu
         reader.unknown_sections(&root);
     }
     // What a file that was not understood would have set is not known: judging the whole would be guessing.
-    let whole = problems.iter().all(|problem| problem.class > Class::Syntax);
+    let whole = problems.iter().all(|problem| problem.class > FaultKind::Syntax);
     let config = complete(&mut draft);
     if whole {
         judge_whole(&config, &draft, &origins, &mut problems);

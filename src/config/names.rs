@@ -1,7 +1,7 @@
 //! The forms of values that name something: users, groups, units, resources, identities. Whether a user or group
 //! exists is not asked here: that may change while the file does not.
 
-use super::read::{Fault, Form, Node};
+use super::read::{Form, Node, ReadFault};
 use super::values::{quoted, text};
 use crate::key::{Identity, InvalidKey, Resource};
 
@@ -18,15 +18,15 @@ pub(super) struct Audience;
 pub(super) struct Selector(pub(super) fn(&str) -> Result<Identity, InvalidKey>);
 
 impl Form<String> for Account {
-    fn read(&self, node: &Node<'_>) -> Result<String, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<String, Vec<ReadFault>> {
         let text = text(node)?;
         if text.is_empty() || text.len() > 256 || text.trim() != text {
-            Err(Fault::bad(
+            Err(ReadFault::bad(
                 node,
                 "must be a name of 1 to 256 bytes without space around it",
             ))
         } else if text.chars().any(|c| c.is_control() || matches!(c, ':' | '/' | '*')) {
-            Err(Fault::with_remedy(
+            Err(ReadFault::with_remedy(
                 node,
                 format!("cannot be the name of an account: {text:?}"),
                 "write the name or the numeric id of one account; there are no patterns",
@@ -34,7 +34,7 @@ impl Form<String> for Account {
         } else if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u32>().is_ok_and(|id| id < u32::MAX) {
             Ok(text.to_owned())
         } else if text.bytes().all(|b| b.is_ascii_digit()) {
-            Err(Fault::bad(node, format!("is beyond the numeric ids: {text}")))
+            Err(ReadFault::bad(node, format!("is beyond the numeric ids: {text}")))
         } else {
             Ok(text.to_owned())
         }
@@ -50,13 +50,13 @@ impl Form<String> for Account {
 }
 
 impl Form<String> for Unit {
-    fn read(&self, node: &Node<'_>) -> Result<String, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<String, Vec<ReadFault>> {
         let text = text(node)?;
         let plain = text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@'));
         if text.is_empty() || text.len() > 255 || !plain {
-            return Err(Fault::with_remedy(
+            return Err(ReadFault::with_remedy(
                 node,
                 format!("cannot be the name of a unit: {text:?}"),
                 "write one unit's full name; there are no patterns",
@@ -64,24 +64,24 @@ impl Form<String> for Unit {
         }
         match text.rsplit_once('.') {
             Some((name, "service" | "scope" | "socket" | "mount" | "swap")) if name.ends_with('@') => {
-                Err(Fault::with_remedy(
+                Err(ReadFault::with_remedy(
                     node,
                     format!("is a template, which no process belongs to: {text}"),
                     format!("write an instance of it, {}", text.replacen('@', "@INSTANCE", 1)),
                 ))
             }
             Some((name, "service" | "scope" | "socket" | "mount" | "swap")) if !name.is_empty() => Ok(text.to_owned()),
-            Some((_, "slice")) => Err(Fault::with_remedy(
+            Some((_, "slice")) => Err(ReadFault::with_remedy(
                 node,
                 format!("is a slice, which only holds units: {text}"),
                 "name the units in it",
             )),
-            Some((name, kind @ ("timer" | "path" | "target" | "device" | "automount"))) => Err(Fault::with_remedy(
+            Some((name, kind @ ("timer" | "path" | "target" | "device" | "automount"))) => Err(ReadFault::with_remedy(
                 node,
                 format!("is a {kind}, which no process belongs to: {text}"),
                 format!("name what it starts, such as {name}.service"),
             )),
-            _ => Err(Fault::with_remedy(
+            _ => Err(ReadFault::with_remedy(
                 node,
                 format!("is not the full name of a unit: {text}"),
                 format!("write {text}.service if that is meant"),
@@ -99,8 +99,8 @@ impl Form<String> for Unit {
 }
 
 impl Form<Resource> for Audience {
-    fn read(&self, node: &Node<'_>) -> Result<Resource, Vec<Fault>> {
-        Resource::new(text(node)?).map_err(|error| Fault::bad(node, error.to_string()))
+    fn read(&self, node: &Node<'_>) -> Result<Resource, Vec<ReadFault>> {
+        Resource::new(text(node)?).map_err(|error| ReadFault::bad(node, error.to_string()))
     }
 
     fn show(&self, value: &Resource) -> Option<String> {
@@ -113,8 +113,8 @@ impl Form<Resource> for Audience {
 }
 
 impl Form<Identity> for Selector {
-    fn read(&self, node: &Node<'_>) -> Result<Identity, Vec<Fault>> {
-        (self.0)(text(node)?).map_err(|error| Fault::bad(node, error.to_string()))
+    fn read(&self, node: &Node<'_>) -> Result<Identity, Vec<ReadFault>> {
+        (self.0)(text(node)?).map_err(|error| ReadFault::bad(node, error.to_string()))
     }
 
     fn show(&self, value: &Identity) -> Option<String> {

@@ -19,12 +19,12 @@ pub struct Problem {
     pub what: String,
     /// What the administrator can do.
     pub remedy: String,
-    pub(super) class: Class,
+    pub(super) class: FaultKind,
 }
 
 /// How deep the reader had come: per file, what kept it from looking further is told first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+pub(super) enum FaultKind {
     /// The file cannot be opened or may not be trusted.
     File,
     /// Not TOML.
@@ -53,7 +53,7 @@ impl Problem {
             key: Some(key.into()),
             what: what.into(),
             remedy: remedy.into(),
-            class: Class::Value,
+            class: FaultKind::Value,
         }
     }
 }

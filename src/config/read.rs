@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Origin;
 use super::files::Source;
-use super::problem::{Class, Problem};
+use super::problem::{FaultKind, Problem};
 
 /// A value with its place in the text.
 pub(super) type Node<'i> = Spanned<DeValue<'i>>;
@@ -16,7 +16,7 @@ pub(super) type Node<'i> = Spanned<DeValue<'i>>;
 /// What a value may be: how it is read, and how it is written back.
 pub(super) trait Form<T> {
     /// All that is wrong with `node`, if anything is.
-    fn read(&self, node: &Node<'_>) -> Result<T, Vec<Fault>>;
+    fn read(&self, node: &Node<'_>) -> Result<T, Vec<ReadFault>>;
     /// As TOML; `None` where the value means "not set".
     fn show(&self, value: &T) -> Option<String>;
     /// A good value as TOML, for remedies.
@@ -25,8 +25,8 @@ pub(super) trait Form<T> {
 
 /// What is wrong with one value.
 #[derive(Debug)]
-pub(super) struct Fault {
-    class: Class,
+pub(super) struct ReadFault {
+    class: FaultKind,
     /// Byte offset in the text.
     at: usize,
     what: String,
@@ -34,11 +34,11 @@ pub(super) struct Fault {
     remedy: Option<String>,
 }
 
-impl Fault {
+impl ReadFault {
     /// A value of another TOML type than `wanted`.
     pub(super) fn wrong_type(node: &Node<'_>, wanted: &str) -> Vec<Self> {
         vec![Self {
-            class: Class::Type,
+            class: FaultKind::Type,
             at: node.span().start,
             what: format!("must be {wanted}, not {}", name_of_type(node.get_ref())),
             remedy: None,
@@ -48,17 +48,17 @@ impl Fault {
     /// A value of the right type that will not do; the remedy is the form's example.
     pub(super) fn bad(node: &Node<'_>, what: impl Into<String>) -> Vec<Self> {
         vec![Self {
-            class: Class::Value,
+            class: FaultKind::Value,
             at: node.span().start,
             what: what.into(),
             remedy: None,
         }]
     }
 
-    /// As [`Fault::bad`], with something better to say than an example.
+    /// As [`ReadFault::bad`], with something better to say than an example.
     pub(super) fn with_remedy(node: &Node<'_>, what: impl Into<String>, remedy: impl Into<String>) -> Vec<Self> {
         vec![Self {
-            class: Class::Value,
+            class: FaultKind::Value,
             at: node.span().start,
             what: what.into(),
             remedy: Some(remedy.into()),
@@ -158,7 +158,7 @@ impl<'a> Reader<'a> {
         let sound = errors.is_empty();
         for error in errors {
             reader.report(
-                Class::Syntax,
+                FaultKind::Syntax,
                 error.span().map(|span| span.start),
                 None,
                 error.message().escape_debug().to_string(),
@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
                 self.table(section, left, Some(origins), visit);
             }
             other => self.report(
-                Class::Type,
+                FaultKind::Type,
                 Some(key.span().start),
                 Some(section.into()),
                 format!("must be a table, not {}", name_of_type(&other)),
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         };
         let wrong = |reader: &mut Self, at, value: &DeValue<'_>| {
             reader.report(
-                Class::Type,
+                FaultKind::Type,
                 Some(at),
                 Some(section.into()),
                 format!("must be a list of tables, not {}", name_of_type(value)),
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
             };
             let (at, what) = (name.span().start, "is not known here");
             let key = Some(text.escape_debug().to_string());
-            self.report(Class::Value, Some(at), key, what.into(), remedy);
+            self.report(FaultKind::Value, Some(at), key, what.into(), remedy);
         }
     }
 
@@ -297,7 +297,7 @@ impl<'a> Reader<'a> {
             }
         };
         let path = format!("{section}.{}", key.escape_debug());
-        self.report(Class::Value, Some(at), Some(path), "is not known".into(), remedy);
+        self.report(FaultKind::Value, Some(at), Some(path), "is not known".into(), remedy);
     }
 
     /// The place of the byte at `at`.
@@ -308,7 +308,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn report(&mut self, class: Class, at: Option<usize>, key: Option<String>, what: String, remedy: String) {
+    fn report(&mut self, class: FaultKind, at: Option<usize>, key: Option<String>, what: String, remedy: String) {
         self.problems.push(Problem {
             file: Arc::clone(&self.source.path),
             line: at.map(|at| self.origin(at).line),

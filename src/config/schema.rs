@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::names::{Account, Audience, Selector, Unit};
 use super::read::Visit;
-use super::values::{AbsolutePath, Choice, Count, Endpoint, List, Loopback, OctalMode, Optional, Period, Switch};
+use super::values::{AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Switch};
 use super::{Cache, Config, Kind, Limits, Listen, Log, Origin, Upstream};
 use crate::key::{Identity, Resource};
 
@@ -72,7 +72,7 @@ impl Draft {
         ]);
         let upstream = &mut self.upstream;
         v.value("kind", &mut upstream.kind, &kinds);
-        v.value("endpoint", &mut self.endpoint, &Optional(Endpoint));
+        v.value("endpoint", &mut self.endpoint, &Optional(EndpointUrl));
         v.value("max_concurrent", &mut upstream.max_concurrent, &Count);
         v.value("max_per_second", &mut upstream.max_per_second, &Count);
         v.value("connect_timeout", &mut upstream.connect_timeout, &up_to(MINUTE));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Uri;
 use toml::de::DeValue;
 
-use super::read::{Fault, Form, Node};
+use super::read::{Form, Node, ReadFault};
 
 /// A whole number from 1 to [`Count::MAX`].
 pub(super) struct Count;
@@ -37,7 +37,7 @@ pub(super) struct AbsolutePath {
 pub(super) struct Loopback;
 
 /// The address of an MSI endpoint.
-pub(super) struct Endpoint;
+pub(super) struct EndpointUrl;
 
 /// A key that may be left out, which is told from every value.
 pub(super) struct Optional<F>(pub(super) F);
@@ -46,10 +46,10 @@ pub(super) struct Optional<F>(pub(super) F);
 pub(super) struct List<F>(pub(super) F);
 
 /// The text of a string.
-pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Vec<Fault>> {
+pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Vec<ReadFault>> {
     node.get_ref()
         .as_str()
-        .ok_or_else(|| Fault::wrong_type(node, "a string"))
+        .ok_or_else(|| ReadFault::wrong_type(node, "a string"))
 }
 
 /// Text as a TOML string. A JSON string is one too, but for a raw DEL, and no value that passed its form holds one.
@@ -77,14 +77,14 @@ impl Count {
 }
 
 impl Form<usize> for Count {
-    fn read(&self, node: &Node<'_>) -> Result<usize, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<usize, Vec<ReadFault>> {
         let DeValue::Integer(number) = node.get_ref() else {
-            return Err(Fault::wrong_type(node, "an integer"));
+            return Err(ReadFault::wrong_type(node, "an integer"));
         };
         usize::from_str_radix(number.as_str(), number.radix())
             .ok()
             .filter(|count| (1..=Self::MAX).contains(count))
-            .ok_or_else(|| Fault::bad(node, format!("must be from 1 to {}", Self::MAX)))
+            .ok_or_else(|| ReadFault::bad(node, format!("must be from 1 to {}", Self::MAX)))
     }
 
     fn show(&self, value: &usize) -> Option<String> {
@@ -97,17 +97,17 @@ impl Form<usize> for Count {
 }
 
 impl Form<Duration> for Period {
-    fn read(&self, node: &Node<'_>) -> Result<Duration, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<Duration, Vec<ReadFault>> {
         let Some(text) = node.get_ref().as_str() else {
-            return Err(Fault::wrong_type(node, "a string with a unit"));
+            return Err(ReadFault::wrong_type(node, "a string with a unit"));
         };
-        let period =
-            humantime::parse_duration(text).map_err(|error| Fault::bad(node, format!("is no duration ({error})")))?;
+        let period = humantime::parse_duration(text)
+            .map_err(|error| ReadFault::bad(node, format!("is no duration ({error})")))?;
         if (self.min..=self.max).contains(&period) {
             Ok(period)
         } else {
             let what = format!("must be from {} to {}", in_one_unit(self.min), in_one_unit(self.max));
-            Err(Fault::bad(node, what))
+            Err(ReadFault::bad(node, what))
         }
     }
 
@@ -121,10 +121,10 @@ impl Form<Duration> for Period {
 }
 
 impl Form<bool> for Switch {
-    fn read(&self, node: &Node<'_>) -> Result<bool, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<bool, Vec<ReadFault>> {
         node.get_ref()
             .as_bool()
-            .ok_or_else(|| Fault::wrong_type(node, "true or false without quotes"))
+            .ok_or_else(|| ReadFault::wrong_type(node, "true or false without quotes"))
     }
 
     fn show(&self, value: &bool) -> Option<String> {
@@ -137,12 +137,12 @@ impl Form<bool> for Switch {
 }
 
 impl<T: Copy + PartialEq> Form<T> for Choice<T> {
-    fn read(&self, node: &Node<'_>) -> Result<T, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<T, Vec<ReadFault>> {
         let text = text(node)?;
         let found = self.0.iter().find(|(word, _)| *word == text);
         found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = self.0.iter().map(|(word, _)| quoted(word)).collect();
-            Fault::with_remedy(
+            ReadFault::with_remedy(
                 node,
                 format!("cannot be {text:?}"),
                 format!("write one of {}", words.join(", ")),
@@ -161,13 +161,13 @@ impl<T: Copy + PartialEq> Form<T> for Choice<T> {
 }
 
 impl Form<u32> for OctalMode {
-    fn read(&self, node: &Node<'_>) -> Result<u32, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<u32, Vec<ReadFault>> {
         let text = text(node)?;
         let octal = !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
         u32::from_str_radix(text, 8)
             .ok()
             .filter(|mode| octal && *mode <= 0o777)
-            .ok_or_else(|| Fault::bad(node, "must be permission bits in octal, \"0000\" to \"0777\""))
+            .ok_or_else(|| ReadFault::bad(node, "must be permission bits in octal, \"0000\" to \"0777\""))
     }
 
     fn show(&self, value: &u32) -> Option<String> {
@@ -180,15 +180,15 @@ impl Form<u32> for OctalMode {
 }
 
 impl Form<PathBuf> for AbsolutePath {
-    fn read(&self, node: &Node<'_>) -> Result<PathBuf, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<PathBuf, Vec<ReadFault>> {
         let text = text(node)?;
         let path = PathBuf::from(text);
         if !path.is_absolute() || path.file_name().is_none() || text.ends_with('/') {
-            Err(Fault::bad(node, "must be the absolute path of a file"))
+            Err(ReadFault::bad(node, "must be the absolute path of a file"))
         } else if text.chars().any(char::is_control) {
-            Err(Fault::bad(node, "holds a control character"))
+            Err(ReadFault::bad(node, "holds a control character"))
         } else if text.len() > self.max {
-            Err(Fault::bad(node, format!("is longer than {} bytes", self.max)))
+            Err(ReadFault::bad(node, format!("is longer than {} bytes", self.max)))
         } else {
             Ok(path)
         }
@@ -204,14 +204,14 @@ impl Form<PathBuf> for AbsolutePath {
 }
 
 impl Form<SocketAddr> for Loopback {
-    fn read(&self, node: &Node<'_>) -> Result<SocketAddr, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<SocketAddr, Vec<ReadFault>> {
         let address: SocketAddr = text(node)?
             .parse()
-            .map_err(|_| Fault::bad(node, "is not an IP address with a port"))?;
+            .map_err(|_| ReadFault::bad(node, "is not an IP address with a port"))?;
         if address.ip().is_loopback() {
             Ok(address)
         } else {
-            Err(Fault::bad(
+            Err(ReadFault::bad(
                 node,
                 "must be a loopback address: tokens never leave the machine through the daemon",
             ))
@@ -227,10 +227,10 @@ impl Form<SocketAddr> for Loopback {
     }
 }
 
-impl Form<Uri> for Endpoint {
-    fn read(&self, node: &Node<'_>) -> Result<Uri, Vec<Fault>> {
+impl Form<Uri> for EndpointUrl {
+    fn read(&self, node: &Node<'_>) -> Result<Uri, Vec<ReadFault>> {
         let text = text(node)?;
-        endpoint(text).map_err(|what| Fault::bad(node, what))
+        endpoint(text).map_err(|what| ReadFault::bad(node, what))
     }
 
     fn show(&self, value: &Uri) -> Option<String> {
@@ -268,7 +268,7 @@ fn endpoint(text: &str) -> Result<Uri, &'static str> {
 }
 
 impl<T, F: Form<T>> Form<Option<T>> for Optional<F> {
-    fn read(&self, node: &Node<'_>) -> Result<Option<T>, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<Option<T>, Vec<ReadFault>> {
         self.0.read(node).map(Some)
     }
 
@@ -282,12 +282,12 @@ impl<T, F: Form<T>> Form<Option<T>> for Optional<F> {
 }
 
 impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
-    fn read(&self, node: &Node<'_>) -> Result<Vec<T>, Vec<Fault>> {
+    fn read(&self, node: &Node<'_>) -> Result<Vec<T>, Vec<ReadFault>> {
         let Some(items) = node.get_ref().as_array() else {
-            return Err(Fault::wrong_type(node, "a list in brackets"));
+            return Err(ReadFault::wrong_type(node, "a list in brackets"));
         };
         if items.is_empty() {
-            return Err(Fault::with_remedy(
+            return Err(ReadFault::with_remedy(
                 node,
                 "is empty and would match nothing",
                 "leave the key out, or list what is meant",

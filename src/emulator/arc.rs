@@ -3,9 +3,9 @@
 
 use super::endpoint::{error, header};
 use super::imds;
-use super::issue::Grant;
+use super::issue::Issued;
 use super::reply::Reply;
-use super::request::{Parameters, TokenRequest};
+use super::request::{AskedToken, Query};
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
@@ -68,11 +68,11 @@ impl Challenges {
 }
 
 /// What the agent demands of a request: the same as the metadata service.
-pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest, Reply> {
+pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     imds::read(head, parameters)
 }
 
 /// The token reply, which names whatever identity the request named.
-pub(super) fn success(grant: &Grant, request: &TokenRequest) -> Map<String, Value> {
+pub(super) fn success(grant: &Issued, request: &AskedToken) -> Map<String, Value> {
     imds::success(grant, request)
 }

@@ -5,7 +5,7 @@
 
 use super::issue::TENANT_ID;
 use super::reply::Reply;
-use super::request::Parameters;
+use super::request::Query;
 use super::{State, jwt, unix_now};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +65,7 @@ pub(super) fn answer(state: &State, head: &Parts) -> Reply {
     if let Err(refusal) = authenticate(head, unix_now()) {
         return refusal;
     }
-    let parameters = Parameters::from_query(head.uri.query().unwrap_or_default()).unwrap_or_default();
+    let parameters = Query::from_query(head.uri.query().unwrap_or_default()).unwrap_or_default();
     if parameters.get("api-version").is_none_or(str::is_empty) {
         let text = "The api-version query parameter (?api-version=) is required for all requests.";
         return error(StatusCode::BAD_REQUEST, "MissingApiVersionParameter", text);

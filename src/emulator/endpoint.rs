@@ -4,9 +4,9 @@
 //! its replies. Everything else is the same for all and stands here.
 
 use super::identity::{Identity, NoIdentity, Selector};
-use super::issue::{Grant, TENANT_ID, Wanted};
+use super::issue::{Issued, TENANT_ID, Wanted};
 use super::reply::{Reply, Reset, Sending};
-use super::request::{Parameters, TokenRequest};
+use super::request::{AskedToken, Query};
 use super::script::Fault;
 use super::traffic::Seen;
 use super::{State, arc, imds, unix_now, vm_extension};
@@ -41,7 +41,7 @@ impl Endpoint {
         }
     }
 
-    fn read(self, head: &Parts, parameters: &Parameters) -> Result<TokenRequest, Reply> {
+    fn read(self, head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
         match self {
             Self::Imds => imds::read(head, parameters),
             Self::VmExtension => vm_extension::read(head, parameters),
@@ -49,7 +49,7 @@ impl Endpoint {
         }
     }
 
-    fn success(self, grant: &Grant, request: &TokenRequest) -> Map<String, Value> {
+    fn success(self, grant: &Issued, request: &AskedToken) -> Map<String, Value> {
         match self {
             Self::Imds => imds::success(grant, request),
             Self::VmExtension => vm_extension::success(grant),
@@ -109,14 +109,14 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn parameters(head: &Parts, form: &str) -> Result<Parameters, String> {
+fn parameters(head: &Parts, form: &str) -> Result<Query, String> {
     if head.method == hyper::Method::POST && !form.is_empty() {
-        return Parameters::from_form(form);
+        return Query::from_form(form);
     }
-    Parameters::from_query(head.uri.query().unwrap_or_default())
+    Query::from_query(head.uri.query().unwrap_or_default())
 }
 
-fn token(kind: Endpoint, state: &State, request: &TokenRequest, fault: &Fault) -> Reply {
+fn token(kind: Endpoint, state: &State, request: &AskedToken, fault: &Fault) -> Reply {
     if !is_known_resource(&request.resource) {
         return unknown_resource(&request.resource);
     }
@@ -148,7 +148,7 @@ fn token(kind: Endpoint, state: &State, request: &TokenRequest, fault: &Fault) -
     Reply::json(status, &body)
 }
 
-fn grant(state: &State, request: &TokenRequest, fault: &Fault) -> Result<Grant, NoIdentity> {
+fn grant(state: &State, request: &AskedToken, fault: &Fault) -> Result<Issued, NoIdentity> {
     let now = unix_now();
     let inner = &mut *state.inner.lock();
     let identity = inner.identities.choose(&request.selector)?;
@@ -262,7 +262,7 @@ fn spoil(mut reply: Reply, fault: &Fault) -> Reply {
     reply
 }
 
-fn seen(head: &Parts, parameters: Option<&Parameters>) -> Seen {
+fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
     let mut headers = BTreeMap::<String, String>::new();
     for (name, value) in &head.headers {
         let value = String::from_utf8_lossy(value.as_bytes());

@@ -2,9 +2,9 @@
 
 use super::endpoint::{error, header};
 use super::identity::Selector;
-use super::issue::Grant;
+use super::issue::Issued;
 use super::reply::Reply;
-use super::request::{Parameters, TokenRequest};
+use super::request::{AskedToken, Query};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -51,7 +51,7 @@ const API_VERSIONS: [&str; 29] = [
 ];
 
 /// What the endpoint demands of a request.
-pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest, Reply> {
+pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     let refuse = |reason: &str| error(StatusCode::BAD_REQUEST, "invalid_request", reason);
     if head.method != Method::GET {
         return Err(error(
@@ -79,14 +79,14 @@ pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest
         Some(_) => return Err(refuse("bypass_cache can only be true")),
     };
     let request = parameters.token_request().map_err(|reason| refuse(&reason))?;
-    Ok(TokenRequest {
+    Ok(AskedToken {
         bypass_cache,
         ..request
     })
 }
 
 /// The token reply: all strings, and the id that the request named.
-pub(super) fn success(grant: &Grant, request: &TokenRequest) -> Map<String, Value> {
+pub(super) fn success(grant: &Issued, request: &AskedToken) -> Map<String, Value> {
     let fields = [
         ("access_token", grant.access_token.clone()),
         ("client_id", grant.client_id.clone()),

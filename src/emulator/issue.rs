@@ -17,7 +17,7 @@ const CLOCK_SKEW: i64 = 300;
 
 /// A token with what the endpoint tells about it. Times are Unix seconds.
 #[derive(Debug, Clone)]
-pub(super) struct Grant {
+pub(super) struct Issued {
     pub access_token: String,
     pub resource: String,
     pub client_id: String,
@@ -44,7 +44,7 @@ pub(super) enum Wanted {
 pub(super) struct Issuer {
     lifetime: Duration,
     canary: Option<Canary>,
-    issued: HashMap<IssueKey, Grant>,
+    issued: HashMap<IssueKey, Issued>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,7 +70,7 @@ impl Issuer {
         (resource, identity, xms_cc): (&str, &Identity, Option<&str>),
         wanted: Wanted,
         lifetime: Option<Duration>,
-    ) -> Grant {
+    ) -> Issued {
         let key = IssueKey {
             resource: resource.to_owned(),
             client_id: identity.client_id.to_ascii_lowercase(),
@@ -97,7 +97,7 @@ impl Issuer {
     }
 
     /// A token that no later request will see.
-    pub fn one_off(&self, now: i64, resource: &str, identity: &Identity, lifetime: Option<Duration>) -> Grant {
+    pub fn one_off(&self, now: i64, resource: &str, identity: &Identity, lifetime: Option<Duration>) -> Issued {
         issue(
             now,
             resource,
@@ -116,11 +116,11 @@ fn issue(
     xms_cc: Option<&str>,
     lifetime: Duration,
     canary: Option<&Canary>,
-) -> Grant {
+) -> Issued {
     let life = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
     let (not_before, expires_on) = (now - CLOCK_SKEW, now.saturating_add(life));
     let claims = claims_of(resource, identity, xms_cc, not_before, expires_on);
-    Grant {
+    Issued {
         access_token: jwt::build(&claims, canary),
         resource: resource.to_owned(),
         client_id: identity.client_id.clone(),
@@ -174,7 +174,7 @@ mod tests {
     const NOW: i64 = 1_750_000_000;
     const STORAGE: &str = "https://storage.azure.com/";
 
-    fn ask(issuer: &mut Issuer, now: i64, wanted: Wanted) -> Grant {
+    fn ask(issuer: &mut Issuer, now: i64, wanted: Wanted) -> Issued {
         let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
         issuer.grant(now, (STORAGE, &identity, None), wanted, None)
     }
@@ -245,7 +245,7 @@ mod tests {
         let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let first = ask(&mut issuer, NOW, Wanted::Usual);
         let stray = issuer.one_off(NOW, STORAGE, &identity, None);
-        let uti = |grant: &Grant| jwt::claims(&grant.access_token).unwrap()["uti"].clone();
+        let uti = |grant: &Issued| jwt::claims(&grant.access_token).unwrap()["uti"].clone();
         assert_ne!(uti(&stray), uti(&first));
         assert_eq!(ask(&mut issuer, NOW, Wanted::Usual).access_token, first.access_token);
     }

@@ -5,18 +5,18 @@ use percent_encoding::percent_decode_str;
 
 /// The decoded `name=value` pairs of a query or a form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 /// A request that is well-formed enough to be given a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TokenRequest {
+pub(super) struct AskedToken {
     pub resource: String,
     pub selector: Selector,
     pub bypass_cache: bool,
     pub xms_cc: Option<String>,
 }
 
-impl Parameters {
+impl Query {
     /// A query: `+` is itself.
     pub fn from_query(text: &str) -> Result<Self, String> {
         pairs(text).collect::<Result<_, _>>().map(Self)
@@ -61,13 +61,13 @@ impl Parameters {
     ///
     /// # Errors
     /// What is wrong, for an `error_description`.
-    pub fn token_request(&self) -> Result<TokenRequest, String> {
+    pub fn token_request(&self) -> Result<AskedToken, String> {
         if let Some(name) = self.duplicate() {
             return Err(format!("Duplicate query parameter '{name}'"));
         }
         match self.get("resource") {
             None | Some("") => Err("Required query variable 'resource' is missing".to_owned()),
-            Some(resource) => Ok(TokenRequest {
+            Some(resource) => Ok(AskedToken {
                 resource: resource.to_owned(),
                 selector: self.selector()?,
                 bypass_cache: false,
@@ -105,16 +105,16 @@ mod tests {
             "resource=https://a.example/x+y",
             "resource=https%3A%2F%2Fa.example%2fx%2By",
         ] {
-            let request = Parameters::from_query(query).unwrap().token_request().unwrap();
+            let request = Query::from_query(query).unwrap().token_request().unwrap();
             assert_eq!(request.resource, "https://a.example/x+y");
         }
-        assert_eq!(Parameters::from_form("a=x+y%2B").unwrap().get("a"), Some("x y+"));
+        assert_eq!(Query::from_form("a=x+y%2B").unwrap().get("a"), Some("x y+"));
     }
 
     #[test]
     fn what_is_malformed_is_refused() {
         for query in ["resource=%4", "resource=%zz", "resource=%ff"] {
-            assert!(Parameters::from_query(query).is_err(), "{query}");
+            assert!(Query::from_query(query).is_err(), "{query}");
         }
         for (query, reason) in [
             ("resource=a&resource=a", "Duplicate"),
@@ -122,14 +122,14 @@ mod tests {
             ("client_id=b", "missing"),
             ("resource=", "missing"),
         ] {
-            let error = Parameters::from_query(query).unwrap().token_request().unwrap_err();
+            let error = Query::from_query(query).unwrap().token_request().unwrap_err();
             assert!(error.contains(reason), "{query}: {error}");
         }
     }
 
     #[test]
     fn each_selector_is_understood() {
-        let selector = |query| Parameters::from_query(query).unwrap().selector().unwrap();
+        let selector = |query| Query::from_query(query).unwrap().selector().unwrap();
         assert_eq!(selector("resource=r"), Selector::Default);
         assert_eq!(selector("client_id=X"), Selector::ClientId("X".into()));
         assert_eq!(selector("object_id=X"), Selector::ObjectId("X".into()));

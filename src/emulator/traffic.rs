@@ -47,7 +47,7 @@ pub(super) struct Peak {
 
 /// The answer to `GET /emulator/requests`.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct TrafficReport {
     /// All since the start or the last reset, also those no longer listed.
     pub count: u64,
     /// Those being answered now.
@@ -109,8 +109,8 @@ impl Traffic {
         self.peak
     }
 
-    pub fn report(&self) -> Report {
-        Report {
+    pub fn report(&self) -> TrafficReport {
+        TrafficReport {
             count: self.count,
             in_flight: self.in_flight,
             requests: self.seen.iter().cloned().collect(),

@@ -4,9 +4,9 @@
 //! `refresh_token` is an empty string, and neither `client_id` nor `ext_expires_in` is there.
 
 use super::endpoint::{error, header};
-use super::issue::Grant;
+use super::issue::Issued;
 use super::reply::Reply;
-use super::request::{Parameters, TokenRequest};
+use super::request::{AskedToken, Query};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 pub(super) const PATH: &str = "/oauth2/token";
 
 /// What the endpoint demands of a request: a query, or a form that is posted.
-pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest, Reply> {
+pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     if head.method != Method::GET && head.method != Method::POST {
         return Err(error(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -35,7 +35,7 @@ pub(super) fn read(head: &Parts, parameters: &Parameters) -> Result<TokenRequest
 }
 
 /// The token reply: all strings.
-pub(super) fn success(grant: &Grant) -> Map<String, Value> {
+pub(super) fn success(grant: &Issued) -> Map<String, Value> {
     let fields = [
         ("access_token", grant.access_token.clone()),
         ("refresh_token", String::new()),

@@ -5,7 +5,6 @@ pub mod events;
 pub mod health;
 pub mod labels;
 pub mod log;
-pub mod manager;
 pub mod metrics;
 pub mod report;
 pub mod scrape;

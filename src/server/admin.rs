@@ -5,43 +5,43 @@ use std::sync::Arc;
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::answer::{self, Reply};
+use super::response::{self, ResponseBody};
 use crate::access::{Caller, Rules};
 use crate::engine::Engine;
 use crate::observe::health::{AzureState, Health};
 use crate::observe::status;
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
-pub fn live(live: bool) -> Response<Reply> {
+pub fn live(live: bool) -> Response<ResponseBody> {
     let status = if live {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    answer::json(
+    response::json(
         status,
         bytes(&json!({ "live": live, "ApplicationHealthState": AzureState::from(live) })),
     )
 }
 
 /// 200 when every warm token can be served now, else 503, with the reason per token.
-pub fn ready(health: &Health) -> Response<Reply> {
+pub fn ready(health: &Health) -> Response<ResponseBody> {
     let status = if health.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    answer::json(status, bytes(health))
+    response::json(status, bytes(health))
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<Reply> {
-    answer::json(StatusCode::OK, bytes(&status::status(engine, caller, rules)))
+pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<ResponseBody> {
+    response::json(StatusCode::OK, bytes(&status::status(engine, caller, rules)))
 }
 
 /// The configuration on disk is the one in effect.
-pub fn reloaded() -> Response<Reply> {
-    answer::json(StatusCode::OK, bytes(&json!({ "reloaded": true })))
+pub fn reloaded() -> Response<ResponseBody> {
+    response::json(StatusCode::OK, bytes(&json!({ "reloaded": true })))
 }
 
 fn bytes(value: &impl serde::Serialize) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Error answers: a status, an OAuth error code and a sentence that says what to do, in the shape of the route.
+//! Error answers: a status, an OAuth error code and a sentence that says what to do, in the protocol of the route.
 //!
 //! SDKs act on the status alone (`protocol.md` 2.4 and 4, row 15): 400 and 403 end their tries, 429 and 503 with a small
 //! `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are never our own fault's.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::shape::Shape;
+use super::protocol::Protocol;
 use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
 use crate::failure::{Class, Failure};
@@ -239,9 +239,9 @@ impl Problem {
         Self { close: true, ..self }
     }
 
-    /// The JSON body in the shape of the route.
-    pub fn body(&self, shape: Shape) -> Vec<u8> {
-        let app_service = shape == Shape::AppService;
+    /// The JSON body in the protocol of the route.
+    pub fn body(&self, protocol: Protocol) -> Vec<u8> {
+        let app_service = protocol == Protocol::AppService;
         let body = Body {
             status_code: app_service.then_some(self.status.as_u16()),
             message: app_service.then_some(&self.description),
@@ -264,7 +264,7 @@ mod tests {
         let key = |resource, id| Key::new(Resource::new(resource).unwrap(), Identity::client_id(id).unwrap());
         for key in [key("https://Unreachable/", "a"), key("https://a/", "UNREACHABLE")] {
             let problem = Problem::forbidden(&caller, &key);
-            let text = String::from_utf8(problem.body(Shape::AppService)).unwrap();
+            let text = String::from_utf8(problem.body(Protocol::AppService)).unwrap();
             assert!(!text.to_lowercase().contains("unreachable"), "{text}");
         }
         let text = Problem::forbidden(&caller, &key("https://a/", "b")).description;

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
 use super::exchange::{self, Answer};
-use super::{judge, reply};
+use super::{reply, status};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};
 use crate::key::{Identity, Key, Resource};
@@ -51,7 +51,7 @@ pub fn reply(input: &[u8]) -> bool {
                 (Identity::resource_id("/s/x").unwrap(), true),
             ] {
                 let key = Key::new(resource.clone(), identity);
-                let judged = judge::status(&answer, Some("IMDS/"), NOW)
+                let judged = status::check(&answer, Some("IMDS/"), NOW)
                     .and_then(|()| reply::token(&answer.body, &key, must_echo, NOW));
                 match judged {
                     Ok(token) => {

@@ -4,13 +4,13 @@
 //! A request is rebuilt from typed values, so nothing of a caller's request passes through. hyper follows no redirect and
 //! reads no proxy variable, which is what this endpoint asks for (`protocol.md` 3, row "Transport").
 
-mod arc;
+mod azure_arc;
 mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod imds;
-mod judge;
 mod reply;
+mod status;
 mod vm_extension;
 
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Upstream {
             endpoint: match config.kind {
                 Kind::Imds => Box::new(imds::Imds),
                 Kind::VmExtension => Box::new(vm_extension::VmExtension),
-                Kind::Arc => Box::new(arc::Arc::new()),
+                Kind::Arc => Box::new(azure_arc::AzureArc::new()),
             },
             kind: config.kind,
             uri: config.endpoint.clone(),
@@ -97,7 +97,7 @@ impl Upstream {
         let answer = tokio::time::timeout(self.request_timeout, exchanges)
             .await
             .map_err(|_| exchange::timed_out("no answer", self.request_timeout))??;
-        judge::status(&answer, self.endpoint.server(), clock.now())?;
+        status::check(&answer, self.endpoint.server(), clock.now())?;
         reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
     }
 

@@ -14,17 +14,18 @@ use zeroize::Zeroizing;
 use super::answers::{CACHED, TOKEN, answers};
 use super::reference::requests;
 use crate::access::{Caller, Rules};
-use crate::broker::{Carried, Note, Policy, Trouble};
+use crate::broker::{Failing, KeySnapshot, Note, Policy};
 use crate::clock::{Clock, Now};
 use crate::config::{self, Allow, Kind, Origin};
 use crate::engine::{Engine, Observer};
 use crate::failure::{Class, Failure};
 use crate::key::{Identity, Key, Resource};
+use crate::listen::Secret;
 use crate::observe::metrics::Metrics;
-use crate::server::framing::Lengths;
-use crate::server::recall::Recall;
-use crate::server::secret::Secret;
-use crate::server::{Bounds, Gate, Server, Session, Settings};
+use crate::server::connection::serve;
+use crate::server::last_request::LastRequest;
+use crate::server::session::Session;
+use crate::server::{Bounds, ListenerKind, Server, Settings};
 use crate::token::{Parts, Token};
 use crate::upstream::Upstream;
 
@@ -92,19 +93,18 @@ pub fn connection(input: &[u8]) -> bool {
 }
 
 fn session(uid: u32, is_sdk: bool) -> Session {
-    let gate = if is_sdk {
-        Gate::Sdk {
+    let listener = if is_sdk {
+        ListenerKind::Sdk {
             port: SDK_PORT,
             secret: Secret::parse(SECRET).unwrap(),
         }
     } else {
-        Gate::Unix
+        ListenerKind::Unix
     };
     Session {
         caller: Caller::described(uid, Vec::new(), None),
-        gate: Arc::new(gate),
-        lengths: Arc::<Lengths>::default(),
-        recall: Recall::default(),
+        listener: Arc::new(listener),
+        last_request: LastRequest::default(),
     }
 }
 
@@ -137,13 +137,13 @@ fn server() -> Arc<Server> {
         expires_on: NOW.wall + life,
         not_before: NOW.wall,
     };
-    engine.take_over(vec![Carried {
+    engine.take_over(vec![KeySnapshot {
         token: Some((Arc::new(Token::new(&key.resource, &parts).unwrap()), NOW.boot + life)),
         key,
         owner: 0,
         last_asked: NOW.boot,
         next_try: NOW.boot + life,
-        trouble: Some(Trouble::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),
+        trouble: Some(Failing::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),
     }]);
     let allow = Allow {
         users: Some(vec![FRIEND.to_string()]),
@@ -184,7 +184,7 @@ async fn exchange(server: Arc<Server>, session: Session, pieces: &[&[u8]]) -> Ve
         client.read_to_end(&mut output).await.unwrap();
         output
     };
-    tokio::join!(server.serve(stream, session), caller).1
+    tokio::join!(serve(&server, stream, session), caller).1
 }
 
 /// Nothing here waits for anything but the caller, so a few rounds bring the server to where only he can go on. One who

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::broker::Renewal;
 use crate::key::{Identity, Key, MAX_IDENTITY, MAX_RESOURCE};
 use crate::server::problem::Problem;
-use crate::server::route::{Route, TokenRequest};
-use crate::server::shape::Shape;
+use crate::server::protocol::Protocol;
+use crate::server::request::{Route, TokenRequest};
 
 /// A query, and if there is a second line, a form. Whether they are a request for a token on any route.
 ///
@@ -28,21 +28,21 @@ pub fn query(input: &[u8]) -> bool {
         Route::at(&format!("//{}/", query.to_ascii_uppercase())),
         "paths match without case"
     );
-    for shape in [Shape::Imds, Shape::VmExtension, Shape::AppService] {
-        match TokenRequest::parse(shape, Some(query), form) {
+    for protocol in [Protocol::Imds, Protocol::VmExtension, Protocol::AppService] {
+        match TokenRequest::parse(protocol, Some(query), form) {
             Ok(request) => {
                 is_request = true;
                 assert_is_bounded(&request.key);
                 let canonical = written(&request);
-                let again = TokenRequest::parse(shape, Some(&canonical), None).unwrap();
+                let again = TokenRequest::parse(protocol, Some(&canonical), None).unwrap();
                 assert_eq!(again, request, "{canonical}");
                 assert_eq!(
-                    TokenRequest::parse(shape, None, Some(&canonical)).unwrap(),
+                    TokenRequest::parse(protocol, None, Some(&canonical)).unwrap(),
                     request,
                     "{canonical}"
                 );
             }
-            Err(problem) => assert_is_told_well(shape, &problem),
+            Err(problem) => assert_is_told_well(protocol, &problem),
         }
     }
     is_request
@@ -97,7 +97,7 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-fn assert_is_told_well(shape: Shape, problem: &Problem) {
+fn assert_is_told_well(protocol: Protocol, problem: &Problem) {
     assert_eq!(problem.status, 400);
     assert!(problem.description.len() < 400, "{}", problem.description);
     assert!(
@@ -105,6 +105,6 @@ fn assert_is_told_well(shape: Shape, problem: &Problem) {
         "{:?}",
         problem.description
     );
-    let body: Value = serde_json::from_slice(&problem.body(shape)).unwrap();
+    let body: Value = serde_json::from_slice(&problem.body(protocol)).unwrap();
     assert_eq!(body["error_description"], *problem.description);
 }

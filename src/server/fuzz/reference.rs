@@ -92,7 +92,7 @@ impl<'a> Request<'a> {
         let framed = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
             ([], []) => true,
             ([length], []) => self.method == "POST" || length.bytes().all(|b| b == b'0'),
-            ([], [encoding]) => self.method == "POST" && encoding.eq_ignore_ascii_case("chunked"),
+            (_, [encoding]) => self.method == "POST" && encoding.eq_ignore_ascii_case("chunked"),
             _ => false,
         };
         let is_get = self.method == "GET" && self.target.contains("resource=");

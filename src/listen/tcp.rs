@@ -6,13 +6,13 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::either::Either;
 
-use super::bound::{BindError, Bound};
+use super::listener::{ListenError, Listener};
 
 /// As many as the kernel allows (`net.core.somaxconn`): a caller finds a full queue slow.
 const BACKLOG: u32 = u16::MAX as u32;
 
 /// A listener at the loopback address that `setting` names. To be called inside the runtime.
-pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Bound, SocketAddr), BindError> {
+pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Listener, SocketAddr), ListenError> {
     let listen = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -24,29 +24,29 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Bound, Socket
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        Ok((Bound::ours(Either::Right(listener), None), address))
+        Ok((Listener::ours(Either::Right(listener), None), address))
     };
     listen().map_err(|source: io::Error| {
         if source.kind() == io::ErrorKind::AddrInUse {
-            BindError::PortTaken { address, setting }
+            ListenError::PortTaken { address, setting }
         } else {
             let place = address.to_string();
-            BindError::Refused { place, source }
+            ListenError::Refused { place, source }
         }
     })
 }
 
 /// The listener that systemd passed. To be called inside the runtime.
-pub fn adopt(listener: StdListener, name: &str) -> Result<(Bound, SocketAddr), BindError> {
+pub fn adopt(listener: StdListener, name: &str) -> Result<(Listener, SocketAddr), ListenError> {
     let adopt = || {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok((
-            Bound::from_systemd(Either::Right(TcpListener::from_std(listener)?)),
+            Listener::from_systemd(Either::Right(TcpListener::from_std(listener)?)),
             address,
         ))
     };
-    adopt().map_err(|source: io::Error| BindError::Refused {
+    adopt().map_err(|source: io::Error| ListenError::Refused {
         place: format!("the socket \"{name}\" from systemd"),
         source,
     })

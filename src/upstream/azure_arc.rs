@@ -21,11 +21,11 @@ const CHALLENGES: &str = "/var/opt/azcmagent/tokens";
 const MAX_SIZE: u64 = 4096;
 
 /// <http://localhost:40342/metadata/identity/oauth2/token>
-pub(super) struct Arc {
+pub(super) struct AzureArc {
     directory: PathBuf,
 }
 
-impl Arc {
+impl AzureArc {
     pub(super) fn new() -> Self {
         Self {
             directory: CHALLENGES.into(),
@@ -33,7 +33,7 @@ impl Arc {
     }
 }
 
-impl Endpoint for Arc {
+impl Endpoint for AzureArc {
     fn parameters(&self, _bypass: bool) -> &'static [(&'static str, &'static str)] {
         &[("api-version", "2020-06-01")]
     }
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    fn challenge(arc: &Arc, realm: &str) -> Result<HeaderValue, Failure> {
+    fn challenge(arc: &AzureArc, realm: &str) -> Result<HeaderValue, Failure> {
         let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::try_from(realm).unwrap())]);
         let answer = Answer {
             status: StatusCode::UNAUTHORIZED,
@@ -122,7 +122,7 @@ mod tests {
     fn only_a_small_plain_key_file_in_the_agents_own_directory_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let arc = Arc {
+        let arc = AzureArc {
             directory: directory.path().to_owned(),
         };
         fs::write(at("good.key"), "c2VjcmV0").unwrap();
@@ -172,6 +172,6 @@ mod tests {
             headers: HeaderMap::new(),
             body: Zeroizing::default(),
         };
-        assert!(Arc::new().authorize(&answer).is_none());
+        assert!(AzureArc::new().authorize(&answer).is_none());
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::events;
-use super::health::{Health, State};
-use crate::notify::notify;
+use super::notify::notify;
+use crate::observe::events;
+use crate::observe::health::{Health, State};
 
 /// What systemd did not read is said again after this: by its watch a start would have failed, or a daemon be dead.
 const SOON: Duration = Duration::from_millis(500);

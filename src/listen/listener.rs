@@ -6,19 +6,18 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::either::Either;
 
-use super::bind::SocketFile;
+use super::socket_file::SocketFile;
 use crate::access::Socket;
 
-/// Callers come over the Unix socket or over loopback; from here on both take one way.
-pub type Listener = Either<UnixListener, TcpListener>;
+/// Accepts callers over the Unix socket or over loopback; from here on both take one way.
+pub type Acceptor = Either<UnixListener, TcpListener>;
 /// One caller's connection.
 pub type Stream = Either<Socket, TcpStream>;
 
-/// A listener that accepts.
+/// A listener, and whose it is.
 #[derive(Debug)]
-pub struct Bound {
-    /// Accepts callers.
-    pub(super) listener: Listener,
+pub struct Listener {
+    acceptor: Acceptor,
     /// Goes with us if we made it.
     _file: Option<SocketFile>,
     from_systemd: bool,
@@ -26,7 +25,7 @@ pub struct Bound {
 
 /// Why there is no socket. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
+pub enum ListenError {
     /// The directory is not there.
     #[error("{directory}: {source}: create it, owned by the daemon's user with mode 0755")]
     NoDirectory {
@@ -102,39 +101,34 @@ pub enum BindError {
         "the loopback listener cannot tell who calls: {0}: load the kernel's tcp_diag module, or leave listen.sdk out"
     )]
     CallersUnknown(io::Error),
-    /// systemd passed something else than what belongs under its name.
-    #[error("systemd passed {what}, which is no {wanted}: check ListenStream= in {unit}")]
-    Foreign {
-        /// What was passed.
-        what: String,
-        /// What is wanted there.
-        wanted: &'static str,
-        /// Where it is set.
-        unit: &'static str,
-    },
 }
 
-impl Bound {
+impl Listener {
     /// A socket that systemd keeps, with those who wait in its queue, for the next process.
-    pub(super) fn from_systemd(listener: Listener) -> Self {
+    pub(super) fn from_systemd(acceptor: Acceptor) -> Self {
         Self {
-            listener,
+            acceptor,
             _file: None,
             from_systemd: true,
         }
     }
 
     /// A socket that ends with this process, and so does its file.
-    pub(super) fn ours(listener: Listener, file: Option<SocketFile>) -> Self {
+    pub(super) fn ours(acceptor: Acceptor, file: Option<SocketFile>) -> Self {
         Self {
-            listener,
+            acceptor,
             _file: file,
             from_systemd: false,
         }
     }
 
     /// Whether systemd keeps the socket for the next process.
-    pub(super) fn is_from_systemd(&self) -> bool {
+    pub fn is_from_systemd(&self) -> bool {
         self.from_systemd
+    }
+
+    /// Where callers are accepted.
+    pub fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
     }
 }

@@ -5,10 +5,11 @@
 
 use std::borrow::Cow;
 
+use hyper::Method;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
-use super::shape::Shape;
+use super::protocol::Protocol;
 use crate::broker::Renewal;
 use crate::key::{Identity, InvalidKey, Key, Resource};
 
@@ -16,7 +17,7 @@ use crate::key::{Identity, InvalidKey, Key, Resource};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// A token.
-    Token(Shape),
+    Token(Protocol),
     /// Whether the daemon's own loops beat.
     Live,
     /// Whether every warm token can be served.
@@ -29,11 +30,11 @@ pub enum Route {
     Metrics,
 }
 
-impl Shape {
+impl Protocol {
     /// How errors look there; where no token is served, as the metadata service's.
     pub fn of(route: Option<Route>) -> Self {
         match route {
-            Some(Route::Token(shape)) => shape,
+            Some(Route::Token(protocol)) => protocol,
             _ => Self::Imds,
         }
     }
@@ -62,11 +63,25 @@ impl Route {
         })
     }
 
+    /// What may be done there.
+    pub fn check_method(self, method: &Method) -> Result<(), Problem> {
+        let (fits, allow) = match self {
+            Self::Token(Protocol::VmExtension) => (method == Method::GET || method == Method::POST, "GET, POST"),
+            Self::Reload => (method == Method::POST, "POST"),
+            Self::Token(_) | Self::Live | Self::Ready | Self::Status | Self::Metrics => (method == Method::GET, "GET"),
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(Problem::method_not_allowed(allow))
+        }
+    }
+
     fn exactly(path: &str) -> Option<Self> {
         Some(match path {
-            "/metadata/identity/oauth2/token" => Self::Token(Shape::Imds),
-            "/oauth2/token" => Self::Token(Shape::VmExtension),
-            "/msi/token" => Self::Token(Shape::AppService),
+            "/metadata/identity/oauth2/token" => Self::Token(Protocol::Imds),
+            "/oauth2/token" => Self::Token(Protocol::VmExtension),
+            "/msi/token" => Self::Token(Protocol::AppService),
             "/live" => Self::Live,
             "/ready" => Self::Ready,
             "/status" => Self::Status,
@@ -94,7 +109,7 @@ struct Parameters<'a> {
 
 impl TokenRequest {
     /// Understands the query and, for a POST, the form.
-    pub fn parse(shape: Shape, query: Option<&str>, form: Option<&str>) -> Result<Self, Problem> {
+    pub fn parse(protocol: Protocol, query: Option<&str>, form: Option<&str>) -> Result<Self, Problem> {
         let mut parameters = Parameters::default();
         parameters.read(query.unwrap_or_default(), Cow::Borrowed)?;
         parameters.read(form.unwrap_or_default(), |value| {
@@ -104,7 +119,7 @@ impl TokenRequest {
                 Cow::Borrowed(value)
             }
         })?;
-        check_api_version(shape, parameters.api_version.as_deref())?;
+        check_api_version(protocol, parameters.api_version.as_deref())?;
         let resource = parameters.resource.as_deref().ok_or_else(|| {
             Problem::invalid_request("The parameter \"resource\" is missing: name the service that the token is for, such as https://management.azure.com/.")
         })?;
@@ -196,14 +211,14 @@ impl<'a> Parameters<'a> {
 }
 
 /// As each endpoint has it: required from 2018-02-01 on, ignored, or checked only for the form that is not served.
-fn check_api_version(shape: Shape, version: Option<&str>) -> Result<(), Problem> {
-    match (shape, version) {
-        (Shape::Imds, Some(version)) if is_date(version) && version >= "2018-02-01" => Ok(()),
-        (Shape::Imds, _) => Err(Problem::bad_api_version()),
-        (Shape::AppService, Some("2017-09-01")) => Err(Problem::invalid_request(
+fn check_api_version(protocol: Protocol, version: Option<&str>) -> Result<(), Problem> {
+    match (protocol, version) {
+        (Protocol::Imds, Some(version)) if is_date(version) && version >= "2018-02-01" => Ok(()),
+        (Protocol::Imds, _) => Err(Problem::bad_api_version()),
+        (Protocol::AppService, Some("2017-09-01")) => Err(Problem::invalid_request(
             "api-version 2017-09-01 with its \"secret\" header is not served here; use 2019-08-01 with X-IDENTITY-HEADER.",
         )),
-        (Shape::AppService | Shape::VmExtension, _) => Ok(()),
+        (Protocol::AppService | Protocol::VmExtension, _) => Ok(()),
     }
 }
 
@@ -267,11 +282,11 @@ mod tests {
     use super::*;
 
     fn query(text: &str) -> Result<TokenRequest, Problem> {
-        TokenRequest::parse(Shape::VmExtension, Some(text), None)
+        TokenRequest::parse(Protocol::VmExtension, Some(text), None)
     }
 
     fn form(text: &str) -> Result<TokenRequest, Problem> {
-        TokenRequest::parse(Shape::VmExtension, None, Some(text))
+        TokenRequest::parse(Protocol::VmExtension, None, Some(text))
     }
 
     fn resource(request: Result<TokenRequest, Problem>) -> String {
@@ -285,7 +300,7 @@ mod tests {
             "//metadata/identity/oauth2/token/",
             "/METADATA//Identity/OAuth2/token",
         ] {
-            assert_eq!(Route::at(path), Some(Route::Token(Shape::Imds)), "{path}");
+            assert_eq!(Route::at(path), Some(Route::Token(Protocol::Imds)), "{path}");
         }
         for path in [
             "/",
@@ -297,7 +312,7 @@ mod tests {
         ] {
             assert_eq!(Route::at(path), None, "{path}");
         }
-        assert_eq!(Route::at("/MSI/token"), Some(Route::Token(Shape::AppService)));
+        assert_eq!(Route::at("/MSI/token"), Some(Route::Token(Protocol::AppService)));
     }
 
     #[test]
@@ -347,7 +362,7 @@ mod tests {
             let problem = query(text).unwrap_err();
             assert_eq!(problem.status.as_u16(), 400, "{text:?}");
         }
-        assert!(TokenRequest::parse(Shape::VmExtension, Some("resource=a"), Some("resource=a")).is_err());
+        assert!(TokenRequest::parse(Protocol::VmExtension, Some("resource=a"), Some("resource=a")).is_err());
     }
 
     #[test]
@@ -382,8 +397,9 @@ mod tests {
 
     #[test]
     fn api_versions_as_each_endpoint_has_them() {
-        let status =
-            |shape, version: &str| TokenRequest::parse(shape, Some(&format!("resource=a{version}")), None).is_ok();
+        let status = |protocol, version: &str| {
+            TokenRequest::parse(protocol, Some(&format!("resource=a{version}")), None).is_ok()
+        };
         for (version, good) in [
             ("", false),
             ("&api-version=2018-02-01", true),
@@ -392,12 +408,12 @@ mod tests {
             ("&api-version=2018-2-1", false),
             ("&api-version=latest", false),
         ] {
-            assert_eq!(status(Shape::Imds, version), good, "{version}");
+            assert_eq!(status(Protocol::Imds, version), good, "{version}");
         }
-        assert!(status(Shape::VmExtension, "&api-version=nonsense"));
+        assert!(status(Protocol::VmExtension, "&api-version=nonsense"));
         assert!(
-            !status(Shape::AppService, "&api-version=2017-09-01")
-                && status(Shape::AppService, "&api-version=2019-08-01")
+            !status(Protocol::AppService, "&api-version=2017-09-01")
+                && status(Protocol::AppService, "&api-version=2019-08-01")
         );
     }
 }

@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 600;
 /// Passes a 200 on; anything else is a failure of the class that the table gives it.
 ///
 /// `server` is what the endpoint's own `Server` header begins with, where that is known.
-pub fn status(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Failure> {
+pub fn check(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Failure> {
     let status = answer.status;
     let class = match status.as_u16() {
         200 => return Ok(()),
@@ -125,7 +125,7 @@ mod tests {
             .map(|(k, v)| (k.parse().unwrap(), HeaderValue::from_static(v)))
             .collect();
         let status_code = StatusCode::from_u16(code).unwrap();
-        status(
+        check(
             &Answer {
                 status: status_code,
                 headers,

@@ -10,9 +10,9 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
-use super::bind::judge_directory;
-use super::bound::BindError;
+use super::listener::ListenError;
 use super::secret::Secret;
+use super::unix::judge_directory;
 
 /// The key that names the file.
 const SETTING: &str = "listen.sdk_env";
@@ -24,9 +24,9 @@ const HEADER: &str = "IDENTITY_HEADER=";
 
 /// Writes the file for a listener at `address` and returns the secret in it: the one that is there already, so that
 /// clients outlive a restart of ours, or else a new one. The directory is under /run, so a boot takes it away.
-pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, BindError> {
+pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> {
     judge_directory(path, SETTING)?;
-    let failed = |source| BindError::Unwritable {
+    let failed = |source| ListenError::Unwritable {
         path: path.display().to_string(),
         source,
     };
@@ -51,8 +51,8 @@ fn content(address: SocketAddr, secret: &Secret) -> Zeroizing<String> {
 }
 
 /// The secret in the file that is there, if it is a file of ours as we write it.
-fn kept(path: &Path) -> Result<Option<Secret>, BindError> {
-    let occupied = |why| BindError::Occupied {
+fn kept(path: &Path) -> Result<Option<Secret>, ListenError> {
+    let occupied = |why| ListenError::Occupied {
         path: path.display().to_string(),
         why,
         setting: SETTING,
@@ -166,10 +166,10 @@ mod tests {
         fs::write(&file, "kept").unwrap();
         symlink(&file, &link).unwrap();
         let refused = publish(&link, address("127.0.0.1:1"));
-        assert!(matches!(refused, Err(BindError::Occupied { .. })));
+        assert!(matches!(refused, Err(ListenError::Occupied { .. })));
         assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let refused = publish(&directory.path().join("sdk.env"), address("127.0.0.1:1"));
-        assert!(matches!(refused, Err(BindError::UnsafeDirectory { .. })));
+        assert!(matches!(refused, Err(ListenError::UnsafeDirectory { .. })));
     }
 }

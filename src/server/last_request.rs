@@ -7,10 +7,10 @@ use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
-use super::Settings;
-use super::answer::Rendered;
-use super::route::TokenRequest;
-use super::shape::Shape;
+use super::protocol::Protocol;
+use super::request::TokenRequest;
+use super::response::Rendered;
+use super::shared::Settings;
 use crate::access::Grant;
 
 /// A request that its caller may make.
@@ -23,11 +23,11 @@ pub struct Allowed {
 
 /// Belongs to one connection, and so to one caller. Refusals are not kept.
 #[derive(Default)]
-pub struct Recall(Mutex<Option<Last>>);
+pub struct LastRequest(Mutex<Option<Last>>);
 
 /// What the last request came to.
 pub struct Last {
-    shape: Shape,
+    protocol: Protocol,
     /// Path and query, copied: hyper's buffer is free for the next request.
     target: Box<str>,
     /// By whose rules it was judged.
@@ -38,11 +38,16 @@ pub struct Last {
     pub rendered: Rendered,
 }
 
-impl Recall {
+impl LastRequest {
     /// What the same request came to the last time, if it was the last one and nothing was reconfigured since.
-    pub fn find(&self, shape: Shape, target: &Uri, settings: &Arc<Settings>) -> Option<MappedMutexGuard<'_, Last>> {
+    pub fn find(
+        &self,
+        protocol: Protocol,
+        target: &Uri,
+        settings: &Arc<Settings>,
+    ) -> Option<MappedMutexGuard<'_, Last>> {
         let last = MutexGuard::try_map(self.0.lock(), Option::as_mut).ok()?;
-        let same = last.shape == shape
+        let same = last.protocol == protocol
             && target
                 .path_and_query()
                 .is_some_and(|target| target.as_str() == &*last.target)
@@ -53,14 +58,14 @@ impl Recall {
     /// Keeps what this request came to.
     pub fn keep(
         &self,
-        shape: Shape,
+        protocol: Protocol,
         target: &Uri,
         settings: Arc<Settings>,
         allowed: Arc<Allowed>,
     ) -> MappedMutexGuard<'_, Last> {
         let target = target.path_and_query().map_or("", PathAndQuery::as_str).into();
         let last = Last {
-            shape,
+            protocol,
             target,
             settings,
             allowed,

@@ -13,14 +13,14 @@ pub const PERIOD: Duration = Duration::from_secs(5);
 
 /// When a loop last came round.
 #[derive(Debug)]
-pub struct Beat {
+pub struct Heartbeat {
     began: Instant,
     /// In milliseconds.
     last: AtomicU64,
 }
 
 /// The loop is about to start.
-impl Default for Beat {
+impl Default for Heartbeat {
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -29,7 +29,7 @@ impl Default for Beat {
     }
 }
 
-impl Beat {
+impl Heartbeat {
     /// The loop comes round.
     pub fn strike(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -51,7 +51,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_stands_still_is_noticed() {
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         advance(Duration::from_millis(9_999)).await;
         assert!(beat.is_recent());
         advance(Duration::from_millis(1)).await;

@@ -1,5 +1,5 @@
-//! A connection, with what hyper leaves undone: an end to waiting for a peer that does not read, an eye on framing, and
-//! small answers in one piece.
+//! A connection, with what hyper leaves undone: an end to waiting for a peer that does not read, and small answers in one
+//! piece.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice};
@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-
-use super::framing::Reader;
 
 /// An answer with a token of the usual length fits.
 const ROOM: usize = 4096;
@@ -22,24 +20,22 @@ thread_local! {
 
 /// Fails a write for which the peer does not make room. The time runs from the first write that did not fit until one
 /// fits whole, so that a byte now and then does not stretch it.
-pub struct Guarded<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
-    reader: Reader,
 }
 
-impl<S> Guarded<S> {
-    pub fn new(stream: S, patience: Duration, reader: Reader) -> Self {
+impl<S> WriteTimeout<S> {
+    pub fn new(stream: S, patience: Duration) -> Self {
         Self {
             stream,
             patience,
             deadline: None,
-            reader,
         }
     }
 
-    fn judge(
+    fn bounded(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
@@ -72,21 +68,16 @@ fn gathered<T>(pieces: &[IoSlice<'_>], hand_over: impl FnOnce(&[u8]) -> T) -> T 
     })
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(new) = buf.filled().get(before..).filter(|new| !new.is_empty()) {
-            self.reader.read(new);
-        }
-        result
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.judge(cx, written, buf.len())
+        self.bounded(cx, written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -101,7 +92,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         } else {
             stream.poll_write_vectored(cx, bufs)
         };
-        self.judge(cx, written, wanted)
+        self.bounded(cx, written, wanted)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -119,8 +110,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -128,14 +117,14 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
     const SHORT: Duration = Duration::from_millis(100);
 
-    fn guarded(stream: DuplexStream, patience: Duration) -> Guarded<DuplexStream> {
-        Guarded::new(stream, patience, Reader::new(Arc::default()))
+    fn with_timeout(stream: DuplexStream, patience: Duration) -> WriteTimeout<DuplexStream> {
+        WriteTimeout::new(stream, patience)
     }
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (ours, _theirs) = duplex(10);
-        let mut ours = guarded(ours, SHORT);
+        let mut ours = with_timeout(ours, SHORT);
         ours.write_all(&[0; 10]).await.unwrap();
         assert_eq!(ours.write_all(&[0; 1]).await.unwrap_err().kind(), ErrorKind::TimedOut);
     }
@@ -143,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn a_byte_now_and_then_does_not_stretch_the_time() {
         let (ours, mut theirs) = duplex(10);
-        let mut ours = guarded(ours, SHORT);
+        let mut ours = with_timeout(ours, SHORT);
         let reading = tokio::spawn(async move {
             let mut bytes = 0;
             while theirs.read_u8().await.is_ok() {
@@ -163,7 +152,7 @@ mod tests {
         for (length, whole) in [(ROOM - 5, ROOM), (ROOM - 4, 0)] {
             GATHERED.set(Vec::new());
             let (ours, mut theirs) = duplex(2 * ROOM);
-            let mut ours = guarded(ours, LONG);
+            let mut ours = with_timeout(ours, LONG);
             let body = vec![b'x'; length];
             let pieces = [IoSlice::new(b"head\n"), IoSlice::new(&body)];
             let written = ours.write_vectored(&pieces).await.unwrap();
@@ -179,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_reads_is_served_however_much_it_is() {
         let (ours, mut theirs) = duplex(10);
-        let mut ours = guarded(ours, LONG);
+        let mut ours = with_timeout(ours, LONG);
         let reading = tokio::spawn(async move {
             let mut bytes = Vec::new();
             theirs.read_to_end(&mut bytes).await.unwrap();

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-use super::Server;
 use super::problem::Problem;
-use super::route::Route;
-use super::shape::Shape;
+use super::protocol::Protocol;
+use super::request::Route;
 use crate::observe::labels::{self, Outcome};
+use crate::observe::metrics::Metrics;
 
 /// A request under way.
-pub struct Tally<'a> {
-    server: &'a Server,
+pub struct RequestMetrics<'a> {
+    metrics: &'a Metrics,
     route: labels::Route,
     /// What had to be waited for; the rest of a request takes microseconds, less than a look at the clock is worth.
     waited: Duration,
     outcome: Outcome,
 }
 
-impl<'a> Tally<'a> {
+impl<'a> RequestMetrics<'a> {
     /// A request has come.
-    pub fn start(server: &'a Server, route: Option<Route>) -> Self {
+    pub fn start(metrics: &'a Metrics, route: Option<Route>) -> Self {
         Self {
-            server,
+            metrics,
             route: label(route),
             waited: Duration::ZERO,
             outcome: Outcome::Abandoned,
@@ -42,14 +42,14 @@ impl<'a> Tally<'a> {
     pub fn fail(&mut self, problem: &Problem) {
         self.outcome = problem.outcome;
         if let Some(denial) = problem.denial {
-            self.server.metrics.denied.inc(denial);
+            self.metrics.denied.inc(denial);
         }
     }
 }
 
-impl Drop for Tally<'_> {
+impl Drop for RequestMetrics<'_> {
     fn drop(&mut self) {
-        let metrics = &self.server.metrics;
+        let metrics = self.metrics;
         metrics.requests.inc((self.route, self.outcome));
         if self.route.has_tokens() && self.outcome != Outcome::Abandoned {
             metrics.request_duration.observe(self.waited.as_secs_f64());
@@ -59,9 +59,9 @@ impl Drop for Tally<'_> {
 
 fn label(route: Option<Route>) -> labels::Route {
     match route {
-        Some(Route::Token(Shape::Imds)) => labels::Route::Imds,
-        Some(Route::Token(Shape::VmExtension)) => labels::Route::VmExtension,
-        Some(Route::Token(Shape::AppService)) => labels::Route::AppService,
+        Some(Route::Token(Protocol::Imds)) => labels::Route::Imds,
+        Some(Route::Token(Protocol::VmExtension)) => labels::Route::VmExtension,
+        Some(Route::Token(Protocol::AppService)) => labels::Route::AppService,
         Some(Route::Live) => labels::Route::Live,
         Some(Route::Ready) => labels::Route::Ready,
         Some(Route::Status) => labels::Route::Status,

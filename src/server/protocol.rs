@@ -2,7 +2,7 @@
 
 /// The protocol that a token route speaks (`protocol.md` 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Protocol {
     /// The instance metadata service.
     Imds,
     /// The VM extension of 2017.

@@ -22,11 +22,11 @@ use serde_json::value::RawValue;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::broker::{Carried, Trouble};
+use super::notify::notify;
+use crate::broker::{Failing, KeySnapshot};
 use crate::clock::Now;
 use crate::engine::Engine;
 use crate::key::{Identity, Key, Resource};
-use crate::notify::notify;
 use crate::upstream;
 
 /// What `FDNAME=` calls the memfd in the store.
@@ -50,7 +50,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
 
 /// Why a former life's cache is not taken over.
 #[derive(Debug, thiserror::Error)]
-pub enum Odd {
+pub enum RestoreError {
     /// The descriptor cannot be read.
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
@@ -88,7 +88,7 @@ struct Format {
     format: u32,
 }
 
-/// [`Carried`], with all times as on the boot-time clock.
+/// [`KeySnapshot`], with all times as on the boot-time clock.
 #[derive(Serialize, Deserialize)]
 struct Entry<'a> {
     resource: Resource,
@@ -100,19 +100,19 @@ struct Entry<'a> {
     #[serde(borrow)]
     token: Option<&'a RawValue>,
     expires_boot: Duration,
-    trouble: Option<Trouble>,
+    trouble: Option<Failing>,
 }
 
 /// What systemd holds for us at this moment.
 #[derive(Debug)]
-pub struct Carrier {
+pub struct FdStore {
     held: Option<File>,
     boot_id: String,
     /// Why the cache could not be handed over, which was said.
     failing: Option<io::ErrorKind>,
 }
 
-impl Carrier {
+impl FdStore {
     /// Starts from what systemd passed, if anything; without a service manager there is nobody to carry for us.
     pub fn new(passed: Option<OwnedFd>) -> Option<Self> {
         let managed = passed.is_some() || env::var_os("NOTIFY_SOCKET").is_some();
@@ -161,7 +161,7 @@ impl Carrier {
         }
     }
 
-    /// The last [`Carrier::save`]: nobody is served any more, so it may take a moment.
+    /// The last [`FdStore::save`]: nobody is served any more, so it may take a moment.
     pub async fn close(&mut self, engine: &Engine) {
         for _ in 0..LAST_TRIES {
             self.save(engine);
@@ -178,17 +178,17 @@ impl Carrier {
     }
 
     /// What the former life left; nothing if it left nothing.
-    fn take_back(&mut self, now: Now, upstream: &str) -> Result<Vec<Carried>, Odd> {
+    fn take_back(&mut self, now: Now, upstream: &str) -> Result<Vec<KeySnapshot>, RestoreError> {
         let Some(file) = &mut self.held else {
             return Ok(Vec::new());
         };
-        let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).map_err(|_| Odd::NotSealed)?;
+        let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).map_err(|_| RestoreError::NotSealed)?;
         if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
-            return Err(Odd::NotSealed);
+            return Err(RestoreError::NotSealed);
         }
         let size = file.metadata()?.size();
         if size > MAX_SIZE {
-            return Err(Odd::TooLarge);
+            return Err(RestoreError::TooLarge);
         }
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default()));
         file.rewind()?;
@@ -196,19 +196,19 @@ impl Carrier {
         self.judge(&bytes, now, upstream)
     }
 
-    fn judge(&self, bytes: &[u8], now: Now, upstream: &str) -> Result<Vec<Carried>, Odd> {
-        let Format { format } = serde_json::from_slice(bytes).map_err(|_| Odd::Format)?;
+    fn judge(&self, bytes: &[u8], now: Now, upstream: &str) -> Result<Vec<KeySnapshot>, RestoreError> {
+        let Format { format } = serde_json::from_slice(bytes).map_err(|_| RestoreError::Format)?;
         if format != FORMAT {
-            return Err(Odd::Format);
+            return Err(RestoreError::Format);
         }
-        let document: Document<'_> = serde_json::from_slice(bytes).map_err(|_| Odd::Format)?;
+        let document: Document<'_> = serde_json::from_slice(bytes).map_err(|_| RestoreError::Format)?;
         if document.boot_id != self.boot_id || self.boot_id.is_empty() {
-            return Err(Odd::OtherBoot);
+            return Err(RestoreError::OtherBoot);
         }
         if document.uid != geteuid().as_raw() {
-            return Err(Odd::OtherUser);
+            return Err(RestoreError::OtherUser);
         }
-        let mut carried: Vec<Carried> = document
+        let mut carried: Vec<KeySnapshot> = document
             .keys
             .into_iter()
             .filter_map(|entry| entry.into_carried(now))
@@ -222,7 +222,7 @@ impl Carrier {
     }
 
     /// Puts `carried` into the store in place of what is there, whose memory is given back.
-    fn hand_over(&mut self, carried: &[Carried], upstream: String) -> io::Result<()> {
+    fn hand_over(&mut self, carried: &[KeySnapshot], upstream: String) -> io::Result<()> {
         let file = sealed(&self.document(carried, upstream)?)?;
         // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
@@ -233,7 +233,7 @@ impl Carrier {
         Ok(())
     }
 
-    fn document(&self, carried: &[Carried], upstream: String) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn document(&self, carried: &[KeySnapshot], upstream: String) -> io::Result<Zeroizing<Vec<u8>>> {
         let document = Document {
             format: FORMAT,
             boot_id: self.boot_id.clone(),
@@ -270,10 +270,10 @@ fn boot_id() -> String {
     id.unwrap_or_default().trim().replace('-', "")
 }
 
-impl<'a> TryFrom<&'a Carried> for Entry<'a> {
+impl<'a> TryFrom<&'a KeySnapshot> for Entry<'a> {
     type Error = serde_json::Error;
 
-    fn try_from(carried: &'a Carried) -> Result<Self, Self::Error> {
+    fn try_from(carried: &'a KeySnapshot) -> Result<Self, Self::Error> {
         let (token, expires_boot) = match &carried.token {
             Some((token, expires_boot)) => (Some(serde_json::from_slice(token.object())?), *expires_boot),
             None => (None, Duration::ZERO),
@@ -294,7 +294,7 @@ impl<'a> TryFrom<&'a Carried> for Entry<'a> {
 
 impl Entry<'_> {
     /// A key whose parts are out of bounds is dropped, as is a token that no upstream could have given now.
-    fn into_carried(self, now: Now) -> Option<Carried> {
+    fn into_carried(self, now: Now) -> Option<KeySnapshot> {
         let key = Key::new(self.resource, self.identity);
         let key = match self.capabilities {
             Some(text) => key.with_capabilities(&text).ok()?,
@@ -303,7 +303,7 @@ impl Entry<'_> {
         let token = self
             .token
             .and_then(|body| upstream::judge_reply(body.get().as_bytes(), &key, false, now).ok());
-        Some(Carried {
+        Some(KeySnapshot {
             owner: self.owner,
             last_asked: self.last_asked,
             next_try: self.next_try,
@@ -331,11 +331,11 @@ mod tests {
     }
 
     /// A key with a token that lives for so many seconds from now.
-    fn carried(resource: &str, life: u64) -> Carried {
+    fn carried(resource: &str, life: u64) -> KeySnapshot {
         let expires_on = now().wall.as_secs() + life;
         let body = format!(r#"{{"access_token":"CANARY.{resource}","client_id":"abc","expires_on":"{expires_on}"}}"#);
         let token = upstream::judge_reply(body.as_bytes(), &key(resource), false, now()).unwrap();
-        Carried {
+        KeySnapshot {
             key: key(resource),
             owner: 7,
             last_asked: Duration::from_secs(5),
@@ -345,16 +345,16 @@ mod tests {
         }
     }
 
-    fn passed(descriptor: impl Into<OwnedFd>) -> Carrier {
-        Carrier::new(Some(descriptor.into())).unwrap()
+    fn passed(descriptor: impl Into<OwnedFd>) -> FdStore {
+        FdStore::new(Some(descriptor.into())).unwrap()
     }
 
     /// What a next life is passed when this one wrote `bytes`.
-    fn next_life(bytes: &[u8]) -> Carrier {
+    fn next_life(bytes: &[u8]) -> FdStore {
         passed(sealed(bytes).unwrap())
     }
 
-    fn document(carried: &[Carried]) -> Zeroizing<Vec<u8>> {
+    fn document(carried: &[KeySnapshot]) -> Zeroizing<Vec<u8>> {
         passed(sealed(b"").unwrap())
             .document(carried, UPSTREAM.to_owned())
             .unwrap()
@@ -363,9 +363,9 @@ mod tests {
     #[test]
     fn what_is_left_is_taken_over_token_by_token() {
         let failure = Arc::new(Failure::new(Class::Throttled(Some(Duration::from_secs(3))), "HTTP 429"));
-        let failing = Carried {
+        let failing = KeySnapshot {
             token: None,
-            trouble: Some(Trouble::new(failure.clone())),
+            trouble: Some(Failing::new(failure.clone())),
             ..carried("b", 60)
         };
         let mut left = vec![carried("a", 3600), failing];
@@ -386,8 +386,8 @@ mod tests {
 
     #[test]
     fn failures_of_another_endpoint_are_left_behind_and_its_tokens_are_not() {
-        let failing = Carried {
-            trouble: Some(Trouble::new(Arc::new(Failure::new(Class::Throttled(None), "HTTP 429")))),
+        let failing = KeySnapshot {
+            trouble: Some(Failing::new(Arc::new(Failure::new(Class::Throttled(None), "HTTP 429")))),
             next_try: now().boot + Duration::from_secs(300),
             ..carried("a", 3600)
         };
@@ -426,15 +426,21 @@ mod tests {
     fn anything_odd_is_not_believed() {
         let good = String::from_utf8(document(&[carried("a", 3600)]).to_vec()).unwrap();
         let odd = |text: &str| next_life(text.as_bytes()).take_back(now(), UPSTREAM).unwrap_err();
-        assert!(matches!(odd(""), Odd::Format));
+        assert!(matches!(odd(""), RestoreError::Format));
         assert!(matches!(
             odd(&good.replace("\"format\":1", "\"format\":2")),
-            Odd::Format
+            RestoreError::Format
         ));
-        assert!(matches!(odd(&good.replace("\"keys\"", "\"tokens\"")), Odd::Format));
-        assert!(matches!(odd(&good.replace(&boot_id(), "0")), Odd::OtherBoot));
+        assert!(matches!(
+            odd(&good.replace("\"keys\"", "\"tokens\"")),
+            RestoreError::Format
+        ));
+        assert!(matches!(odd(&good.replace(&boot_id(), "0")), RestoreError::OtherBoot));
         let uid = format!("\"uid\":{}", geteuid());
-        assert!(matches!(odd(&good.replace(&uid, "\"uid\":4242")), Odd::OtherUser));
+        assert!(matches!(
+            odd(&good.replace(&uid, "\"uid\":4242")),
+            RestoreError::OtherUser
+        ));
 
         let unsealed = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         File::from(unsealed.try_clone().unwrap())
@@ -442,19 +448,19 @@ mod tests {
             .unwrap();
         assert!(matches!(
             passed(unsealed).take_back(now(), UPSTREAM).unwrap_err(),
-            Odd::NotSealed
+            RestoreError::NotSealed
         ));
         let plain: OwnedFd = tempfile::tempfile().unwrap().into();
         assert!(matches!(
             passed(plain).take_back(now(), UPSTREAM).unwrap_err(),
-            Odd::NotSealed
+            RestoreError::NotSealed
         ));
         let large = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         nix::unistd::ftruncate(&large, i64::try_from(MAX_SIZE).unwrap() + 1).unwrap();
         fcntl(&large, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
         assert!(matches!(
             passed(large).take_back(now(), UPSTREAM).unwrap_err(),
-            Odd::TooLarge
+            RestoreError::TooLarge
         ));
     }
 

@@ -6,15 +6,26 @@ use std::os::unix::net::UnixListener;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::bound::BindError;
-use crate::carry;
+use super::fdstore;
 
 /// What `FileDescriptorName=` calls the loopback listener for SDKs.
 const SDK: &str = "sdk";
 
+/// systemd passed something else than what belongs under its name.
+#[derive(Debug, thiserror::Error)]
+#[error("systemd passed {what}, which is no {wanted}: check ListenStream= in {unit}")]
+pub struct ActivationError {
+    /// What was passed.
+    what: String,
+    /// What is wanted there.
+    wanted: &'static str,
+    /// Where it is set.
+    unit: &'static str,
+}
+
 /// systemd's sockets by what they are for.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct Activation {
     /// The daemon's own socket, under whatever name.
     pub unix: Option<UnixListener>,
     /// The loopback listener for SDKs.
@@ -23,9 +34,9 @@ pub struct Passed {
     pub tokens: Option<OwnedFd>,
 }
 
-impl Passed {
+impl Activation {
     /// Takes over every descriptor that systemd passed to this process. To be called once.
-    pub fn take() -> Result<Self, BindError> {
+    pub fn take() -> Result<Self, ActivationError> {
         let descriptors = sd_notify::listen_fds_with_names().map_err(|error| foreign_unix(error.to_string()))?;
         let mut passed = Self::default();
         for (descriptor, name) in descriptors {
@@ -40,10 +51,10 @@ impl Passed {
         Ok(passed)
     }
 
-    fn sort_in(&mut self, descriptor: OwnedFd, name: &str) -> Result<(), BindError> {
+    fn sort_in(&mut self, descriptor: OwnedFd, name: &str) -> Result<(), ActivationError> {
         let what = format!("a descriptor named \"{name}\"");
         let listens = getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true);
-        if name == carry::NAME {
+        if name == fdstore::NAME {
             self.tokens = Some(descriptor);
         } else if name == SDK {
             let listener = TcpListener::from(descriptor);
@@ -63,16 +74,16 @@ impl Passed {
     }
 }
 
-fn foreign_unix(what: String) -> BindError {
-    BindError::Foreign {
+fn foreign_unix(what: String) -> ActivationError {
+    ActivationError {
         what,
         wanted: "listening Unix stream socket, or one too many",
         unit: "msi-tokend.socket",
     }
 }
 
-fn foreign_sdk(what: String) -> BindError {
-    BindError::Foreign {
+fn foreign_sdk(what: String) -> ActivationError {
+    ActivationError {
         what,
         wanted: "listening TCP socket on a loopback address, or one too many",
         unit: "msi-tokend-sdk.socket",
@@ -90,14 +101,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let unix = || UnixListener::bind(directory.path().join(fastrand::u32(..).to_string())).unwrap();
         let tcp = |address| TcpListener::bind((address, 0)).unwrap();
-        let mut passed = Passed::default();
+        let mut passed = Activation::default();
         passed.sort_in(unix().into(), "msi-tokend.socket").unwrap();
         passed.sort_in(tcp("127.0.0.1").into(), "sdk").unwrap();
         assert!(passed.unix.is_some() && passed.sdk.is_some());
         assert!(passed.sort_in(unix().into(), "other").is_err(), "a second one");
         assert!(passed.sort_in(tcp("127.0.0.1").into(), "sdk").is_err(), "a second one");
 
-        let refused = |descriptor: OwnedFd, name| Passed::default().sort_in(descriptor, name).is_err();
+        let refused = |descriptor: OwnedFd, name| Activation::default().sort_in(descriptor, name).is_err();
         assert!(refused(tcp("0.0.0.0").into(), "sdk"), "open to other machines");
         assert!(refused(tcp("127.0.0.1").into(), "msi-tokend.socket"));
         assert!(refused(unix().into(), "sdk"));

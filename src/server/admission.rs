@@ -1,4 +1,4 @@
-//! What a request must show, by the listener it came in at.
+//! What a request must show before anything is done for it, by the listener that it came in at.
 //!
 //! Nobody but a local process reaches the Unix socket, and the kernel says which. A loopback port can also be reached by
 //! what others have in hand: a page in a local browser, an application that fetches whatever address it is told. Such a
@@ -6,18 +6,20 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::body::Body;
+use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::uri::Authority;
+use hyper::{Method, Request};
 
 use super::problem::Problem;
-use super::route::Route;
-use super::secret::Secret;
-use super::shape::Shape;
+use super::protocol::Protocol;
+use super::request::Route;
+use crate::listen::Secret;
 use crate::observe::labels::Denial;
 
 /// The rules of one listener.
 #[derive(Debug)]
-pub enum Gate {
+pub enum ListenerKind {
     /// The Unix socket.
     Unix,
     /// Loopback HTTP for unmodified Azure SDKs.
@@ -31,7 +33,60 @@ pub enum Gate {
     Monitor,
 }
 
-impl Gate {
+/// The route that the request may go on to, or why not.
+pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<impl Body>) -> Result<Route, Problem> {
+    check_form(request)?;
+    listener.check_origin(request.headers())?;
+    let route = route.ok_or_else(Problem::no_such_route)?;
+    route.check_method(request.method())?;
+    if let Route::Token(protocol) = route {
+        listener.check_proof(protocol, request.headers())?;
+    }
+    Ok(route)
+}
+
+/// Refuses what could be taken for more than one request, or for another one, and then reads nothing more; and what a
+/// proxy forwarded, which would make callers of strangers. Where a request has both lengths hyper goes by the chunks and
+/// reads nothing more, as RFC 9112 6.3 allows.
+fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
+    let refused = |text| Err(Problem::invalid_request(text).closing());
+    let (uri, headers) = (request.uri(), request.headers());
+    let (mut hosts, mut has_encoding, mut upgrades, mut forwarded) = (0, false, false, false);
+    // One pass over the few headers there are costs less than a look-up of each that there should not be.
+    for name in headers.iter().map(|(name, _)| name) {
+        hosts += usize::from(name == HOST);
+        has_encoding |= name == TRANSFER_ENCODING;
+        upgrades |= name == UPGRADE;
+        forwarded |= name == "x-forwarded-for";
+    }
+    if uri.scheme().is_some() || uri.authority().is_some() {
+        refused("The request target must be a path, not a whole URL.")
+    } else if hosts > 1 {
+        refused("More than one Host header.")
+    } else if has_encoding && !is_chunked(headers) {
+        refused("Transfer-Encoding: a body can only be chunked, and only once.")
+    } else if upgrades {
+        refused("Upgrade: only HTTP/1.1 is spoken here.")
+    } else if request.method() == Method::GET && !request.body().is_end_stream() {
+        refused("A GET request has no body here.")
+    } else if forwarded {
+        let text = "X-Forwarded-For: requests must not come through a proxy.";
+        Err(Problem::invalid_request(text))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether `Transfer-Encoding` is `chunked`, said once.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = encodings
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    chunked && encodings.next().is_none()
+}
+
+impl ListenerKind {
     /// What lives at a path here.
     pub fn route(&self, path: &str) -> Option<Route> {
         let route = Route::at(path)?;
@@ -44,7 +99,7 @@ impl Gate {
     }
 
     /// Refuses what a browser or a rebound DNS name brings in.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let port = match self {
             Self::Unix => return Ok(()),
             Self::Sdk { port, .. } => Some(*port),
@@ -75,10 +130,10 @@ impl Gate {
     }
 
     /// The header that a forwarded request would lack.
-    pub fn check_proof(&self, shape: Shape, headers: &HeaderMap) -> Result<(), Problem> {
-        let name = match shape {
-            Shape::AppService => "x-identity-header",
-            Shape::Imds | Shape::VmExtension => "metadata",
+    fn check_proof(&self, protocol: Protocol, headers: &HeaderMap) -> Result<(), Problem> {
+        let name = match protocol {
+            Protocol::AppService => "x-identity-header",
+            Protocol::Imds | Protocol::VmExtension => "metadata",
         };
         // There are few, so that looking at each costs less than the name's hash.
         let mut values = headers.iter().filter(|(at, _)| *at == name).map(|(_, value)| value);
@@ -86,12 +141,12 @@ impl Gate {
             (Some(value), None) => Some(value.as_bytes()),
             _ => None,
         };
-        match (shape, self, value) {
-            (Shape::AppService, _, None) => Err(Problem::missing_header("X-IDENTITY-HEADER")),
+        match (protocol, self, value) {
+            (Protocol::AppService, _, None) => Err(Problem::missing_header("X-IDENTITY-HEADER")),
             // The kernel says who calls, so any value serves.
-            (Shape::AppService, Self::Unix, Some(_)) => Ok(()),
-            (Shape::AppService, Self::Sdk { secret, .. }, Some(value)) if secret.matches(value) => Ok(()),
-            (Shape::AppService, Self::Sdk { .. }, Some(_)) => Err(Problem::untrusted(
+            (Protocol::AppService, Self::Unix, Some(_)) => Ok(()),
+            (Protocol::AppService, Self::Sdk { secret, .. }, Some(value)) if secret.matches(value) => Ok(()),
+            (Protocol::AppService, Self::Sdk { .. }, Some(_)) => Err(Problem::untrusted(
                 Denial::Secret,
                 "The value of X-IDENTITY-HEADER is not the one in sdk.env: start the application with that file as its environment.",
             )),
@@ -127,8 +182,8 @@ mod tests {
             .collect()
     }
 
-    fn sdk() -> Gate {
-        Gate::Sdk {
+    fn sdk() -> ListenerKind {
+        ListenerKind::Sdk {
             port: 40343,
             secret: Secret::parse(&"A".repeat(43)).unwrap(),
         }
@@ -175,23 +230,26 @@ mod tests {
     #[test]
     fn a_web_page_is_refused_and_the_unix_socket_asks_for_neither() {
         let host = ("host", "127.0.0.1:40343");
-        assert!(sdk().admit(&headers(&[host])).is_ok());
+        assert!(sdk().check_origin(&headers(&[host])).is_ok());
         assert_eq!(
-            sdk().admit(&headers(&[host, ("origin", "null")])).unwrap_err().status,
+            sdk()
+                .check_origin(&headers(&[host, ("origin", "null")]))
+                .unwrap_err()
+                .status,
             403
         );
-        assert_eq!(sdk().admit(&headers(&[])).unwrap_err().status, 403);
+        assert_eq!(sdk().check_origin(&headers(&[])).unwrap_err().status, 403);
         assert!(
-            Gate::Unix
-                .admit(&headers(&[("host", "x"), ("origin", "http://x")]))
+            ListenerKind::Unix
+                .check_origin(&headers(&[("host", "x"), ("origin", "http://x")]))
                 .is_ok()
         );
     }
 
     #[test]
     fn the_secret_counts_on_loopback_and_its_presence_on_the_unix_socket() {
-        let status = |gate: &Gate, lines: &[_]| {
-            let result = gate.check_proof(Shape::AppService, &headers(lines));
+        let status = |gate: &ListenerKind, lines: &[_]| {
+            let result = gate.check_proof(Protocol::AppService, &headers(lines));
             result.map_or_else(|problem| problem.status.as_u16(), |()| 200)
         };
         let (right, wrong) = ("A".repeat(43), "B".repeat(43));
@@ -201,7 +259,10 @@ mod tests {
         assert_eq!(status(&sdk(), &[("x-identity-header", "")]), 403);
         assert_eq!(status(&sdk(), &[("metadata", "true")]), 400);
         assert_eq!(status(&sdk(), &[right, right]), 400);
-        assert_eq!((status(&Gate::Unix, &[wrong]), status(&Gate::Unix, &[])), (200, 400));
+        assert_eq!(
+            (status(&ListenerKind::Unix, &[wrong]), status(&ListenerKind::Unix, &[])),
+            (200, 400)
+        );
     }
 
     #[test]
@@ -213,9 +274,9 @@ mod tests {
             (&[("metadata", "true"), ("metadata", "true")], false),
             (&[("x-identity-header", "x")], false),
         ] {
-            for gate in [sdk(), Gate::Unix] {
-                for shape in [Shape::Imds, Shape::VmExtension] {
-                    assert_eq!(gate.check_proof(shape, &headers(lines)).is_ok(), good, "{lines:?}");
+            for gate in [sdk(), ListenerKind::Unix] {
+                for protocol in [Protocol::Imds, Protocol::VmExtension] {
+                    assert_eq!(gate.check_proof(protocol, &headers(lines)).is_ok(), good, "{lines:?}");
                 }
             }
         }
@@ -232,8 +293,8 @@ mod tests {
         ] {
             assert_eq!(sdk().route(path), None, "{path}");
         }
-        assert_eq!(sdk().route("/MSI/token/"), Some(Route::Token(Shape::AppService)));
-        assert_eq!(Gate::Unix.route("/live"), Some(Route::Live));
+        assert_eq!(sdk().route("/MSI/token/"), Some(Route::Token(Protocol::AppService)));
+        assert_eq!(ListenerKind::Unix.route("/live"), Some(Route::Live));
     }
 
     #[test]
@@ -248,9 +309,9 @@ mod tests {
             ("/metadata/identity/oauth2/token", None),
             ("/msi/token", None),
         ] {
-            assert_eq!(Gate::Monitor.route(path), route, "{path}");
+            assert_eq!(ListenerKind::Monitor.route(path), route, "{path}");
         }
-        let admits = |lines: &[_]| Gate::Monitor.admit(&headers(lines)).is_ok();
+        let admits = |lines: &[_]| ListenerKind::Monitor.check_origin(&headers(lines)).is_ok();
         assert!(admits(&[("host", "localhost:1")]) && admits(&[("host", "127.0.0.1")]));
         assert!(!admits(&[("host", "evil.example")]) && !admits(&[]));
         assert!(!admits(&[("host", "localhost"), ("origin", "http://localhost")]));

@@ -12,30 +12,30 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue,
 use hyper::{Response, StatusCode};
 
 use super::problem::Problem;
-use super::shape::Shape;
+use super::protocol::Protocol;
 use crate::broker::Served;
 use crate::observe::scrape;
 
 /// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece.
-pub struct Reply(Option<Chain<Bytes, Bytes>>);
+pub struct ResponseBody(Option<Chain<Bytes, Bytes>>);
 
 /// The first piece as it was rendered last, for whoever asks again within the second.
 #[derive(Default)]
 pub struct Rendered {
-    of: Option<(Shape, Duration)>,
+    of: Option<(Protocol, Duration)>,
     bytes: Bytes,
 }
 
 impl Rendered {
     /// `expires_in` is what is left at this moment (`protocol.md` 4, row 6); it and `ext_expires_in` are numbers in
     /// quotes and the rest is the token's own JSON, so nothing needs escaping here.
-    fn at(&mut self, shape: Shape, left: Duration) -> Bytes {
-        let of = Some((shape, left));
+    fn at(&mut self, protocol: Protocol, left: Duration) -> Bytes {
+        let of = Some((protocol, left));
         if self.of != of {
             let seconds = left.as_secs();
-            let first = match shape {
-                Shape::VmExtension => r#""refresh_token":"","#,
-                Shape::Imds | Shape::AppService => "",
+            let first = match protocol {
+                Protocol::VmExtension => r#""refresh_token":"","#,
+                Protocol::Imds | Protocol::AppService => "",
             };
             self.bytes = format!(r#"{{{first}"expires_in":"{seconds}","ext_expires_in":"{seconds}","#).into();
             self.of = of;
@@ -45,14 +45,14 @@ impl Rendered {
 }
 
 /// The answer that carries a token.
-pub fn token(shape: Shape, served: &Served, rendered: &mut Rendered) -> Response<Reply> {
-    let now = rendered.at(shape, served.left);
-    response(StatusCode::OK, Reply(Some(now.chain(served.token.members()))))
+pub fn token(protocol: Protocol, served: &Served, rendered: &mut Rendered) -> Response<ResponseBody> {
+    let now = rendered.at(protocol, served.left);
+    response(StatusCode::OK, ResponseBody(Some(now.chain(served.token.members()))))
 }
 
 /// The answer that says why not.
-pub fn problem(shape: Shape, problem: &Problem) -> Response<Reply> {
-    let mut response = json(problem.status, problem.body(shape));
+pub fn problem(protocol: Protocol, problem: &Problem) -> Response<ResponseBody> {
+    let mut response = json(problem.status, problem.body(protocol));
     let headers = response.headers_mut();
     if let Some(seconds) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
@@ -67,26 +67,26 @@ pub fn problem(shape: Shape, problem: &Problem) -> Response<Reply> {
 }
 
 /// Nothing more is read from the connection after this answer.
-pub fn close(response: &mut Response<Reply>) {
+pub fn close(response: &mut Response<ResponseBody>) {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Any other JSON answer.
-pub fn json(status: StatusCode, body: Vec<u8>) -> Response<Reply> {
-    response(status, Reply(Some(Bytes::new().chain(body.into()))))
+pub fn json(status: StatusCode, body: Vec<u8>) -> Response<ResponseBody> {
+    response(status, ResponseBody(Some(Bytes::new().chain(body.into()))))
 }
 
 /// The metrics.
-pub fn metrics(text: String) -> Response<Reply> {
+pub fn metrics(text: String) -> Response<ResponseBody> {
     let mut response = json(StatusCode::OK, text.into());
     let content_type = HeaderValue::from_static(scrape::CONTENT_TYPE);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
-fn response(status: StatusCode, body: Reply) -> Response<Reply> {
+fn response(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -98,7 +98,7 @@ fn response(status: StatusCode, body: Reply) -> Response<Reply> {
     response
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Chain<Bytes, Bytes>;
     type Error = Infallible;
 
@@ -130,7 +130,7 @@ mod tests {
     use crate::key::Resource;
     use crate::token::{Parts, Token};
 
-    async fn body(response: Response<Reply>) -> Value {
+    async fn body(response: Response<ResponseBody>) -> Value {
         let size = response.body().size_hint().exact().unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(bytes.len() as u64, size);
@@ -154,11 +154,11 @@ mod tests {
     #[tokio::test]
     async fn a_token_in_each_shape_has_string_values_only() {
         let mut rendered = Rendered::default();
-        for shape in [Shape::Imds, Shape::AppService, Shape::VmExtension] {
+        for protocol in [Protocol::Imds, Protocol::AppService, Protocol::VmExtension] {
             for left in [1, 86_399, u64::MAX, u64::MAX] {
-                let mut body = body(token(shape, &served(left), &mut rendered)).await;
+                let mut body = body(token(protocol, &served(left), &mut rendered)).await;
                 let refresh_token = body.as_object_mut().unwrap().remove("refresh_token");
-                assert_eq!(refresh_token.is_some(), shape == Shape::VmExtension);
+                assert_eq!(refresh_token.is_some(), protocol == Protocol::VmExtension);
                 assert_eq!(
                     body,
                     json!({
@@ -174,14 +174,14 @@ mod tests {
     #[tokio::test]
     async fn a_problem_is_told_in_the_shape_of_its_route() {
         let why = Problem::invalid_request("a \"quoted\"\nreason");
-        let imds = body(problem(Shape::Imds, &why)).await;
+        let imds = body(problem(Protocol::Imds, &why)).await;
         assert_eq!(
             imds,
             json!({"error": "invalid_request", "error_description": "a \"quoted\"\nreason"})
         );
-        let app_service = body(problem(Shape::AppService, &why)).await;
+        let app_service = body(problem(Protocol::AppService, &why)).await;
         assert_eq!(app_service["statusCode"], 400);
         assert_eq!(app_service["message"], "a \"quoted\"\nreason");
-        assert!(body(problem(Shape::Imds, &Problem::bad_api_version())).await["newest-versions"].is_array());
+        assert!(body(problem(Protocol::Imds, &Problem::bad_api_version())).await["newest-versions"].is_array());
     }
 }

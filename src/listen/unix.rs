@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -16,7 +16,8 @@ use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 use tokio_util::either::Either;
 
-use super::bound::{BindError, Bound};
+use super::listener::{ListenError, Listener};
+use super::socket_file::SocketFile;
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
@@ -24,18 +25,11 @@ const SETTING: &str = "listen.socket";
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// The file of a socket of our own; taken away in the end if it still is the one we made.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    inode: Option<(u64, u64)>,
-}
-
 /// The socket that systemd passed, or else one bound at `path` with permission bits `mode`. To be called inside the
 /// runtime.
-pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Bound, BindError> {
+pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Listener, ListenError> {
     if let Some(listener) = passed {
-        return Ok(Bound::from_systemd(Either::Left(into_tokio(listener, path)?)));
+        return Ok(Listener::from_systemd(Either::Left(into_tokio(listener, path)?)));
     }
     judge_directory(path, SETTING)?;
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
@@ -43,42 +37,20 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Bound
     remove_stale(path)?;
     let listener = bind_new(path, mode).map_err(|source| refused(path, source))?;
     let file = SocketFile::at(path);
-    Ok(Bound::ours(Either::Left(into_tokio(listener, path)?), Some(file)))
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> Self {
-        Self {
-            inode: inode_at(path),
-            path: path.to_path_buf(),
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.inode.is_some() && inode_at(&self.path) == self.inode {
-            // Nothing is lost if it stays: the next start finds it stale.
-            _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn inode_at(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    Ok(Listener::ours(Either::Left(into_tokio(listener, path)?), Some(file)))
 }
 
 /// Whether nobody else can put a file of his own in place of ours at `path`, which `setting` names.
-pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), BindError> {
+pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), ListenError> {
     let directory = directory_of(path);
     let name = directory.display().to_string();
     // The directory itself is judged, not what a link points to.
-    let meta = fs::symlink_metadata(directory).map_err(|source| BindError::NoDirectory {
+    let meta = fs::symlink_metadata(directory).map_err(|source| ListenError::NoDirectory {
         directory: name.clone(),
         source,
     })?;
     let unsafe_for = |why: String, remedy: String| {
-        Err(BindError::UnsafeDirectory {
+        Err(ListenError::UnsafeDirectory {
             directory: name.clone(),
             why,
             remedy,
@@ -104,7 +76,7 @@ pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), BindErro
 
 /// Keeps another daemon that starts at this moment away. Whoever can read the directory can hold the lock, too, so after
 /// a while it is left at the care of not starting two daemons at once.
-fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, BindError> {
+fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, ListenError> {
     let mut directory = fs::File::open(directory_of(path)).map_err(|source| refused(path, source))?;
     for _ in 0..LOCK_TRIES {
         directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -118,7 +90,7 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, BindError> {
 }
 
 /// Takes away a socket of ours that nobody serves any more; leaves everything else as it is.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let name = path.display().to_string();
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
@@ -126,14 +98,14 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
         Err(source) => return Err(refused(path, source)),
     };
     if !meta.file_type().is_socket() {
-        return Err(BindError::Occupied {
+        return Err(ListenError::Occupied {
             path: name,
             why: "is there already and is no socket",
             setting: SETTING,
         });
     }
     if meta.uid() != geteuid().as_raw() {
-        return Err(BindError::Occupied {
+        return Err(ListenError::Occupied {
             path: name,
             why: "is somebody else's socket",
             setting: SETTING,
@@ -142,7 +114,7 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     match probe(path) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|source| refused(path, source)),
         // Also a full queue (EAGAIN) belongs to somebody who lives.
-        _ => Err(BindError::Live(name)),
+        _ => Err(ListenError::Live(name)),
     }
 }
 
@@ -166,7 +138,7 @@ fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
     Ok(StdListener::from(descriptor))
 }
 
-fn into_tokio(listener: StdListener, path: &Path) -> Result<UnixListener, BindError> {
+fn into_tokio(listener: StdListener, path: &Path) -> Result<UnixListener, ListenError> {
     listener
         .set_nonblocking(true)
         .and_then(|()| UnixListener::from_std(listener))
@@ -179,9 +151,9 @@ fn directory_of(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn refused(path: &Path, source: io::Error) -> BindError {
+fn refused(path: &Path, source: io::Error) -> ListenError {
     if source.kind() == io::ErrorKind::PermissionDenied {
-        return BindError::NoPermission {
+        return ListenError::NoPermission {
             path: path.display().to_string(),
             uid: geteuid().as_raw(),
         };
@@ -194,7 +166,7 @@ fn refused(path: &Path, source: io::Error) -> BindError {
     } else {
         source
     };
-    BindError::Refused {
+    ListenError::Refused {
         place: path.display().to_string(),
         source,
     }
@@ -232,7 +204,7 @@ mod tests {
         let path = directory.path().join("s");
         drop(StdListener::bind(&path).unwrap());
         let bound = bind(&path, 0o666, None).unwrap();
-        assert!(matches!(bind(&path, 0o666, None), Err(BindError::Live(_))));
+        assert!(matches!(bind(&path, 0o666, None), Err(ListenError::Live(_))));
         // The newcomer that gave up has not taken the socket away.
         UnixStream::connect(&path).unwrap();
         drop(bound);
@@ -248,7 +220,7 @@ mod tests {
         listen(&hung, Backlog::new(0).unwrap()).unwrap();
         let _in_the_queue = UnixStream::connect(&path).unwrap();
         assert_eq!(probe(&path), Err(Errno::EAGAIN));
-        assert!(matches!(bind(&path, 0o666, None), Err(BindError::Live(_))));
+        assert!(matches!(bind(&path, 0o666, None), Err(ListenError::Live(_))));
     }
 
     /// The directory is open to all, and so is its lock.
@@ -268,7 +240,7 @@ mod tests {
         symlink(&file, &link).unwrap();
         for path in [&file, &link] {
             assert!(
-                matches!(bind(path, 0o666, None), Err(BindError::Occupied { .. })),
+                matches!(bind(path, 0o666, None), Err(ListenError::Occupied { .. })),
                 "{}",
                 path.display()
             );
@@ -282,18 +254,21 @@ mod tests {
         for mode in [0o775, 0o757, 0o1777] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
             let error = bind(&directory.path().join("s"), 0o666, None).unwrap_err();
-            assert!(matches!(error, BindError::UnsafeDirectory { .. }), "{mode:o}: {error}");
+            assert!(
+                matches!(error, ListenError::UnsafeDirectory { .. }),
+                "{mode:o}: {error}"
+            );
         }
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let link = directory.path().join("link");
         symlink(directory.path(), &link).unwrap();
         assert!(matches!(
             bind(&link.join("s"), 0o666, None),
-            Err(BindError::UnsafeDirectory { .. })
+            Err(ListenError::UnsafeDirectory { .. })
         ));
         assert!(matches!(
             bind(&directory.path().join("no/s"), 0o666, None),
-            Err(BindError::NoDirectory { .. })
+            Err(ListenError::NoDirectory { .. })
         ));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::backoff::LONGEST_THROTTLE;
 use super::governor::Throttle;
 use super::lifetime::Lease;
-use super::slot::{Slot, Trouble};
+use super::slot::{Failing, Slot};
 use super::{Broker, Effect};
 use crate::clock::Now;
 use crate::failure::Class;
@@ -15,7 +15,7 @@ use crate::token::Token;
 
 /// One key. All times are the boot-time clock's, so they hold within one boot only.
 #[derive(Debug)]
-pub struct Carried {
+pub struct KeySnapshot {
     /// Which token.
     pub key: Key,
     /// The uid that first asked.
@@ -27,18 +27,18 @@ pub struct Carried {
     /// The token and its end on the boot-time clock.
     pub token: Option<(Arc<Token>, Duration)>,
     /// What has failed since the last good reply.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Failing>,
 }
 
 impl Broker {
     /// Everything worth carrying over.
-    pub fn carry(&self) -> Vec<Carried> {
-        self.store.iter().map(Carried::from).collect()
+    pub fn carry(&self) -> Vec<KeySnapshot> {
+        self.store.iter().map(KeySnapshot::from).collect()
     }
 
     /// Takes over what a former life left, as far as it fits the bounds now in force: the latest used first, and no key
     /// that is known already. A token that has expired meanwhile is not taken.
-    pub fn take_over(&mut self, now: Now, mut carried: Vec<Carried>, effects: &mut Vec<Effect>) {
+    pub fn take_over(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
         carried.sort_by_key(|carried| std::cmp::Reverse(carried.last_asked));
         for carried in carried {
             self.resume_throttle(now, &carried);
@@ -57,7 +57,7 @@ impl Broker {
     }
 
     /// A 429 counts for all keys, also after a restart.
-    fn resume_throttle(&mut self, now: Now, carried: &Carried) {
+    fn resume_throttle(&mut self, now: Now, carried: &KeySnapshot) {
         if let Some(trouble) = &carried.trouble
             && matches!(trouble.failure.class, Class::Throttled(_))
             && carried.next_try > now.boot
@@ -70,7 +70,7 @@ impl Broker {
     }
 }
 
-impl Carried {
+impl KeySnapshot {
     /// What failed was the doing of an upstream that is not asked any more.
     pub fn forget_failure(&mut self, now: Now) {
         if self.trouble.take().is_some() {
@@ -99,7 +99,7 @@ impl Carried {
     }
 }
 
-impl From<&Slot> for Carried {
+impl From<&Slot> for KeySnapshot {
     fn from(slot: &Slot) -> Self {
         Self {
             key: (*slot.key).clone(),

@@ -1,0 +1,18 @@
+//! Where callers come in: how each listener comes to be, or why there is none.
+//!
+//! systemd passes a listener and keeps it, with the callers in its queue, for the next process; otherwise the daemon binds
+//! one by itself, which ends with the process.
+
+mod listener;
+mod sdk;
+mod sdk_env;
+mod secret;
+mod socket_file;
+mod tcp;
+mod unix;
+
+pub use self::listener::{Acceptor, ListenError, Listener, Stream};
+pub use self::sdk::{Sdk, open as open_sdk};
+pub use self::secret::Secret;
+pub use self::tcp::bind as bind_loopback;
+pub use self::unix::bind as bind_unix;

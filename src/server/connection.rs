@@ -1,0 +1,135 @@
+//! One connection: whose it is, whether there is a seat for it, and HTTP over it until it ends.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::either::Either;
+use tracing::debug;
+
+use super::admission::ListenerKind;
+use super::handle::handle;
+use super::last_request::LastRequest;
+use super::problem::Problem;
+use super::protocol::Protocol;
+use super::request::Route;
+use super::response;
+use super::seats::Seats;
+use super::session::Session;
+use super::shared::Server;
+use super::write_timeout::WriteTimeout;
+use crate::access::{Caller, NOBODY};
+use crate::listen::Stream;
+use crate::observe::labels::Rejection;
+
+/// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
+/// is 400 KB for each connection.
+const MAX_HEAD: usize = 16 * 1024;
+/// One that gets no connection has this long to ask, and to hear why.
+const AT_THE_DOOR: Duration = Duration::from_secs(1);
+/// On the way out a connection gets this long to bring a request that was already on its way.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
+pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, seats: &Arc<Seats>) {
+    let caller = match caller_of(&stream, listener) {
+        Ok(caller) => caller,
+        Err(error) => {
+            server.metrics.rejected.inc(Rejection::UnknownCaller);
+            return debug!(%error, "connection refused: the kernel does not say whose it is");
+        }
+    };
+    let Some(seat) = seats.take(caller.uid) else {
+        server.metrics.rejected.inc(Rejection::PerUid);
+        return turn_away(server, stream, caller.uid, seats);
+    };
+    let session = Session {
+        caller,
+        listener: Arc::clone(listener),
+        last_request: LastRequest::default(),
+    };
+    let shared = Arc::clone(server);
+    server.connections.spawn(async move {
+        serve(&shared, stream, session).await;
+        drop(seat);
+    });
+}
+
+/// Says why there is no seat, where that takes nobody's place. A connection closed before the request was read would
+/// look broken to its caller.
+fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
+    debug!(uid, "connection refused: this uid has its share of them");
+    let Some(place) = seats.at_the_door() else { return };
+    server.connections.spawn(async move {
+        let service = service_fn(|request: Request<Incoming>| {
+            let problem = Problem::too_many_connections(uid);
+            let response = response::problem(Protocol::of(Route::at(request.uri().path())), &problem);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        // Whether it was heard is not our concern.
+        _ = tokio::time::timeout(
+            AT_THE_DOOR,
+            http(AT_THE_DOOR).serve_connection(TokioIo::new(stream), service),
+        )
+        .await;
+        drop(place);
+    });
+}
+
+/// Answers requests until the connection or the daemon ends. A request takes at most the time-out for its head, again
+/// for a form, `caller_wait` for its token, and the time-out once more until its answer is read.
+pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin, session: Session) {
+    let header_timeout = server.settings().header_timeout;
+    let stream = TokioIo::new(WriteTimeout::new(stream, header_timeout));
+    let service = service_fn(|request| handle(server, &session, request));
+    let connection = http(header_timeout).serve_connection(stream, service);
+    tokio::pin!(connection);
+    let end = tokio::select! {
+        biased;
+        end = connection.as_mut() => end,
+        () = server.stopping.cancelled() => {
+            if let Ok(end) = tokio::time::timeout(LAST_CALL, connection.as_mut()).await {
+                end
+            } else {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = end {
+        debug!(uid = session.caller.uid, %error, "connection ended early");
+    }
+}
+
+/// HTTP as it is spoken here. Without its timer hyper would leave the time-out off.
+fn http(header_timeout: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD);
+    builder
+}
+
+/// Who is at the other end, as the kernel has it.
+fn caller_of(stream: &Stream, listener: &ListenerKind) -> io::Result<Caller> {
+    match stream {
+        Either::Left(unix) => Ok(Caller::of_unix(unix)?),
+        Either::Right(tcp) => {
+            // An answer goes out whole, so there is nothing to wait for to fill a packet with.
+            tcp.set_nodelay(true)?;
+            match Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?) {
+                // What is told there is told to anybody: the uid is only wanted for its share of the connections.
+                Err(_) if matches!(listener, ListenerKind::Monitor) => Ok(Caller::described(NOBODY, Vec::new(), None)),
+                caller => caller.map_err(io::Error::other),
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What every connection shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::seats::{Bounds, Seats};
+use crate::access::Rules;
+use crate::engine::Engine;
+use crate::heartbeat::Heartbeat;
+use crate::observe::audit::Audit;
+use crate::observe::health::{Front, Health};
+use crate::observe::metrics::Metrics;
+
+/// Monitoring agents at once.
+const MONITORS: Bounds = Bounds { total: 16, per_uid: 8 };
+
+/// Asks for the configuration to be read again; to be answered once it is in effect, or with why it was refused.
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
+
+/// What a reload changes.
+#[derive(Debug)]
+pub struct Settings {
+    /// Who may have what; a connection goes by the new ones from its next request on.
+    pub rules: Rules,
+    /// Of connections; nobody is thrown out.
+    pub bounds: Bounds,
+    /// For a request's head, its form, and the reading of its answer.
+    pub header_timeout: Duration,
+    /// Whether grants and refusals are recorded.
+    pub audit: bool,
+}
+
+/// The state of all listeners together.
+pub struct Server {
+    pub(super) engine: Arc<Engine>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) settings: RwLock<Arc<Settings>>,
+    pub(super) seats: Arc<Seats>,
+    /// Apart from the callers', so that monitoring gets in when they have taken all of those.
+    pub(super) monitor_seats: Arc<Seats>,
+    pub(super) audit: Audit,
+    pub(super) reloads: mpsc::Sender<ReloadRequest>,
+    /// Of each accept loop.
+    pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
+    pub(super) stopping: CancellationToken,
+    pub(super) connections: TaskTracker,
+}
+
+impl Server {
+    /// Serves nobody before [`super::accept`]. Callers' wishes for a reload go to `reloads`.
+    pub fn new(
+        engine: Arc<Engine>,
+        metrics: Arc<Metrics>,
+        settings: Settings,
+        reloads: mpsc::Sender<ReloadRequest>,
+    ) -> Arc<Self> {
+        let now = engine.now();
+        Arc::new(Self {
+            heartbeats: Mutex::default(),
+            engine,
+            metrics,
+            seats: Seats::new(settings.bounds),
+            monitor_seats: Seats::new(MONITORS),
+            audit: Audit::new(settings.audit, now.boot),
+            settings: RwLock::new(Arc::new(settings)),
+            reloads,
+            stopping: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// Takes over new settings.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.seats.set_bounds(settings.bounds);
+        self.audit.set(settings.audit);
+        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// How the daemon fares.
+    pub fn health(&self) -> Health {
+        let front = Front {
+            live: self.is_live(),
+            out_of_descriptors: self.seats.are_short(),
+            full_at: self.seats.full_at(),
+        };
+        Health::of(&self.engine, front)
+    }
+
+    /// Accepts nobody any more and lets running requests end.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+        self.connections.close();
+    }
+
+    /// Every connection has ended.
+    pub async fn drained(&self) {
+        self.connections.wait().await;
+    }
+
+    /// Writes down what is still to be told; the last thing before the end.
+    pub fn close(&self) {
+        self.audit.close();
+    }
+
+    /// Whether the daemon's own loops come round.
+    pub(super) fn is_live(&self) -> bool {
+        self.heartbeats.lock().iter().all(|heartbeat| heartbeat.is_recent()) && self.engine.beats()
+    }
+
+    /// Whether [`Server::stop`] was called; `stopping` would say so too, but under a lock.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.connections.is_closed()
+    }
+
+    /// Those in effect at this moment.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+}
