@@ -83,6 +83,27 @@ fn users_and_groups_are_the_kernels() {
 }
 
 #[test]
+fn a_rule_has_a_uid_in_digits_or_as_an_integer_and_no_other_text_is_one() {
+    if !are_to_be_had("a_rule_has_a_uid_in_digits_or_as_an_integer_and_no_other_text_is_one") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(
+        &emulator,
+        &format!("[[allow]]\nusers = [\"+{ALICE}\"]\n[[allow]]\ngroups = [\"+7001\", \"7_001\", \"0x1b59\"]"),
+    );
+    assert_eq!(status(&daemon, ALICE, 7001, &[]), 403);
+    assert!(daemon.log().contains(&format!("no user \"+{ALICE}\" on this machine")));
+    daemon.reload(&format!(
+        "{}[[allow]]\nusers = [{ALICE}]\n[[allow]]\ngroups = [0x1b59]",
+        upstream(&emulator)
+    ));
+    assert_eq!(status(&daemon, ALICE, 7000, &[]), 200);
+    assert_eq!(status(&daemon, BOB, 7001, &[]), 200);
+    assert_eq!(status(&daemon, BOB, 7000, &[]), 403);
+}
+
+#[test]
 fn every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it() {
     if !are_to_be_had("every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it") {
         return;

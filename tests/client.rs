@@ -419,6 +419,10 @@ fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() 
     let ran = asked("--uid root");
     assert!(ran.code == Some(0) && ran.out.contains("allowed: root"), "{ran:?}");
     assert_eq!(asked("--uid 65534").code, Some(77));
+    for who in ["--uid +0", "--uid 0x0", "--uid 4294967296", "--uid 9 --gid +7070"] {
+        let ran = asked(who);
+        assert!(ran.code == Some(64) && ran.err.contains("has this name"), "{ran:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use msi_tokend::config::{Config, Loaded, load};
+use msi_tokend::config::{Account, Config, Loaded, load};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -30,7 +30,10 @@ fn the_packaged_file_changes_no_default_and_has_one_rule() {
     let [rule] = loaded.config.allow.as_slice() else {
         panic!("{:?}", loaded.config.allow)
     };
-    assert_eq!(rule.groups.as_deref().unwrap(), ["msi-tokend"]);
+    assert_eq!(
+        rule.groups.as_deref().unwrap(),
+        [Account::Name("msi-tokend".to_owned())]
+    );
     assert!(rule.users.is_none() && rule.units.is_none() && rule.resources.is_none() && rule.identities.is_none());
     assert_eq!(
         Config {

@@ -8,5 +8,5 @@ mod rules;
 mod socket;
 
 pub use self::caller::{Caller, units_unknown_because};
-pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, UnknownName};
+pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, UnknownName, gid_of, uid_of};
 pub use self::socket::Socket;

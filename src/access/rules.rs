@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::unistd::{Group, User};
 
 use super::Caller;
-use crate::config::{Allow, Origin};
+use crate::config::{Account, Allow, Origin};
 use crate::key::{Identity, Key, Resource};
 
 /// What the kernel calls a uid that it cannot map into our user namespace.
@@ -115,14 +115,14 @@ impl Rules {
 
 impl Rule {
     fn resolve(allow: &Allow, unknown: &mut Vec<UnknownName>) -> Self {
-        let mut ids = |kind, names: &Option<Vec<String>>, look_up: fn(&str) -> Option<u32>| {
-            names.as_ref().map(|names| {
-                let found = names.iter().filter_map(|name| {
-                    let id = name.parse().ok().or_else(|| look_up(name));
+        let mut ids = |kind, accounts: &Option<Vec<Account>>, id_of: fn(&Account) -> Option<u32>| {
+            accounts.as_ref().map(|accounts| {
+                let found = accounts.iter().filter_map(|account| {
+                    let id = id_of(account);
                     if id.is_none() {
                         unknown.push(UnknownName {
                             kind,
-                            name: name.clone(),
+                            name: account.to_string(),
                             origin: allow.origin.clone(),
                         });
                     }
@@ -132,12 +132,8 @@ impl Rule {
             })
         };
         Self {
-            users: ids("user", &allow.users, |name| {
-                Some(User::from_name(name).ok()??.uid.as_raw())
-            }),
-            groups: ids("group", &allow.groups, |name| {
-                Some(Group::from_name(name).ok()??.gid.as_raw())
-            }),
+            users: ids("user", &allow.users, uid_of),
+            groups: ids("group", &allow.groups, gid_of),
             units: allow.units.clone(),
             resources: allow.resources.clone(),
             identities: allow.identities.clone(),
@@ -190,6 +186,22 @@ impl Rule {
             Part::Resources => any(self.resources.as_deref(), |resource| *resource == key.resource),
             Part::Identities => any(self.identities.as_deref(), |identity| *identity == key.identity),
         }
+    }
+}
+
+/// Whom the account is on this machine.
+pub fn uid_of(user: &Account) -> Option<u32> {
+    match user {
+        Account::Id(uid) => Some(*uid),
+        Account::Name(name) => Some(User::from_name(name).ok()??.uid.as_raw()),
+    }
+}
+
+/// Which group it is on this machine.
+pub fn gid_of(group: &Account) -> Option<u32> {
+    match group {
+        Account::Id(gid) => Some(*gid),
+        Account::Name(name) => Some(Group::from_name(name).ok()??.gid.as_raw()),
     }
 }
 
@@ -257,6 +269,10 @@ mod tests {
         names.iter().map(ToString::to_string).collect()
     }
 
+    fn accounts(names: &[&str]) -> Vec<Account> {
+        names.iter().map(|name| Account::named(name).unwrap()).collect()
+    }
+
     fn rules(allow: &[Allow]) -> Rules {
         Rules::resolve(allow, 999).0
     }
@@ -287,8 +303,8 @@ mod tests {
     #[test]
     fn any_entry_matches_within_a_list_and_all_lists_must() {
         let rules = rules(&[Allow {
-            users: Some(strings(&["7", "8"])),
-            groups: Some(strings(&["70", "80"])),
+            users: Some(accounts(&["7", "8"])),
+            groups: Some(accounts(&["70", "80"])),
             units: Some(strings(&["a.service"])),
             resources: Some(vec![Resource::new("https://a/").unwrap()]),
             identities: Some(vec![Identity::Default, Identity::client_id("C").unwrap()]),
@@ -323,18 +339,18 @@ mod tests {
     fn an_unmapped_uid_must_be_named_and_an_unknown_name_is_nobody() {
         let key = key("https://a/", Identity::Default);
         let by_group = rules(&[Allow {
-            groups: Some(strings(&["5"])),
+            groups: Some(accounts(&["5"])),
             ..allow()
         }]);
         let named = rules(&[Allow {
-            users: Some(strings(&["65534"])),
+            users: Some(accounts(&["65534"])),
             ..allow()
         }]);
         let nobody = Caller::described(NOBODY, vec![5], None);
         assert!(by_group.judge(&nobody, &key).is_none() && named.judge(&nobody, &key).is_some());
         let (rules, unknown) = Rules::resolve(
             &[Allow {
-                users: Some(strings(&["no-such-user", "root"])),
+                users: Some(accounts(&["no-such-user", "root"])),
                 ..allow()
             }],
             999,
@@ -347,13 +363,13 @@ mod tests {
     fn a_caller_has_the_rules_that_are_for_it_whatever_the_token() {
         let rules = rules(&[
             Allow {
-                users: Some(strings(&["7"])),
+                users: Some(accounts(&["7"])),
                 resources: Some(vec![Resource::new("https://a/").unwrap()]),
                 ..allow()
             },
             Allow {
-                users: Some(strings(&["7"])),
-                groups: Some(strings(&["70"])),
+                users: Some(accounts(&["7"])),
+                groups: Some(accounts(&["70"])),
                 ..allow()
             },
         ]);
@@ -364,8 +380,8 @@ mod tests {
     #[test]
     fn a_rule_explains_every_part_that_does_not_match() {
         let rules = rules(&[Allow {
-            users: Some(strings(&["7"])),
-            groups: Some(strings(&["70"])),
+            users: Some(accounts(&["7"])),
+            groups: Some(accounts(&["70"])),
             ..allow()
         }]);
         let key = key("https://a/", Identity::Default);

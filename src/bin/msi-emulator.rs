@@ -44,7 +44,7 @@ struct Serve {
     #[arg(long)]
     any_address: bool,
     /// How long tokens live; for a third of it, the same token is given again.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = msi_tokend::config::duration)]
     lifetime: Duration,
     /// What goes wrong, as TOML: a list of [[fault]] steps, as the documentation of `emulator::script` has them.
     #[arg(long, value_name = "FILE")]

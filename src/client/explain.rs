@@ -11,8 +11,8 @@ use super::connection::service_uid;
 use super::failure::{Exit, Failure, tell};
 use super::selection::Selection;
 use super::{output, table};
-use crate::access::{Caller, Grant, Part, Rules};
-use crate::config::{self, Allow};
+use crate::access::{Caller, Grant, Part, Rules, gid_of, uid_of};
+use crate::config::{self, Account, Allow};
 use crate::key::{Key, Resource};
 
 #[derive(Args)]
@@ -169,17 +169,13 @@ fn groups_of(uid: u32) -> Vec<u32> {
 }
 
 fn uid(text: &str) -> Result<u32, String> {
-    let named = || Some(User::from_name(text).ok()??.uid.as_raw());
-    text.parse()
-        .ok()
-        .or_else(named)
+    Account::named(text)
+        .and_then(|user| uid_of(&user))
         .ok_or_else(|| "is no uid, and no user has this name".to_owned())
 }
 
 fn gid(text: &str) -> Result<u32, String> {
-    let named = || Some(Group::from_name(text).ok()??.gid.as_raw());
-    text.parse()
-        .ok()
-        .or_else(named)
+    Account::named(text)
+        .and_then(|group| gid_of(&group))
         .ok_or_else(|| "is no gid, and no group has this name".to_owned())
 }

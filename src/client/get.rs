@@ -14,6 +14,7 @@ use super::failure::{Exit, Failure};
 use super::http::Answer;
 use super::output;
 use super::selection::Selection;
+use crate::config::duration;
 use crate::key::{Identity, Key};
 
 /// A try without --wait: longer than the daemon holds a caller, unless it was told to hold it for ever.
@@ -27,7 +28,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Output::Token)]
     output: Output,
     /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
 }
 

@@ -13,6 +13,7 @@ use super::connection::{Daemon, NoAnswer};
 use super::failure::{Failure, printable};
 use super::output;
 use super::ready::{Ready, Token};
+use crate::config::duration;
 
 /// For each of the two requests: monitoring systems give a plugin ten seconds in all.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -20,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Args)]
 pub struct Arguments {
     /// A token that lives shorter than this is a WARNING.
-    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
     warning: Duration,
     /// A warm token that lives shorter than this is CRITICAL.
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     critical: Duration,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::files::Source;
 use super::load::understand;
-use super::{Config, Loaded, Origin, Problems};
+use super::{Account, Config, Loaded, Origin, Problems};
 
 /// Begins the next file.
 const NEXT_FILE: &str = "\n#--\n";
@@ -98,12 +98,11 @@ fn assert_is_sound(config: &Config) {
             rule.users.is_some() || rule.groups.is_some() || rule.units.is_some(),
             "{rule:?}"
         );
-        let names = [&rule.users, &rule.groups, &rule.units].into_iter().flatten();
-        assert!(
-            names
-                .clone()
-                .all(|list| !list.is_empty() && list.iter().all(|name| !name.is_empty()))
-        );
+        let is_somebody = |account: &Account| !matches!(account, Account::Name(name) if name.is_empty());
+        let mut accounts = [&rule.users, &rule.groups].into_iter().flatten();
+        assert!(accounts.all(|list| !list.is_empty() && list.iter().all(is_somebody)));
+        let mut units = rule.units.iter();
+        assert!(units.all(|list| !list.is_empty() && list.iter().all(|unit| !unit.is_empty())));
         assert!(rule.resources.as_ref().is_none_or(|list| !list.is_empty()));
         assert!(rule.identities.as_ref().is_none_or(|list| !list.is_empty()));
     }

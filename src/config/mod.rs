@@ -1,11 +1,13 @@
 //! What the administrator wants: the typed configuration, each value with the place it came from.
 
+mod account;
 mod effective;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod load;
 mod names;
+mod numbers;
 mod problem;
 mod read;
 mod schema;
@@ -21,8 +23,10 @@ use std::time::Duration;
 
 use hyper::Uri;
 
+pub use self::account::Account;
 pub use self::effective::Effective;
 pub use self::load::{Loaded, load, reaches};
+pub use self::numbers::duration;
 pub use self::problem::{Problem, Problems};
 use crate::key::{Identity, Key, Resource};
 
@@ -125,10 +129,10 @@ pub struct Log {
 /// given all must match, within one list any entry does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allow {
-    /// User names or numeric ids.
-    pub users: Option<Vec<String>>,
-    /// Group names or numeric ids.
-    pub groups: Option<Vec<String>>,
+    /// Users.
+    pub users: Option<Vec<Account>>,
+    /// Groups.
+    pub groups: Option<Vec<Account>>,
     /// systemd units, by full name.
     pub units: Option<Vec<String>>,
     /// Audiences, byte for byte. `None` allows any.

@@ -1,12 +1,13 @@
 //! The forms of values that name something: users, groups, units, resources, identities. Whether a user or group
 //! exists is not asked here: that may change while the file does not.
 
+use super::Account;
 use super::read::{Form, Node, ReadFault};
-use super::values::{quoted, text};
+use super::values::{quoted, text, whole_number};
 use crate::key::{Identity, InvalidKey, Resource};
 
 /// The name or the numeric id of a user or group.
-pub(super) struct Account;
+pub(super) struct UserOrGroup;
 
 /// The full name of a systemd unit that processes can belong to.
 pub(super) struct Unit;
@@ -17,9 +18,17 @@ pub(super) struct Audience;
 /// One kind of identity selector.
 pub(super) struct Selector(pub(super) fn(&str) -> Result<Identity, InvalidKey>);
 
-impl Form<String> for Account {
-    fn read(&self, node: &Node<'_>) -> Result<String, Vec<ReadFault>> {
-        let text = text(node)?;
+impl Form<Account> for UserOrGroup {
+    fn read(&self, node: &Node<'_>) -> Result<Account, Vec<ReadFault>> {
+        if node.get_ref().is_integer() {
+            let id = whole_number(node).filter(|id| Account::is_id(*id));
+            return id
+                .map(Account::Id)
+                .ok_or_else(|| ReadFault::bad(node, "is no numeric id: those go from 0 to 4294967294"));
+        }
+        let Some(text) = node.get_ref().as_str() else {
+            return Err(ReadFault::wrong_type(node, "a name or a numeric id"));
+        };
         if text.is_empty() || text.len() > 256 || text.trim() != text {
             Err(ReadFault::bad(
                 node,
@@ -31,17 +40,14 @@ impl Form<String> for Account {
                 format!("cannot be the name of an account: {text:?}"),
                 "write the name or the numeric id of one account; there are no patterns",
             ))
-        } else if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u32>().is_ok_and(|id| id < u32::MAX) {
-            Ok(text.to_owned())
-        } else if text.bytes().all(|b| b.is_ascii_digit()) {
-            Err(ReadFault::bad(node, format!("is beyond the numeric ids: {text}")))
         } else {
-            Ok(text.to_owned())
+            Account::named(text).ok_or_else(|| ReadFault::bad(node, format!("is beyond the numeric ids: {text}")))
         }
     }
 
-    fn show(&self, value: &String) -> Option<String> {
-        Some(quoted(value))
+    /// In quotes also an id, which version 0.1.0 reads in no other form.
+    fn show(&self, value: &Account) -> Option<String> {
+        Some(quoted(&value.to_string()))
     }
 
     fn example(&self) -> String {

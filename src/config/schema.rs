@@ -6,10 +6,10 @@ use std::time::Duration;
 use hyper::Uri;
 use tracing::Level;
 
-use super::names::{Account, Audience, Selector, Unit};
+use super::names::{Audience, Selector, Unit, UserOrGroup};
 use super::read::Visit;
 use super::values::{AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Switch};
-use super::{Cache, Config, Kind, Limits, Listen, Log, Origin, Upstream};
+use super::{Account, Cache, Config, Kind, Limits, Listen, Log, Origin, Upstream};
 use crate::key::{Identity, Resource};
 
 /// A configuration while files are laid over it.
@@ -39,8 +39,8 @@ pub(super) struct Warm {
 /// One `[[allow]]` table as written.
 #[derive(Default)]
 pub(super) struct Rule {
-    pub(super) users: Option<Vec<String>>,
-    pub(super) groups: Option<Vec<String>>,
+    pub(super) users: Option<Vec<Account>>,
+    pub(super) groups: Option<Vec<Account>>,
     pub(super) units: Option<Vec<String>>,
     pub(super) resources: Option<Vec<Resource>>,
     pub(super) client_ids: Option<Vec<Identity>>,
@@ -126,8 +126,8 @@ impl Warm {
 
 impl Rule {
     pub(super) fn keys(&mut self, v: &mut impl Visit) {
-        v.value("users", &mut self.users, &Optional(List(Account)));
-        v.value("groups", &mut self.groups, &Optional(List(Account)));
+        v.value("users", &mut self.users, &Optional(List(UserOrGroup)));
+        v.value("groups", &mut self.groups, &Optional(List(UserOrGroup)));
         v.value("units", &mut self.units, &Optional(List(Unit)));
         v.value("resources", &mut self.resources, &Optional(List(Audience)));
         v.value("client_ids", &mut self.client_ids, &Optional(List(CLIENT_ID)));

@@ -186,7 +186,7 @@ resource = "https://a"
 resource = "https://b"
 resource_id = "/Subscriptions/X"
 [[allow]]
-users = ["www-data", "33"]
+users = ["www-data", "33", 4646]
 groups = ["backup"]
 units = ["app@2.service", "user@1000.service"]
 resources = ["https://a", "https://A"]
@@ -210,8 +210,12 @@ default_identity = true
     let [rule] = config.allow.as_slice() else {
         panic!("{:?}", config.allow)
     };
-    assert_eq!(rule.users.as_deref().unwrap(), ["www-data", "33"]);
-    assert_eq!(rule.groups.as_deref().unwrap(), ["backup"]);
+    let name = |name: &str| Account::Name(name.to_owned());
+    assert_eq!(
+        rule.users.as_deref().unwrap(),
+        [name("www-data"), Account::Id(33), Account::Id(4646)]
+    );
+    assert_eq!(rule.groups.as_deref().unwrap(), [name("backup")]);
     assert_eq!(rule.units.as_deref().unwrap(), ["app@2.service", "user@1000.service"]);
     assert_eq!(rule.resources.as_ref().unwrap()[1].as_str(), "https://A");
     assert_eq!(
@@ -262,7 +266,7 @@ fn a_later_file_wins_key_by_key_and_lists_append() {
         .iter()
         .flat_map(|rule| rule.users.clone().unwrap())
         .collect();
-    assert_eq!(users, ["a", "b", "c"]);
+    assert_eq!(users, ["a", "b", "c"].map(|name| Account::Name(name.to_owned())));
     assert_eq!(config.warm.len(), 1, "listed twice, wanted once");
 }
 
@@ -335,7 +339,10 @@ fn a_wrong_shape_is_told_with_the_right_one() {
         "[[allow]]\nusers = \"a\"",
         &["list in brackets", "users = [\"backup\"]"],
     );
-    assert_problem("[[allow]]\nusers = [33]", &["must be a string, not an integer"]);
+    assert_problem(
+        "[[allow]]\nusers = [33.0]",
+        &["must be a name or a numeric id, not a number with a fraction"],
+    );
     assert_problem("a = 1\na = 2", &[":2:", "duplicate"]);
 }
 
@@ -367,7 +374,17 @@ fn numbers_and_durations_have_bounds() {
         for bad in ["0s", "9ms", &format!("{max} 1ms")] {
             assert_problem(&format!("{key} = \"{bad}\""), &[key, "must be from 10ms to"]);
         }
-        for bad in ["", "30", "x", "30 parsecs", "99999999999999999999y", "-1s"] {
+        for bad in [
+            "",
+            "30",
+            "x",
+            "30 parsecs",
+            "99999999999999999999y",
+            "-1s",
+            "+1s",
+            "1_0s",
+            "1 0s",
+        ] {
             assert_problem(&format!("{key} = \"{bad}\""), &[key, "is no duration"]);
         }
         for good in ["10ms", max] {
@@ -393,6 +410,10 @@ fn an_endpoint_is_plain_http_with_host_and_path() {
         ("http://h:0/t", "port"),
         ("http://h:65536/t", "port"),
         ("http://h:/t", "port"),
+        ("http://h:+80/t", "port"),
+        ("http://127.1/t", "four decimal numbers"),
+        ("http://0x7f000001:80/t", "four decimal numbers"),
+        ("http://127.0.0.01/t", "four decimal numbers"),
         ("http://h h/t", "is not an address"),
         ("http://h/\\u0000", "is not an address"),
     ] {
@@ -444,7 +465,16 @@ fn listeners_stay_on_this_machine_and_apart() {
         assert_problem(&format!("listen.sdk = \"{bad}\""), &["must be a loopback address"]);
         assert_problem(&format!("listen.monitor = \"{bad}\""), &["must be a loopback address"]);
     }
-    for bad in ["127.0.0.1", "localhost:1", "127.0.0.1:65536", ""] {
+    for bad in [
+        "127.0.0.1",
+        "localhost:1",
+        "127.0.0.1:65536",
+        "127.0.0.1:+1",
+        "127.0.0.1: 1",
+        "127.0.0.1:0x1",
+        "127.1:1",
+        "",
+    ] {
         assert_problem(
             &format!("listen.sdk = \"{bad}\""),
             &["is not an IP address with a port"],
@@ -563,6 +593,37 @@ fn a_rule_names_somebody_and_something() {
     assert_eq!(config.allow[0].identities.as_deref().unwrap(), [Identity::Default]);
     let config = Files::new("[[allow]]\nusers = [\"a\"]").config();
     assert_eq!(config.allow[0].identities, None, "any identity");
+}
+
+#[test]
+fn a_user_or_group_is_an_id_only_in_digits_or_as_an_integer() {
+    for (written, meant) in [
+        ("4646", Account::Id(4646)),
+        ("0x1226", Account::Id(4646)),
+        ("\"4646\"", Account::Id(4646)),
+        ("\"0033\"", Account::Id(33)),
+        ("0", Account::Id(0)),
+        ("4294967294", Account::Id(4_294_967_294)),
+        ("\"+4646\"", Account::Name("+4646".to_owned())),
+        ("\"-1\"", Account::Name("-1".to_owned())),
+        ("\"4_646\"", Account::Name("4_646".to_owned())),
+        ("\"0x1226\"", Account::Name("0x1226".to_owned())),
+        ("\"46 46\"", Account::Name("46 46".to_owned())),
+    ] {
+        let loaded = Files::new(&format!("[[allow]]\nusers = [{written}]\ngroups = [{written}]"))
+            .load()
+            .unwrap();
+        let printed = Files::new(&loaded.effective.to_string()).config();
+        for rule in [&loaded.config.allow[0], &printed.allow[0]] {
+            for list in [&rule.users, &rule.groups] {
+                assert_eq!(list.as_deref().unwrap(), std::slice::from_ref(&meant), "{written}");
+            }
+        }
+    }
+    for bad in ["-1", "4294967295", "99999999999999999999", "\" 4646\"", "true"] {
+        assert_problem(&format!("[[allow]]\nusers = [{bad}]"), &["allow.users"]);
+        assert_problem(&format!("[[allow]]\ngroups = [{bad}]"), &["allow.groups"]);
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
-use toml::de::DeValue;
 
+use super::numbers::{digits, duration, is_odd_ipv4};
 use super::read::{Form, Node, ReadFault};
 
 /// A whole number from 1 to [`Count::MAX`].
@@ -52,6 +52,13 @@ pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Vec<ReadFault>> {
         .ok_or_else(|| ReadFault::wrong_type(node, "a string"))
 }
 
+/// The value of an integer in any of TOML's forms, if it is not negative and `T` holds it.
+pub(super) fn whole_number<T: TryFrom<u64>>(node: &Node<'_>) -> Option<T> {
+    let number = node.get_ref().as_integer()?;
+    let value = u64::from_str_radix(number.as_str(), number.radix()).ok()?;
+    T::try_from(value).ok()
+}
+
 /// Text as a TOML string. A JSON string is one too, but for a raw DEL, and no value that passed its form holds one.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -78,11 +85,10 @@ impl Count {
 
 impl Form<usize> for Count {
     fn read(&self, node: &Node<'_>) -> Result<usize, Vec<ReadFault>> {
-        let DeValue::Integer(number) = node.get_ref() else {
+        if !node.get_ref().is_integer() {
             return Err(ReadFault::wrong_type(node, "an integer"));
-        };
-        usize::from_str_radix(number.as_str(), number.radix())
-            .ok()
+        }
+        whole_number(node)
             .filter(|count| (1..=Self::MAX).contains(count))
             .ok_or_else(|| ReadFault::bad(node, format!("must be from 1 to {}", Self::MAX)))
     }
@@ -101,8 +107,7 @@ impl Form<Duration> for Period {
         let Some(text) = node.get_ref().as_str() else {
             return Err(ReadFault::wrong_type(node, "a string with a unit"));
         };
-        let period = humantime::parse_duration(text)
-            .map_err(|error| ReadFault::bad(node, format!("is no duration ({error})")))?;
+        let period = duration(text).map_err(|error| ReadFault::bad(node, format!("is no duration ({error})")))?;
         if (self.min..=self.max).contains(&period) {
             Ok(period)
         } else {
@@ -260,9 +265,19 @@ fn endpoint(text: &str) -> Result<Uri, &'static str> {
     let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
         return Err("has no host");
     };
+    if is_odd_ipv4(host) {
+        return Err("has a host that is neither a name nor an IPv4 address of four decimal numbers");
+    }
     match authority.strip_prefix(host) {
         Some("") => Ok(uri),
-        Some(port) if uri.port_u16().is_some_and(|port| port > 0) && port.starts_with(':') => Ok(uri),
+        Some(port)
+            if port
+                .strip_prefix(':')
+                .and_then(digits::<u16>)
+                .is_some_and(|port| port > 0) =>
+        {
+            Ok(uri)
+        }
         _ => Err("has a port that is none"),
     }
 }

@@ -55,6 +55,7 @@
 //! | `huge_body = 1000000` | the body is followed by white space until it has so many bytes |
 
 use super::identity::Selector;
+use crate::config;
 use serde::{Deserialize, Deserializer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,9 +206,7 @@ impl Fault {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map(Some)
-        .map_err(serde::de::Error::custom)
+    config::duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::reference::requests;
 use crate::access::{Caller, Rules};
 use crate::broker::{Failing, KeySnapshot, Note, Policy};
 use crate::clock::{Clock, Now};
-use crate::config::{self, Allow, Kind, Origin};
+use crate::config::{self, Account, Allow, Kind, Origin};
 use crate::engine::{Engine, Observer};
 use crate::failure::{Class, Failure};
 use crate::key::{Identity, Key, Resource};
@@ -146,7 +146,7 @@ fn server() -> Arc<Server> {
         trouble: Some(Failing::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),
     }]);
     let allow = Allow {
-        users: Some(vec![FRIEND.to_string()]),
+        users: Some(vec![Account::Id(FRIEND)]),
         groups: None,
         units: None,
         resources: Some(vec![
