@@ -16,7 +16,7 @@ pub struct Failure {
     pub cause: String,
 }
 
-/// The rows of the specification's table.
+/// The rows of `docs/protocol.md`, "When the endpoint fails".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
     /// Connection refused, 404, 410: the endpoint restarts or is updated and will be back.

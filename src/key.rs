@@ -31,7 +31,7 @@ pub enum InvalidKey {
 }
 
 /// The audience asked for, byte for byte as the caller wrote it: Microsoft Entra compares exactly, so neither case nor
-/// the last slash may change (`protocol.md` 4, row 1).
+/// the last slash may change (`docs/protocol.md`, "Requests", row "Resource").
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Resource(Box<str>);
@@ -41,7 +41,8 @@ pub struct Resource(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Identity {
-    /// No selector: whatever the endpoint takes for the VM's default, which may change (`protocol.md` 4, row 4).
+    /// No selector: whatever the endpoint takes for the VM's default, which may change (`docs/protocol.md`, "Requests",
+    /// row "Default identity").
     Default,
     /// `client_id`
     ClientId(Box<str>),

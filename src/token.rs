@@ -47,7 +47,8 @@ pub struct Token {
     expires_on: Duration,
 }
 
-/// In the order of `protocol.md` 2.3's safe body; the secret comes first, at a place that is known.
+/// In the order of `docs/protocol.md`, "Answers", row "Order and types"; the secret comes first, at a place that is
+/// known.
 #[derive(Serialize)]
 struct Members<'a> {
     access_token: &'a str,

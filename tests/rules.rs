@@ -1,5 +1,5 @@
-//! The rules against a second judge: random files, callers and keys. The other judge is written from the specification,
-//! knows nothing of the first, and goes the long way.
+//! The rules against a second judge: random files, callers and keys. The other judge is written from
+//! `docs/configuration.md`, "Warm tokens and rules", knows nothing of the first, and goes the long way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Who calls: asked of the kernel, never taken from what the caller sends.
+//! Who calls: asked of the kernel (`docs/protocol.md`, "The kernel and systemd"), never taken from what the caller sends.
 //!
 //! The kernel keeps what it knew of the peer when it connected for as long as the connection lasts, so only the uid,
 //! which every request needs, is asked for at once. A pidfd costs a third of accepting a connection, and a descriptor;

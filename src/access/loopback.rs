@@ -41,7 +41,8 @@ pub enum Unowned {
 ///
 /// A closed socket that the kernel only keeps for the protocol's sake (`FIN_WAIT2`, `TIME_WAIT`) has no owner any more and
 /// reads as uid 0; it has no inode either. And where the socket is gone, the kernel's look-up falls back to whoever listens
-/// on its port. So only a connected socket with an inode counts.
+/// on its port. So only a connected socket with an inode counts (`docs/protocol.md`, "The kernel and systemd", row "Peer of
+/// a loopback connection").
 pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<u32, Unowned> {
     let kernel = NetlinkAddr::new(0, 0);
     // A socket for each question, which costs a few microseconds: no answer can then be taken for another question's.

@@ -9,7 +9,8 @@ use super::Caller;
 use crate::config::{Account, Allow, Origin};
 use crate::key::{Identity, Key, Resource};
 
-/// What the kernel calls a uid that it cannot map into our user namespace.
+/// What the kernel calls a uid that it cannot map into our user namespace (`docs/protocol.md`, "The kernel and systemd",
+/// row "Overflow uid").
 pub const NOBODY: u32 = 65534;
 
 /// The rules in force, names looked up.

@@ -1,4 +1,4 @@
-//! When a failed key is tried again: the specification's table, a row an arm.
+//! When a failed key is tried again: `docs/protocol.md`, "When the endpoint fails", a row an arm.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! How many requests may be under way to the upstream, and whose turn it is.
 //!
-//! The VM's endpoint allows 20 requests a second and 5 at once for the whole machine (`protocol.md` 3, row "Rate"), so
-//! every fetch passes here. Each uid's misses wait in a lane of their own and refreshes share one more; lanes take
-//! turns, so nobody's flood of misses delays anybody else by more than one request a turn.
+//! The VM's endpoint allows 20 requests a second and 5 at once for the whole machine (`docs/protocol.md`, "Limits", row
+//! "Rate"), so every fetch passes here. Each uid's misses wait in a lane of their own and refreshes share one more;
+//! lanes take turns, so nobody's flood of misses delays anybody else by more than one request a turn.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;

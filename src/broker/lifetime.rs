@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::token::Token;
 
-/// SDKs take a token with less than this left for expired and ask again at every use (`protocol.md` 4, row 7).
+/// SDKs take a token with less than this left for expired and ask again at every use (`docs/protocol.md`, "What SDKs
+/// do", row "Five minutes").
 pub const LOW: Duration = Duration::from_mins(5);
 
 /// A token and how long we may hand it out, on both clocks.

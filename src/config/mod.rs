@@ -66,7 +66,7 @@ pub struct Upstream {
     pub request_timeout: Duration,
 }
 
-/// The protocols of `protocol.md` 1.1 that a VM's endpoint may speak.
+/// The protocols of `docs/protocol.md`, "Endpoints", that a VM's endpoint may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The instance metadata service, <http://169.254.169.254/metadata/identity/oauth2/token>.
@@ -153,7 +153,7 @@ pub struct Origin {
 }
 
 impl Kind {
-    /// Where this kind of endpoint listens unless the administrator says otherwise (`protocol.md` 1.1).
+    /// Where this kind of endpoint listens unless the administrator says otherwise (`docs/protocol.md`, "Endpoints").
     pub fn default_endpoint(self) -> Uri {
         Uri::from_static(match self {
             Self::Imds => "http://169.254.169.254/metadata/identity/oauth2/token",

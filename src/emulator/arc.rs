@@ -1,5 +1,6 @@
-//! The Azure Arc agent's token endpoint (`protocol.md` 1.1 and 1.3): it hands a token only to who has read the file that
-//! it names in a challenge. Here it has a path of its own, so that one stand-in speaks every protocol.
+//! The Azure Arc agent's token endpoint (`docs/protocol.md`, "Azure Arc's challenge"): it hands a token only to who has
+//! read the file that it names in a challenge. Here it has a path of its own, so that one stand-in speaks every
+//! protocol.
 
 use super::endpoint::{error, header};
 use super::imds;

@@ -99,7 +99,7 @@ pub(super) async fn answer(kind: Endpoint, state: &State, head: &Parts, form: &s
     Ok(spoil(with_server(reply, kind.server()), &fault))
 }
 
-/// An error in the shape of the token routes (`protocol.md` 1.3).
+/// An error in the shape of the token routes (`docs/protocol.md`, "Errors", row "Form").
 pub(super) fn error(status: StatusCode, code: &str, description: &str) -> Reply {
     Reply::json(status, &json!({"error": code, "error_description": description}))
 }

@@ -42,7 +42,8 @@ pub(super) enum Selector {
     ResourceId(String),
 }
 
-/// Why no identity could be chosen; the texts are those of the real endpoint (`protocol.md` 1.3).
+/// Why no identity could be chosen; the texts are those of the real endpoint (`docs/protocol.md`, "Errors", row
+/// "Identity").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoIdentity {
     /// No identity has that id, or there is none at all.

@@ -1,4 +1,4 @@
-//! The instance metadata service's token endpoint (`protocol.md` 1.1 to 1.3).
+//! The instance metadata service's token endpoint (`docs/protocol.md`, "Endpoints", row "instance metadata service").
 
 use super::endpoint::{error, header};
 use super::identity::Selector;

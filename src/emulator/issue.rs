@@ -23,7 +23,7 @@ pub(super) struct Issued {
     pub client_id: String,
     pub not_before: i64,
     pub expires_on: i64,
-    /// Seconds, counted from issuance (`protocol.md` 1.2).
+    /// Seconds, counted from issuance (`docs/protocol.md`, "Answers", row "`expires_in`").
     pub expires_in: i64,
     stale_at: i64,
 }

@@ -1,4 +1,5 @@
-//! The token endpoint of the 2017 VM extension, the one the tutorial talks to (`protocol.md` 1.1).
+//! The token endpoint of the 2017 VM extension, the one the tutorial talks to (`docs/protocol.md`, "Endpoints", row "VM
+//! extension").
 //!
 //! Its replies differ from the metadata service's in three ways: `resource` comes back without its last slash,
 //! `refresh_token` is an empty string, and neither `client_id` nor `ext_expires_in` is there.

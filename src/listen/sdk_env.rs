@@ -1,4 +1,5 @@
-//! `sdk.env`: the environment that leads an unmodified Azure SDK to the loopback listener (`protocol.md` 2.1).
+//! `sdk.env`: the environment that leads an unmodified Azure SDK to the loopback listener (`docs/protocol.md`, "What
+//! SDKs do", row "Variables").
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -39,7 +40,8 @@ pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> 
 }
 
 /// Proxies are for the network: with `HTTP_PROXY` set, nearly every SDK would otherwise send the request, secret included,
-/// to the proxy (`protocol.md` 4, row 14). Programs differ in which spelling they read.
+/// to the proxy (`docs/protocol.md`, "What SDKs do", row "Proxy variables"). Programs differ in which spelling they
+/// read.
 fn content(address: SocketAddr, secret: &Secret) -> Zeroizing<String> {
     let (secret, host) = (secret.expose(), address.ip());
     Zeroizing::new(format!(

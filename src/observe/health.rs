@@ -24,7 +24,8 @@ pub struct Health {
     pub ready: bool,
     /// Somebody should look, before or although callers notice.
     pub degraded: bool,
-    /// `ready` in the words of Azure's Application Health extension, which looks for this member.
+    /// `ready` in the words of Azure's Application Health extension, which looks for this member (`docs/protocol.md`,
+    /// "Azure's health extension").
     #[serde(rename = "ApplicationHealthState")]
     pub azure_state: AzureState,
     /// What is wrong with the daemon as a whole.

@@ -1,7 +1,8 @@
 //! Error answers: a status, an OAuth error code and a sentence that says what to do, in the protocol of the route.
 //!
-//! SDKs act on the status alone (`protocol.md` 2.4 and 4, row 15): 400 and 403 end their tries, 429 and 503 with a small
-//! `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are never our own fault's.
+//! SDKs act on the status alone (`docs/protocol.md`, "What SDKs do", row "Statuses"): 400 and 403 end their tries, 429
+//! and 503 with a small `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are
+//! never our own fault's.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub struct Problem {
     newest_versions: &'static [&'static str],
 }
 
-/// `protocol.md` 1.3, row "IMDS token", with what App Service has besides.
+/// `docs/protocol.md`, "Errors", row "Form", with what App Service has besides.
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(rename = "statusCode", skip_serializing_if = "Option::is_none")]
@@ -105,8 +106,8 @@ impl Problem {
     }
 
     /// 403 in words that help an administrator; what the rules are is not told. SDKs take a 403 with the word
-    /// "unreachable" in it for a VM without the endpoint (`protocol.md` 4, row 15), so a resource or an id that holds
-    /// the word is not repeated.
+    /// "unreachable" in it for a VM without the endpoint (`docs/protocol.md`, "What SDKs do", row "unreachable"), so a
+    /// resource or an id that holds the word is not repeated.
     pub fn forbidden(caller: &Caller, key: &Key) -> Self {
         let uid = caller.uid;
         let mut what = key.to_string();

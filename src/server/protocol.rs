@@ -1,6 +1,6 @@
 //! The protocols that token routes speak.
 
-/// The protocol that a token route speaks (`protocol.md` 1.1).
+/// The protocol that a token route speaks (`docs/protocol.md`, "Endpoints").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// The instance metadata service.

@@ -51,7 +51,7 @@ pub struct TokenRequest {
 
 impl Route {
     /// Paths match without case, with or without a last slash, doubled slashes as one: SDKs write all of these
-    /// (`protocol.md` 4, row 12).
+    /// (`docs/protocol.md`, "Requests", row "Paths").
     pub fn at(path: &str) -> Option<Self> {
         Self::exactly(path).or_else(|| {
             let parts: Vec<String> = path

@@ -27,8 +27,8 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    /// `expires_in` is what is left at this moment (`protocol.md` 4, row 6); it and `ext_expires_in` are numbers in
-    /// quotes and the rest is the token's own JSON, so nothing needs escaping here.
+    /// `expires_in` is what is left at this moment (`docs/protocol.md`, "Answers", row "`expires_in`"); it and
+    /// `ext_expires_in` are numbers in quotes and the rest is the token's own JSON, so nothing needs escaping here.
     fn at(&mut self, protocol: Protocol, left: Duration) -> Bytes {
         let of = Some((protocol, left));
         if self.of != of {

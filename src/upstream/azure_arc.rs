@@ -1,5 +1,5 @@
-//! The Azure Arc agent (`protocol.md` 1.1, row "Azure Arc HIMDS", and 1.3, row "Arc challenge"): it hands tokens only to
-//! who can read a short-lived file that root and the group `himds` may read.
+//! The Azure Arc agent (`docs/protocol.md`, "Azure Arc's challenge"): it hands tokens only to who can read a
+//! short-lived file that root and the group `himds` may read.
 
 use std::fs::File;
 use std::io::Read;
@@ -61,7 +61,8 @@ impl Endpoint for AzureArc {
         })
     }
 
-    /// Old agents ignore a selector and answer for the machine's own identity (`protocol.md` 4, row 5).
+    /// Old agents ignore a selector and answer for the machine's own identity (`docs/protocol.md`, "Answers", row "Echo
+    /// of the identity").
     fn must_echo_identity(&self) -> bool {
         true
     }

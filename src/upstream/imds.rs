@@ -1,4 +1,4 @@
-//! The instance metadata service (`protocol.md` 1.1, row "IMDS v1").
+//! The instance metadata service (`docs/protocol.md`, "Endpoints", row "instance metadata service").
 
 use super::Endpoint;
 

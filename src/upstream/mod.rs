@@ -2,7 +2,7 @@
 //! is the same for all.
 //!
 //! A request is rebuilt from typed values, so nothing of a caller's request passes through. hyper follows no redirect and
-//! reads no proxy variable, which is what this endpoint asks for (`protocol.md` 3, row "Transport").
+//! reads no proxy variable, which is what this endpoint asks for (`docs/protocol.md`, "Limits", row "Proxies").
 
 mod azure_arc;
 mod exchange;

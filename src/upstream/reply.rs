@@ -15,7 +15,7 @@ use crate::token::{Parts, Token};
 /// Managed identities' tokens live for 24 hours; what claims more than this is wrong or lies.
 const LONGEST_LIFE: Duration = Duration::from_hours(28);
 
-/// The members that matter, typed as loosely as they come in the wild (`protocol.md` 1.2 and 4, row 20).
+/// The members that matter, typed as loosely as they come in the wild (`docs/protocol.md`, "Answers").
 #[derive(Deserialize)]
 struct Body {
     access_token: Option<Zeroizing<String>>,

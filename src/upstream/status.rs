@@ -1,4 +1,4 @@
-//! What a status code means: the specification's table of faults.
+//! What a status code means: `docs/protocol.md`, "When the endpoint fails".
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ pub fn check(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Fail
     let cause = match (&class, status.as_u16()) {
         (Class::Refused(refusal), _) => format!("HTTP {status}: {}: {}", refusal.error, refusal.error_description),
         (_, 300..=399) => format!("HTTP {status}: redirects are not followed"),
-        // The host's proxy answers in place of a metadata service that restarts (`protocol.md` 1.3).
+        // The host answers in place of a metadata service that restarts (`docs/protocol.md`, "Errors", row "Restart").
         (_, 500) if server.is_some_and(|name| !is_from(answer, name)) => {
             format!("HTTP {status} from the host, not from the metadata service: it is restarting")
         }
@@ -60,7 +60,8 @@ fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
     Some(date.saturating_sub(now.wall))
 }
 
-/// `error` is a string for most endpoints, and an object with `code` and `message` for some (`protocol.md` 1.3).
+/// `error` is a string for most endpoints, and an object with `code` and `message` for some (`docs/protocol.md`,
+/// "Errors", row "Nested error").
 #[derive(Deserialize)]
 struct ErrorBody {
     error: Option<Value>,

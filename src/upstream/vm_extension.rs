@@ -1,4 +1,5 @@
-//! The VM extension of 2017 (`protocol.md` 1.1, row "VM extension"), which knows no api-version and no `bypass_cache`.
+//! The VM extension of 2017 (`docs/protocol.md`, "Endpoints", row "VM extension"), which knows no api-version and no
+//! `bypass_cache`.
 
 use super::Endpoint;
 
