@@ -21,6 +21,8 @@ const STORAGE: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&re
 const BYPASS: &str =
     "/metadata/identity/oauth2/token?api-version=2018-10-01&resource=https://storage.azure.com/&bypass_cache=true";
 const METADATA: &str = "Metadata: true\r\n";
+/// In lower case.
+const IMDS: &str = "server: imds/150.870.65.512";
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A process that is told to end when the test is over (a demo then ends its daemon), and killed if it does not.
@@ -192,7 +194,7 @@ fn stderr(output: &Output) -> String {
 fn a_token_reply_is_all_strings_and_the_token_has_the_same_facts() {
     let emulator = Emulator::start(&[]);
     let answer = emulator.get(STORAGE);
-    assert!(answer.has("server: imds/150.870.65.512"), "{answer:?}");
+    assert!(answer.has(IMDS), "{answer:?}");
     assert!(
         answer.has("content-type: application/json; charset=utf-8"),
         "{answer:?}"
@@ -284,6 +286,39 @@ fn a_request_that_breaks_a_rule_is_refused() {
         assert_eq!(answer.json()["error_description"], Value::Null);
     }
     assert_eq!(emulator.get("/metadata/identity/oauth2/tokens").status, 404);
+}
+
+#[test]
+fn what_else_the_metadata_service_has_needs_its_header_too() {
+    let emulator = Emulator::start(&[]);
+    let compute = "/metadata/instance/compute?api-version=2021-02-01";
+    let platform = "/metadata/identity/getplatformmetadata?cred-api-version=2.0";
+    for target in [compute, platform, "/metadata/", "/metadata/identity/issuecredential"] {
+        let answer = emulator.send("GET", target, "", "");
+        assert_eq!(answer.error(), (400, "invalid_request".into()), "{target}");
+        assert!(answer.has(IMDS), "{target}: {answer:?}");
+    }
+    assert_eq!(emulator.get(compute).json()["osType"], "Linux");
+    let answer = emulator.get(platform);
+    assert_eq!(answer.json()["clientId"], DEFAULT_CLIENT_ID, "{answer:?}");
+    assert!(answer.has(IMDS), "{answer:?}");
+    for (method, target, status) in [
+        ("GET", "/metadata/instance/compute", 400),
+        ("GET", "/metadata/identity/getplatformmetadata", 400),
+        ("GET", &*format!("{platform}&client_id=x"), 400),
+        ("GET", &*format!("{platform}&mi_res_id=x"), 400),
+        ("GET", &*format!("{platform}&client_id=%zz"), 400),
+        ("POST", compute, 405),
+        ("GET", "/metadata/x", 404),
+        ("POST", "/metadata/identity/issuecredential", 404),
+    ] {
+        assert_eq!(
+            emulator.send(method, target, METADATA, "").status,
+            status,
+            "{method} {target}"
+        );
+    }
+    assert_eq!(emulator.control("requests")["count"], 14, "all are written down");
 }
 
 #[test]

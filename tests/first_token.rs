@@ -262,16 +262,11 @@ fn what_is_wrong_with_a_request_is_said_without_asking_the_upstream() {
             "GET",
             "/metadata/identity/getplatformmetadata".to_owned(),
             "Metadata: true",
-            404,
-            "no such route",
+            403,
+            "not_served",
         ),
-        (
-            "GET",
-            "/metadata/instance".to_owned(),
-            "Metadata: true",
-            404,
-            "no such route",
-        ),
+        ("GET", "/metadata".to_owned(), "Metadata: true", 403, "not_served"),
+        ("GET", "/instance".to_owned(), "Metadata: true", 404, "no such route"),
     ] {
         let reply = daemon.send(method, &target, &[headers], "");
         assert_eq!(reply.status, status, "{method} {target}: {reply:?}");

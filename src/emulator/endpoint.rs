@@ -231,7 +231,7 @@ fn canned(fault: &Fault) -> Option<Reply> {
     Some(error(status, code, description))
 }
 
-fn with_server(reply: Reply, server: Option<&'static str>) -> Reply {
+pub(super) fn with_server(reply: Reply, server: Option<&'static str>) -> Reply {
     match server {
         Some(name) => reply.with(SERVER, HeaderValue::from_static(name)),
         None => reply,
@@ -262,7 +262,8 @@ fn spoil(mut reply: Reply, fault: &Fault) -> Reply {
     reply
 }
 
-fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
+/// What is written down of a request.
+pub(super) fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
     let mut headers = BTreeMap::<String, String>::new();
     for (name, value) in &head.headers {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -292,10 +293,10 @@ fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
 }
 
 /// Counts a request as being answered for as long as it lives, also when the caller hangs up.
-struct InFlight<'a>(&'a State);
+pub(super) struct InFlight<'a>(&'a State);
 
 impl<'a> InFlight<'a> {
-    fn begin(state: &'a State, seen: Seen) -> Self {
+    pub fn begin(state: &'a State, seen: Seen) -> Self {
         state.inner.lock().traffic.begin(seen, tokio::time::Instant::now());
         Self(state)
     }

@@ -50,28 +50,11 @@ const API_VERSIONS: [&str; 29] = [
     "2025-04-07",
 ];
 
-/// What the endpoint demands of a request.
+/// What the endpoint demands of a token request.
 pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
-    let refuse = |reason: &str| error(StatusCode::BAD_REQUEST, "invalid_request", reason);
-    if head.method != Method::GET {
-        return Err(error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "Only GET is supported here",
-        ));
-    }
-    if header(&head.headers, "metadata") != Some("true") {
-        return Err(refuse("Required metadata header not specified"));
-    }
-    if head.headers.contains_key("x-forwarded-for") {
-        return Err(refuse("A request with an X-Forwarded-For header is not supported"));
-    }
-    let Some(version) = parameters
-        .get("api-version")
-        .filter(|version| API_VERSIONS.contains(version))
-    else {
-        return Err(bad_api_version());
-    };
+    check_method(head)?;
+    check_headers(head)?;
+    let version = api_version(parameters)?;
     let bypass_cache = match parameters.get("bypass_cache") {
         None => false,
         Some("true") if version >= BYPASS_SINCE => true,
@@ -83,6 +66,39 @@ pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply
         bypass_cache,
         ..request
     })
+}
+
+pub(super) fn check_method(head: &Parts) -> Result<(), Reply> {
+    let refused = || {
+        error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "Only GET is supported here",
+        )
+    };
+    (head.method == Method::GET).then_some(()).ok_or_else(refused)
+}
+
+/// What is demanded at every path under `/metadata/`.
+pub(super) fn check_headers(head: &Parts) -> Result<(), Reply> {
+    if header(&head.headers, "metadata") != Some("true") {
+        return Err(refuse("Required metadata header not specified"));
+    }
+    if head.headers.contains_key("x-forwarded-for") {
+        return Err(refuse("A request with an X-Forwarded-For header is not supported"));
+    }
+    Ok(())
+}
+
+pub(super) fn api_version(parameters: &Query) -> Result<&str, Reply> {
+    let version = parameters.get("api-version");
+    version
+        .filter(|version| API_VERSIONS.contains(version))
+        .ok_or_else(bad_api_version)
+}
+
+pub(super) fn refuse(reason: &str) -> Reply {
+    error(StatusCode::BAD_REQUEST, "invalid_request", reason)
 }
 
 /// The token reply: all strings, and the id that the request named.

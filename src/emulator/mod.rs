@@ -1,13 +1,13 @@
 //! A stand-in for an Azure VM's MSI endpoint, for development and tests: tokens that look real and are worth nothing.
 //!
-//! One listener speaks the instance metadata service's token protocol (`GET /metadata/identity/oauth2/token`), that of
-//! the 2017 VM extension (`GET` or `POST /oauth2/token`), that of the Azure Arc agent (at
-//! `/arc/metadata/identity/oauth2/token`), and as much of Resource Manager as the tutorial needs
+//! One listener speaks the instance metadata service's token protocol (`GET /metadata/identity/oauth2/token`, and two
+//! routes beside it that SDKs ask first), that of the 2017 VM extension (`GET` or `POST /oauth2/token`), that of the
+//! Azure Arc agent (at `/arc/metadata/identity/oauth2/token`), and as much of Resource Manager as the tutorial needs
 //! (`POST /subscriptions/…/listKeys`). A [`Script`] makes it misbehave.
 //!
 //! | control route | |
 //! |---|---|
-//! | `GET /emulator/requests` | `{"count", "in_flight", "requests": [{"path", "query", "method", "headers", "resource", "identity", "at_ms", "concurrent"}]}`: the token requests, malformed ones too; the last 10,000 are listed |
+//! | `GET /emulator/requests` | `{"count", "in_flight", "requests": [{"path", "query", "method", "headers", "resource", "identity", "at_ms", "concurrent"}]}`: the token requests and all others under `/metadata/`, malformed ones too; the last 10,000 are listed |
 //! | `DELETE /emulator/requests` | forgets them and the peaks |
 //! | `GET /emulator/peak` | `{"max_concurrent", "max_in_one_second"}` |
 //! | `PUT /emulator/script` | replaces the fault script by the TOML in the body; 400 and the reason for a bad one |
@@ -22,6 +22,7 @@ mod identity;
 mod imds;
 mod issue;
 mod jwt;
+mod metadata;
 mod reply;
 mod request;
 pub mod script;
@@ -178,7 +179,7 @@ impl Emulator {
         format!("http://{}{}", self.address, imds::PATH)
     }
 
-    /// How many token requests have come.
+    /// How many requests have come for a token or for anything else under `/metadata/`.
     pub fn request_count(&self) -> u64 {
         self.state.inner.lock().traffic.count()
     }
@@ -227,6 +228,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let path = head.uri.path();
     let reply = if let Some(kind) = Endpoint::at(path) {
         endpoint::answer(kind, &state, &head, &text).await?
+    } else if metadata::is_here(path) {
+        metadata::answer(&state, &head)
     } else if path.starts_with(PREFIX) {
         control::answer(&state, &head, &text)
     } else if arm::is_here(path) {

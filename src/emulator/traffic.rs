@@ -1,4 +1,5 @@
-//! What the stand-in has seen: every token request, and how many came at once.
+//! What the stand-in has seen: every request for a token or for anything else under `/metadata/`, and how many came at
+//! once.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 /// So many requests are kept; older ones only count.
 const KEPT: usize = 10_000;
 
-/// One token request, also a malformed one.
+/// One request, also a malformed one.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Seen {
     pub path: String,
@@ -23,7 +24,7 @@ pub(super) struct Seen {
     pub identity: Option<String>,
     /// Milliseconds since the stand-in started.
     pub at_ms: u64,
-    /// Token requests that were being answered at that moment, this one among them.
+    /// Requests that were being answered at that moment, this one among them.
     pub concurrent: usize,
 }
 

@@ -75,9 +75,9 @@ labels! {
         Hit = "hit",
         /// A token, after waiting for the upstream.
         Miss = "miss",
-        /// 400, 404, 405: the request makes no sense.
+        /// 400, 404, 405, and 403 `not_served`: the request makes no sense.
         BadRequest = "bad_request",
-        /// 403
+        /// 403: the caller may not.
         Denied = "denied",
         /// 400: the upstream will not issue this token. 409: the configuration is not taken over.
         Refused = "refused",

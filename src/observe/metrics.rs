@@ -24,7 +24,7 @@ pub struct Metrics {
     pub upstream: Counters<Fetched>,
     /// Tokens that could not be fetched or renewed.
     pub refresh_failures: Counters<Fetched>,
-    /// Requests that were answered with 403.
+    /// Requests that were denied (403).
     pub denied: Counters<Denial>,
     /// Connections that were closed unheard.
     pub rejected: Counters<Rejection>,

@@ -134,7 +134,7 @@ impl Scrape {
         let help =
             "Requests that found no token in the cache, or one with so little left that a better one was waited for.";
         counter(to, "msi_tokend_cache_misses", help, misses)?;
-        let help = "Requests that were answered with 403, by why.";
+        let help = "Requests that were denied (403), by why.";
         counters(
             to,
             "msi_tokend_denied",

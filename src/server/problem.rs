@@ -172,6 +172,20 @@ impl Problem {
         .closing()
     }
 
+    /// 403 for a path under `/metadata/` where the listener serves nothing. Nobody is refused anything by it, so it counts
+    /// as a request that makes no sense.
+    pub fn not_served() -> Self {
+        Self {
+            outcome: Outcome::BadRequest,
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                "not_served",
+                "This path is not served on this listener. Under /metadata/ msi-tokend serves access tokens and nothing \
+                 else: at /metadata/identity/oauth2/token of its Unix socket and of its loopback listener.",
+            )
+        }
+    }
+
     /// 404: there is no such route, which no configuration changes.
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")

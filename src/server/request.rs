@@ -54,11 +54,7 @@ impl Route {
     /// (`docs/protocol.md`, "Requests", row "Paths").
     pub fn at(path: &str) -> Option<Self> {
         Self::exactly(path).or_else(|| {
-            let parts: Vec<String> = path
-                .split('/')
-                .filter(|part| !part.is_empty())
-                .map(str::to_ascii_lowercase)
-                .collect();
+            let parts: Vec<String> = segments(path).map(str::to_ascii_lowercase).collect();
             Self::exactly(&format!("/{}", parts.join("/")))
         })
     }
@@ -77,6 +73,16 @@ impl Route {
         }
     }
 
+    /// Why a listener has nothing at a path. Before its first token the SDK for .NET asks two paths under `/metadata/`
+    /// that are not served here, and would repeat a 404 (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
+    /// As in [`Route::at`], nothing is percent-decoded: no client encodes the letters of a path.
+    pub fn none_at(path: &str) -> Problem {
+        match segments(path).next() {
+            Some(first) if first.eq_ignore_ascii_case("metadata") => Problem::not_served(),
+            _ => Problem::no_such_route(),
+        }
+    }
+
     fn exactly(path: &str) -> Option<Self> {
         Some(match path {
             "/metadata/identity/oauth2/token" => Self::Token(Protocol::Imds),
@@ -90,6 +96,10 @@ impl Route {
             _ => return None,
         })
     }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }
 
 /// The parameters as they came, each at most once.
@@ -313,6 +323,38 @@ mod tests {
             assert_eq!(Route::at(path), None, "{path}");
         }
         assert_eq!(Route::at("/MSI/token"), Some(Route::Token(Protocol::AppService)));
+    }
+
+    #[test]
+    fn what_is_not_served_under_metadata_is_told_so_and_the_rest_does_not_exist() {
+        for path in [
+            "/metadata",
+            "/metadata/",
+            "//Metadata//",
+            "/metadata/instance/compute",
+            "/METADATA/identity/GetPlatformMetadata/",
+            "/metadata/%69dentity/oauth2/token",
+            "/metadata/../live",
+        ] {
+            let problem = Route::none_at(path);
+            assert_eq!(
+                (problem.status.as_u16(), &*problem.error),
+                (403, "not_served"),
+                "{path}"
+            );
+        }
+        for path in [
+            "",
+            "/",
+            "*",
+            "/metadatas/x",
+            "/%6detadata/x",
+            "/x/metadata/y",
+            "/live/metadata",
+        ] {
+            let problem = Route::none_at(path);
+            assert_eq!((problem.status.as_u16(), &*problem.error), (404, "not_found"), "{path}");
+        }
     }
 
     #[test]

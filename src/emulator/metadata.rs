@@ -1,0 +1,93 @@
+//! What the instance metadata service has beside tokens, as far as Azure's SDKs ask for it before a first token.
+//!
+//! | path | |
+//! |---|---|
+//! | `GET /metadata/instance/compute` | what the VM is: <https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service#instance-metadata> |
+//! | `GET /metadata/identity/getplatformmetadata` | who would get a token that is bound to the caller's key; none is issued here |
+//!
+//! Without `Metadata: true` every path is a 400 (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
+
+use super::State;
+use super::endpoint::{InFlight, error, seen, with_server};
+use super::identity::Selector;
+use super::imds::{self, refuse};
+use super::issue::TENANT_ID;
+use super::reply::Reply;
+use super::request::Query;
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use serde_json::{Value, json};
+
+const COMPUTE: &str = "/metadata/instance/compute";
+const PLATFORM: &str = "/metadata/identity/getplatformmetadata";
+const VM_ID: &str = "02aab8a4-74ef-476e-8182-f6d2ba4166a6";
+
+/// Whether the metadata service answers for this path.
+pub(super) fn is_here(path: &str) -> bool {
+    path.starts_with("/metadata/")
+}
+
+/// Answers a request for anything but a token.
+pub(super) fn answer(state: &State, head: &Parts) -> Reply {
+    let parameters = Query::from_query(head.uri.query().unwrap_or_default());
+    let _in_flight = InFlight::begin(state, seen(head, parameters.as_ref().ok()));
+    let read = || {
+        imds::check_headers(head)?;
+        let parameters = parameters.map_err(|reason| refuse(&reason))?;
+        let body = match head.uri.path() {
+            COMPUTE => compute(&parameters)?,
+            PLATFORM => platform(state, &parameters)?,
+            _ => {
+                let text = "The requested element does not exist";
+                return Err(error(StatusCode::NOT_FOUND, "not_found", text));
+            }
+        };
+        imds::check_method(head)?;
+        Ok(Reply::json(StatusCode::OK, &body))
+    };
+    with_server(read().unwrap_or_else(|refusal| refusal), Some(imds::SERVER_NAME))
+}
+
+fn compute(parameters: &Query) -> Result<Value, Reply> {
+    imds::api_version(parameters)?;
+    Ok(json!({
+        "azEnvironment": "AzurePublicCloud",
+        "location": "westeurope",
+        "name": "demo",
+        "osType": "Linux",
+        "provider": "Microsoft.Compute",
+        "resourceGroupName": "demo",
+        "resourceId": "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb9272f09590/resourceGroups/demo/providers/Microsoft.Compute/virtualMachines/demo",
+        "securityProfile": {"secureBootEnabled": "false", "virtualTpmEnabled": "false"},
+        "subscriptionId": "0b1f6471-1bf0-4dda-aec3-cb9272f09590",
+        "tags": "",
+        "tagsList": [],
+        "vmId": VM_ID,
+        "vmScaleSetName": "",
+        "vmSize": "Standard_D2s_v5",
+        "zone": "1",
+    }))
+}
+
+fn platform(state: &State, parameters: &Query) -> Result<Value, Reply> {
+    if parameters.get("cred-api-version") != Some("2.0") {
+        return Err(refuse(
+            "cred-api-version is invalid or was not specified in the request",
+        ));
+    }
+    // The token route has another name for it.
+    let resource_id = parameters
+        .get("mi_res_id")
+        .map(|id| Selector::ResourceId(id.to_owned()));
+    let selector = resource_id.map_or_else(|| parameters.selector(), Ok);
+    let selector = selector.map_err(|reason| refuse(&reason))?;
+    let inner = state.inner.lock();
+    let identity = inner.identities.choose(&selector);
+    let identity = identity.map_err(|none| refuse(&none.to_string()))?;
+    Ok(json!({
+        "cuId": {"vmId": VM_ID},
+        "clientId": identity.client_id,
+        "tenantId": TENANT_ID,
+        "attestationEndpoint": "https://attestation.invalid",
+    }))
+}
