@@ -577,7 +577,7 @@ fn health_of_a_daemon_that_is_gone_stopped_or_out_of_reach() {
     ] {
         assert_eq!(run(client().args(wrong)).code, Some(3), "{wrong:?}");
     }
-    assert_eq!(run(client().args(["get", "health"])).code, Some(64));
+    assert_eq!(run(client().args(["get", "--bogus", "health"])).code, Some(64));
     if is_root() {
         let shut = Daemon::start(&emulator, "[listen]\nsocket_mode = \"0600\"\n");
         plugin_line(

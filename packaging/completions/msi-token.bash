@@ -25,6 +25,9 @@ _msi__token() {
             msi__token,get)
                 cmd="msi__token__subcmd__get"
                 ;;
+            msi__token,git-credential)
+                cmd="msi__token__subcmd__git__subcmd__credential"
+                ;;
             msi__token,health)
                 cmd="msi__token__subcmd__health"
                 ;;
@@ -52,6 +55,9 @@ _msi__token() {
             msi__token__subcmd__help,get)
                 cmd="msi__token__subcmd__help__subcmd__get"
                 ;;
+            msi__token__subcmd__help,git-credential)
+                cmd="msi__token__subcmd__help__subcmd__git__subcmd__credential"
+                ;;
             msi__token__subcmd__help,health)
                 cmd="msi__token__subcmd__help__subcmd__health"
                 ;;
@@ -77,7 +83,7 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh status health explain doctor metrics reload help"
+            opts="-h -V --socket --help --version get refresh git-credential status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -129,7 +135,7 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__explain)
-            opts="-h --config --uid --gid --unit --resource --client-id --object-id --resource-id --socket --help"
+            opts="-h --config --uid --gid --unit --resource --scope --client-id --object-id --resource-id --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -152,6 +158,10 @@ _msi__token() {
                     return 0
                     ;;
                 --resource)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scope)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -179,13 +189,17 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__get)
-            opts="-h --resource --client-id --object-id --resource-id --output --wait --socket --help"
+            opts="-h --resource --scope --client-id --object-id --resource-id --output --wait --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --resource)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scope)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -202,10 +216,40 @@ _msi__token() {
                     return 0
                     ;;
                 --output)
-                    COMPREPLY=($(compgen -W "token json header" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "token json header kubernetes gcp claims" -- "${cur}"))
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__subcmd__token__subcmd__git__subcmd__credential)
+            opts="-h --client-id --object-id --resource-id --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --client-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --object-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --resource-id)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -247,7 +291,7 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__help)
-            opts="get refresh status health explain doctor metrics reload help"
+            opts="get refresh git-credential status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -289,6 +333,20 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__help__subcmd__get)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__subcmd__token__subcmd__help__subcmd__git__subcmd__credential)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -409,13 +467,17 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__refresh)
-            opts="-h --resource --client-id --object-id --resource-id --output --wait --socket --help"
+            opts="-h --resource --scope --client-id --object-id --resource-id --output --wait --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --resource)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scope)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -432,7 +494,7 @@ _msi__token() {
                     return 0
                     ;;
                 --output)
-                    COMPREPLY=($(compgen -W "token json header" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "token json header kubernetes gcp claims" -- "${cur}"))
                     return 0
                     ;;
                 --wait)

@@ -29,6 +29,7 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -s h -l help -d 'Print
 complete -c msi-token -n "__fish_msi_token_needs_command" -s V -l version -d 'Print version'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "get" -d 'Print a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "status" -d 'List what is cached; never a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
@@ -37,25 +38,38 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "metrics" -d 'Wr
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l client-id -d 'The identity\'s client id (application id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l object-id -d 'The identity\'s object id (principal id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource-id -d 'The identity\'s ARM resource id' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
-header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'"
+header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'
+kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
+gcp\t'As Google\'s libraries read it from an executable'
+claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l client-id -d 'The identity\'s client id (application id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l object-id -d 'The identity\'s object id (principal id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource-id -d 'The identity\'s ARM resource id' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
-header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'"
+header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'
+kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
+gcp\t'As Google\'s libraries read it from an executable'
+claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l client-id -d 'The identity\'s client id (application id)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l object-id -d 'The identity\'s object id (principal id)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l json -d 'Print the daemon\'s whole answer as JSON, in the form that msi-token(1) describes'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l watch -d 'Print it every two seconds, until interrupted'
@@ -69,6 +83,7 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l uid -d '
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l gid -d 'A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l unit -d 'The systemd unit that the caller runs in, such as nightly-backup.service' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l client-id -d 'The identity\'s client id (application id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-id -d 'The identity\'s object id (principal id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r
@@ -85,12 +100,13 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -l socket -
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "get" -d 'Print a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "status" -d 'List what is cached; never a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh status health explain doctor metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "get" -d 'Print a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "status" -d 'List what is cached; never a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh git-credential status health explain doctor metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

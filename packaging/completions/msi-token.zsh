@@ -32,31 +32,52 @@ _msi-token() {
             (get)
 _arguments "${_arguments_options[@]}" : \
 '--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
 '--client-id=[The identity'\''s client id (application id)]:ID:_default' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
-header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
+header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"
+kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
+gcp\:"As Google'\''s libraries read it from an executable"
+claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
 '--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
+'::named -- Whom the token is for, as --resource has it:_default' \
 && ret=0
 ;;
 (refresh)
 _arguments "${_arguments_options[@]}" : \
 '--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
 '--client-id=[The identity'\''s client id (application id)]:ID:_default' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
-header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"))' \
+header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"
+kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
+gcp\:"As Google'\''s libraries read it from an executable"
+claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
 '--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
+'::named -- Whom the token is for, as --resource has it:_default' \
+&& ret=0
+;;
+(git-credential)
+_arguments "${_arguments_options[@]}" : \
+'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+':operation -- What git wants, which appends it itself\: get, store or erase; nothing is done for any other:_default' \
 && ret=0
 ;;
 (status)
@@ -84,12 +105,14 @@ _arguments "${_arguments_options[@]}" : \
 '*--gid=[A group the caller is in, by id or name; may be repeated. Without any\: the groups that its account has]:GID:_default' \
 '--unit=[The systemd unit that the caller runs in, such as nightly-backup.service]:UNIT:_default' \
 '--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
 '--client-id=[The identity'\''s client id (application id)]:ID:_default' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
+'::named -- Whom the token is for, as --resource has it:_default' \
 && ret=0
 ;;
 (doctor)
@@ -138,6 +161,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(git-credential)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (status)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -180,6 +207,7 @@ _msi-token_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
@@ -205,6 +233,11 @@ _msi-token__subcmd__get_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token get commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__git-credential_commands] )) ||
+_msi-token__subcmd__git-credential_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token git-credential commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__health_commands] )) ||
 _msi-token__subcmd__health_commands() {
     local commands; commands=()
@@ -215,6 +248,7 @@ _msi-token__subcmd__help_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
@@ -239,6 +273,11 @@ _msi-token__subcmd__help__subcmd__explain_commands() {
 _msi-token__subcmd__help__subcmd__get_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help get commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__git-credential_commands] )) ||
+_msi-token__subcmd__help__subcmd__git-credential_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help git-credential commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__help__subcmd__health_commands] )) ||
 _msi-token__subcmd__help__subcmd__health_commands() {

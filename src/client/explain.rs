@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         arguments.gid.clone()
     };
-    let key = arguments.selection.key();
+    let key = arguments.selection.key()?;
     let mut lines = vec![
         format!(
             "caller: uid {}, {}, {}",

@@ -1,16 +1,15 @@
 //! `get` and `refresh`: one token, to stdout.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use hyper::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
+use super::forms::Issued;
 use super::http::Answer;
 use super::output;
 use super::selection::Selection;
@@ -40,6 +39,12 @@ enum Output {
     Json,
     /// `Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`.
     Header,
+    /// An `ExecCredential`, as kubectl reads it from an exec plugin.
+    Kubernetes,
+    /// As Google's libraries read it from an executable.
+    Gcp,
+    /// What the token says, in readable JSON: its claims and times, never the token itself.
+    Claims,
 }
 
 /// Whether the cached token will do.
@@ -51,33 +56,34 @@ pub enum Mode {
     Refresh,
 }
 
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    access_token: Cow<'a, str>,
-}
-
 /// Prints a token, or says why there is none.
 pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(), Failure> {
-    let key = arguments.selection.key();
+    let key = arguments.selection.key()?;
     let answer = patient(daemon, &key, mode, arguments.wait).await?;
     if let Output::Json = arguments.output {
         return output::line(&[&answer.body]);
     }
-    let body: Body<'_> = serde_json::from_slice(&answer.body).map_err(|_| {
-        // serde's own words may hold what it choked on.
+    let issued = issued(&answer, &key)?;
+    output::line(&[&match arguments.output {
+        Output::Token | Output::Json => issued.bare(),
+        Output::Header => issued.header(),
+        Output::Kubernetes => issued.kubernetes(),
+        Output::Gcp => issued.gcp(),
+        Output::Claims => issued.claims(),
+    }])
+}
+
+/// The token in an answer.
+pub fn issued<'a>(answer: &'a Answer, key: &Key) -> Result<Issued<'a>, Failure> {
+    // serde's own words may hold what it choked on.
+    Issued::read(&answer.body).ok_or_else(|| {
         let cause = format!("the answer for {key} holds no access_token");
         Failure::new(Exit::Other, cause, "Is it msi-tokend that serves on this socket?")
-    })?;
-    let token = body.access_token.as_bytes();
-    match arguments.output {
-        Output::Header => output::line(&[b"Authorization: Bearer ", token]),
-        Output::Token | Output::Json => output::line(&[token]),
-    }
+    })
 }
 
 /// Tries until there is a token, or a reason why there will be none before `wait` is over.
-async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Answer, Failure> {
+pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Answer, Failure> {
     let target = target(key, mode);
     let start = Instant::now();
     let mut tries = 1;

@@ -5,7 +5,9 @@ mod doctor;
 mod endpoint;
 mod explain;
 mod failure;
+mod forms;
 mod get;
+mod git_credential;
 mod health;
 mod http;
 mod listing;
@@ -49,6 +51,8 @@ enum Command {
     ///
     /// The daemon does so once in 30 seconds for each token; within that time it gives the one it has.
     Refresh(get::Arguments),
+    /// Speak git's protocol for credential helpers, for Azure DevOps over https.
+    GitCredential(git_credential::Arguments),
     /// List what is cached; never a token.
     Status(status::Arguments),
     /// One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
@@ -107,6 +111,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
         match command {
             Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await?,
             Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await?,
+            Command::GitCredential(arguments) => git_credential::run(&daemon, &arguments).await?,
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&arguments)?,

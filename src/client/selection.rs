@@ -2,16 +2,31 @@
 
 use clap::Args;
 
-use crate::key::{Identity, Key, Resource};
+use super::failure::{Exit, Failure};
+use crate::key::{Identity, InvalidKey, Key, Resource};
 
 /// Which token.
 #[derive(Args)]
 pub struct Selection {
-    /// Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
-    #[arg(long, value_parser = Resource::new)]
-    resource: Resource,
+    #[command(flatten)]
+    audience: Audience,
     #[command(flatten)]
     selector: Selector,
+}
+
+/// Whom the token is for, in one of three ways to say it.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Audience {
+    /// Whom the token is for, as --resource has it.
+    #[arg(value_name = "RESOURCE", value_parser = Resource::new)]
+    named: Option<Resource>,
+    /// Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
+    #[arg(long, value_parser = Resource::new)]
+    resource: Option<Resource>,
+    /// Whom the token is for, as an SDK's scope such as `https://storage.azure.com/.default`.
+    #[arg(long, value_parser = of_scope)]
+    scope: Option<Resource>,
 }
 
 /// Whose token; without any of these the VM's default identity's.
@@ -32,9 +47,18 @@ pub struct Selector {
 
 impl Selection {
     /// What the daemon finds the token under.
-    pub fn key(&self) -> Key {
-        Key::new(self.resource.clone(), self.selector.identity())
+    pub fn key(&self) -> Result<Key, Failure> {
+        let Audience { named, resource, scope } = &self.audience;
+        let resource = named.as_ref().or(resource.as_ref()).or(scope.as_ref());
+        // clap sees to it that there is one.
+        let resource = resource.ok_or_else(|| Failure::new(Exit::Usage, "no resource is named", "Add --resource."))?;
+        Ok(Key::new(resource.clone(), self.selector.identity()))
     }
+}
+
+/// SDKs take `/.default` off a scope and nothing else (`docs/protocol.md`, "Requests", row "Resource").
+fn of_scope(text: &str) -> Result<Resource, InvalidKey> {
+    Resource::new(text.strip_suffix("/.default").unwrap_or(text))
 }
 
 impl Selector {
@@ -47,5 +71,26 @@ impl Selector {
         } = self;
         let named = client_id.as_ref().or(object_id.as_ref()).or(resource_id.as_ref());
         named.cloned().unwrap_or(Identity::Default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_scope_only_its_ending_goes() {
+        for (scope, resource) in [
+            ("https://storage.azure.com/.default", "https://storage.azure.com"),
+            (
+                "https://management.azure.com//.default",
+                "https://management.azure.com/",
+            ),
+            ("api://a/user_impersonation", "api://a/user_impersonation"),
+            ("https://a/.default/", "https://a/.default/"),
+        ] {
+            assert_eq!(of_scope(scope).unwrap().as_str(), resource);
+        }
+        assert!(of_scope("a/.default b/.default").is_err() && of_scope("/.default").is_err());
     }
 }
