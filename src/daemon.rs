@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::descriptors;
 use crate::engine::Engine;
-use crate::harden::{harden, lock_memory};
+use crate::harden::{self, lock_memory};
 use crate::listen::{self, ListenError, Sdk};
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
@@ -97,6 +97,17 @@ impl DaemonError {
     }
 }
 
+/// Keeps others out of this process, whatever it is going to do.
+///
+/// # Errors
+/// The kernel refused.
+pub fn harden() -> Result<(), DaemonError> {
+    harden::harden().map_err(|errno| DaemonError::System {
+        what: "keep others out of this process",
+        source: errno.into(),
+    })
+}
+
 /// Validates the configuration and prints what is in effect.
 ///
 /// # Errors
@@ -119,16 +130,14 @@ pub fn check(config_path: &Path) -> Result<(), DaemonError> {
 /// There is no log yet.
 pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
     let config = config::load(config_path)?.config;
-    harden().map_err(|errno| DaemonError::System {
-        what: "keep others out of this process",
-        source: errno.into(),
-    })?;
     let log = log::start(config.log.level).map_err(|source| DaemonError::System {
         what: "start the log's thread",
         source,
     })?;
-    if let Err(errno) = lock_memory() {
-        info!("memory can be swapped out, unless the unit's MemorySwapMax=0 forbids it: {errno}; raise LimitMEMLOCK=");
+    if let Err(why) = lock_memory() {
+        info!(
+            "tokens in memory can be swapped out, because memory is not locked: {why}; set LimitMEMLOCK=infinity, or MemorySwapMax=0"
+        );
     }
     // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,28 +1,32 @@
-//! `msi-tokend`: arguments, then [`daemon::run`]; an error becomes an exit code.
+//! `msi-tokend`: hardening, arguments, then [`daemon::run`]; an error becomes an exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use msi_tokend::daemon::{self, Arguments};
+use msi_tokend::daemon::{self, Arguments, DaemonError};
 
 fn main() -> ExitCode {
+    // A process of our own user may be waiting for us to start.
+    daemon::harden().and_then(|()| run()).unwrap_or_else(|error| {
+        eprintln!("msi-tokend: {error}");
+        error.exit_code()
+    })
+}
+
+fn run() -> Result<ExitCode, DaemonError> {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version go to stdout; if even that fails there is nobody to tell.
             _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked { 0 } else { 64 });
+            return Ok(ExitCode::from(if asked { 0 } else { 64 }));
         }
     };
-    let result = if arguments.check {
+    if arguments.check {
         daemon::check(&arguments.config).map(|()| ExitCode::SUCCESS)
     } else {
         daemon::run(&arguments.config)
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("msi-tokend: {error}");
-        error.exit_code()
-    })
+    }
 }

@@ -183,10 +183,7 @@ impl Daemon {
         // The build directory may be closed to other users.
         let program = directory.join("msi-tokend");
         if how.uid.is_some() && !program.exists() {
-            // By another process: a file that is open for writing is not run, and every process that starts meanwhile
-            // would have it open.
-            let copied = Command::new("cp").arg(TOKEND).arg(&program).status().unwrap();
-            assert!(copied.success());
+            install(TOKEND, &program, "711"); // as the package does
         }
         let program = if how.uid.is_some() { &program } else { Path::new(TOKEND) };
         let script = format!("{}\nexec \"$0\" \"$@\"", how.shell.unwrap_or(":"));
@@ -350,15 +347,22 @@ pub fn directory() -> TempDir {
 pub fn programs() -> TempDir {
     let directory = directory();
     for program in [TOKEN, TOKEND] {
-        // Copied by another process: one that this process has open for writing while a test beside it forks is "busy".
-        let installed = Command::new("install")
-            .arg("-m755")
-            .arg(program)
-            .arg(directory.path())
-            .status();
-        assert!(installed.unwrap().success());
+        install(program, directory.path(), "755");
     }
     directory
+}
+
+/// Copies a program, by another process: one that this process has open for writing while a test beside it forks is
+/// "busy".
+pub fn install(program: impl AsRef<Path>, to: &Path, mode: &str) {
+    let program = program.as_ref();
+    let installed = Command::new("install")
+        .arg("-m")
+        .arg(mode)
+        .arg(program)
+        .arg(to)
+        .status();
+    assert!(installed.unwrap().success());
 }
 
 /// Writes a file as an administrator would leave it, whole.

@@ -42,6 +42,36 @@ def test_install(machine, built):
     machine.run("journalctl", "--dump-catalog", "ecc07d5a6ac640dca10939fd8c38b120")
 
 
+KEPT_CONNECTIONS = """
+import socket
+kept = [socket.socket(socket.AF_UNIX) for _ in range(80)]
+for one in kept:
+    one.connect("/run/msi-tokend/msi-tokend.sock")
+for turn in range(4):
+    for one in kept:
+        one.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" * 64)
+    # Some are read, so that the daemon goes on with them; for the others it holds what they do not read.
+    for one in kept[turn::4]:
+        assert one.recv(65536)
+print(len(kept))
+"""
+
+
+def test_small_memlock(machine, built):
+    """with a small limit on locked memory it locks none, says so once, and outlives eighty connections that do not read"""
+    dropin = "/etc/systemd/system/msi-tokend.service.d/memlock.conf"
+    machine.write(dropin, "[Service]\nLimitMEMLOCK=8M\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "msi-tokend.service")
+    pid = main_pid(machine)
+    assert machine.python(KEPT_CONNECTIONS) == 80
+    assert get(machine, "member").returncode == 0 and main_pid(machine) == pid
+    said = [record["MESSAGE"] for record in machine.journal(f"_PID={pid}") if "RLIMIT_MEMLOCK" in record["MESSAGE"]]
+    assert len(said) == 1 and "8192 kB" in said[0], said
+    machine.run("rm", dropin)
+    machine.run("systemctl", "daemon-reload")
+
+
 def test_upgrade(machine, built):
     """an upgrade under the load of eight clients: not one failed request, and the configuration stays"""
     configure(machine, "50-mine", '[[allow]]\nusers = ["stranger"]\n')

@@ -52,6 +52,31 @@ def test_confined(machine):
         assert machine.try_("cat", f"/proc/{pid}/{entry}", user="member").returncode != 0, entry
 
 
+def test_closed_from_the_start(machine):
+    """its own user cannot look into it even before it does anything for that: the program's mode alone sees to it"""
+    mode = machine.run("stat", "--format=%a", "/usr/bin/msi-tokend")
+    assert machine.run("stat", "--format=%U:%G", "/usr/bin/msi-tokend") == "root:root"
+    opened = {}
+    for tried in [mode, "755"]:
+        # A program that asks the kernel for nothing, run as the daemon is.
+        machine.run("install", "-m", tried, "/bin/sleep", "/usr/local/bin/plain")
+        machine.write("/run/systemd/system/plain.service", """
+[Service]
+User=msi-tokend
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ExecStart=/usr/local/bin/plain infinity
+""")
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "start", "plain.service")
+        pid = int(machine.show("plain.service", "MainPID")["MainPID"])
+        wait_for("the program to run", lambda: "plain" in machine.run("readlink", f"/proc/{pid}/exe"))
+        opened[tried] = machine.try_("cat", f"/proc/{pid}/environ", user="msi-tokend").returncode == 0
+        machine.run("systemctl", "stop", "plain.service")
+    assert opened == {mode: False, "755": True}, opened
+
+
 def test_addresses(machine):
     """an upstream at any other address is not reached before a drop-in allows it, although the machine itself reaches it"""
     machine.run("ip", "address", "add", "10.9.8.7/32", "dev", "lo")
