@@ -346,6 +346,7 @@ fn bounds(config: &Config) -> Bounds {
 fn policy(config: &Config) -> Policy {
     Policy {
         max_tokens: config.cache.max_tokens,
+        max_bytes: config.cache.max_bytes,
         max_tokens_per_uid: config.cache.max_tokens_per_uid,
         idle_drop: config.cache.idle_drop,
         caller_wait: config.limits.caller_wait,

@@ -27,6 +27,8 @@ pub enum Class {
     Throttled(Option<Duration>),
     /// Any other 4xx: asking again changes nothing until somebody changes the VM's identities or the request.
     Refused(Refusal),
+    /// It gave a token, for which the cache has no room. The one class that is our own.
+    Full,
 }
 
 /// The upstream's own words on why it will not issue a token; printable and bounded.
@@ -56,6 +58,7 @@ impl Class {
             Self::Faulty => "faulty",
             Self::Throttled(_) => "throttled",
             Self::Refused(_) => "refused",
+            Self::Full => "full",
         }
     }
 }

@@ -97,6 +97,11 @@ impl Token {
         &self.object
     }
 
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.object.len() + self.client_id.as_ref().map_or(0, |id| id.len())
+    }
+
     /// End of validity by the wall clock, since 1970.
     pub fn expires_on(&self) -> Duration {
         self.expires_on

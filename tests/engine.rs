@@ -57,6 +57,7 @@ fn engine(endpoint: &TcpListener, observer: impl Observer + 'static) -> Arc<Engi
     };
     let policy = Policy {
         max_tokens: 10,
+        max_bytes: 8_000_000,
         max_tokens_per_uid: 10,
         idle_drop: Duration::from_hours(1),
         caller_wait: Duration::from_secs(1),

@@ -341,6 +341,7 @@ impl Parts {
         let clock = Arc::new(Shifted::default());
         let policy = Policy {
             max_tokens: 10,
+            max_bytes: 8_000_000,
             max_tokens_per_uid: 10,
             idle_drop: Duration::from_hours(24),
             caller_wait: Duration::from_secs(20),

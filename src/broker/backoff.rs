@@ -54,7 +54,7 @@ impl Streak {
                     told(jittered(count(&mut self.faults), draw))
                 }
             }
-            Class::Faulty => told(jittered(count(&mut self.faults), draw)),
+            Class::Faulty | Class::Full => told(jittered(count(&mut self.faults), draw)),
             Class::Throttled(Some(asked)) => told((*asked).clamp(SECOND, LONGEST_THROTTLE)),
             Class::Throttled(None) => told(jittered(throttles, draw)),
             Class::Refused(_) => told(doubling(SECOND * 10, count(&mut self.refusals), LONGEST)),

@@ -15,7 +15,9 @@ pub type WaiterId = u64;
 pub struct Policy {
     /// Keys in all.
     pub max_tokens: usize,
-    /// Keys first asked for by one uid.
+    /// Bytes of all tokens together.
+    pub max_bytes: usize,
+    /// Keys of one uid: those that it asked for first, or that are another's no more.
     pub max_tokens_per_uid: usize,
     /// After this long without a request a key is dropped.
     pub idle_drop: Duration,

@@ -10,6 +10,7 @@ mod event;
 mod governor;
 mod lifetime;
 mod outcome;
+mod room;
 mod slot;
 mod snapshot;
 mod store;
@@ -68,9 +69,9 @@ impl Broker {
     /// A caller asks. Its right to the key was judged before.
     pub fn ask(&mut self, now: Now, ask: Ask<'_>, effects: &mut Vec<Effect>) -> Decision {
         self.observe_clocks(now, effects);
-        let slot = match self.store.get_mut(ask.key) {
+        let slot = match self.store.asked(ask.key, ask.uid, &self.policy) {
             Some(slot) => slot,
-            None => match self.store.admit(ask.key, ask.uid, &self.policy, now.boot, effects) {
+            None => match self.store.admit(ask.key, ask.uid, &self.policy, now, effects) {
                 Ok(slot) => slot,
                 Err(bound) => return Decision::Now(Err(Unserved::Full(bound))),
             },
@@ -160,7 +161,7 @@ impl Broker {
         self.governor.set_bounds(policy.max_concurrent, policy.max_per_second);
         self.policy = policy;
         self.keep_warm(now.boot);
-        self.store.trim(&self.policy, effects);
+        self.store.trim(&self.policy, now, effects);
         self.tick(now, effects);
     }
 

@@ -12,6 +12,9 @@ use crate::failure::{Class, Failure};
 use crate::key::{Identity, Key};
 use crate::token::Token;
 
+/// Why a good token was not kept.
+const NO_ROOM: &str = "the cache has no room for the token: cache.max_bytes is reached";
+
 impl Broker {
     /// The upstream's answer to the [`Fetch`] with this key, or what came in its place.
     pub fn reply(&mut self, now: Now, fetch: &Fetch, outcome: Result<Token, Failure>, effects: &mut Vec<Effect>) {
@@ -61,22 +64,32 @@ impl Broker {
         };
         let mut same = false;
         let mut new = lease;
-        if let Some(old) = slot.lease.take() {
+        let mut another = None;
+        if let Some(old) = &slot.lease {
             same = old.token.is_same_as(&new.token);
             let changed = is_another(old.token.client_id(), new.token.client_id());
             if changed && fetch.key.identity == Identity::Default {
-                effects.push(Effect::Note(Note::IdentityChanged {
+                another = Some(Note::IdentityChanged {
                     key: fetch.key.clone(),
                     old: old.token.client_id().map(Into::into),
                     new: new.token.client_id().map(Into::into),
-                }));
+                });
             }
             // The endpoint caches in several places: one of them may give an older token than we have. A refresh that
             // nobody forced must not shorten what can be served.
             if !same && !changed && !fetch.bypass && old.left(now) > new.left(now) {
-                (same, new) = (true, old);
+                (same, new) = (true, old.clone());
             }
         }
+        let size = new.token.size();
+        if !self.store.make_room(&fetch.key, size, &self.policy, now, effects) {
+            let failure = Failure::new(Class::Full, NO_ROOM);
+            return self.failed(now, &fetch.key, &Arc::new(failure), 0, effects);
+        }
+        let Some(slot) = self.store.get_mut(&fetch.key) else {
+            return;
+        };
+        effects.extend(another.map(Effect::Note));
         let left = new.left(now);
         let expires_on = new.token.expires_on();
         let next_in = refresh_in(left, same, self.rng.f64());

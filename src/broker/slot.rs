@@ -26,8 +26,10 @@ const INTEREST: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Slot {
     pub key: Arc<Key>,
-    /// The uid that first asked; its bound counts this slot.
+    /// The uid whose bound counts this slot: the first that asked, or one of those that asked since.
     pub owner: u32,
+    /// Another uid that asked, the latest of them: who uses a key with others does not throw its token out.
+    pub other: Option<u32>,
     /// Kept for ever by the configuration.
     pub warm: bool,
     pub lease: Option<Lease>,
@@ -127,6 +129,7 @@ impl Slot {
         Self {
             key,
             owner,
+            other: None,
             warm,
             lease: None,
             flight: None,
@@ -145,6 +148,16 @@ impl Slot {
     /// What is left of the token; zero without one.
     pub fn left(&self, now: Now) -> Duration {
         self.lease.as_ref().map_or(Duration::ZERO, |lease| lease.left(now))
+    }
+
+    /// Whether its token can be served.
+    pub fn is_live(&self, now: Now) -> bool {
+        !self.left(now).is_zero()
+    }
+
+    /// The bytes of its token, live or not.
+    pub fn size(&self) -> usize {
+        self.lease.as_ref().map_or(0, |lease| lease.token.size())
     }
 
     /// Decides one request, and moves `next_try` ahead where the token has little left.

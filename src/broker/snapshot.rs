@@ -1,5 +1,6 @@
 //! What one life of the process leaves to the next: every key with its token, its failures and its times.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,10 @@ use crate::token::Token;
 pub struct KeySnapshot {
     /// Which token.
     pub key: Key,
-    /// The uid that first asked.
+    /// The uid whose bound counts it.
     pub owner: u32,
+    /// Another uid that asked.
+    pub other: Option<u32>,
     /// When somebody last asked.
     pub last_asked: Duration,
     /// When to ask the upstream next.
@@ -36,15 +39,21 @@ impl Broker {
         self.store.iter().map(KeySnapshot::from).collect()
     }
 
-    /// Takes over what a former life left, as far as it fits the bounds now in force: the latest used first, and no key
-    /// that is known already. A token that has expired meanwhile is not taken.
+    /// Takes over what a former life left, as far as it fits the bounds now in force: what is warm first, then what has a
+    /// token, the latest used first, and no key that is known already. A token that has expired meanwhile is not taken.
     pub fn take_over(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
-        carried.sort_by_key(|carried| std::cmp::Reverse(carried.last_asked));
+        carried.sort_by_key(|carried| {
+            let is_warm = self.store.get(&carried.key).is_some_and(|slot| slot.warm);
+            (!is_warm, carried.token.is_none(), Reverse(carried.last_asked))
+        });
         for carried in carried {
             self.resume_throttle(now, &carried);
             let known = self.store.get(&carried.key);
             let warm = known.is_some_and(|slot| slot.warm && slot.flight.is_none());
-            if known.is_some() != warm || (!warm && !self.store.has_room_for(carried.owner, &self.policy)) {
+            let size = carried.token.as_ref().map_or(0, |(token, _)| token.size());
+            let has_place = warm || self.store.has_room_for(carried.owner, &self.policy);
+            let fits = has_place && self.store.fits(size, &self.policy);
+            if known.is_some() != warm || !fits {
                 continue;
             }
             let slot = carried.into_slot(warm, now);
@@ -94,6 +103,7 @@ impl KeySnapshot {
             lease,
             trouble: self.trouble,
             last_asked: self.last_asked.min(now.boot),
+            other: self.other,
             ..Slot::new(Arc::new(self.key), self.owner, warm, now.boot)
         }
     }
@@ -104,13 +114,17 @@ impl From<&Slot> for KeySnapshot {
         Self {
             key: (*slot.key).clone(),
             owner: slot.owner,
+            other: slot.other,
             last_asked: slot.last_asked,
             next_try: slot.next_try,
             token: slot
                 .lease
                 .as_ref()
                 .map(|lease| (lease.token.clone(), lease.expires_boot())),
-            trouble: slot.trouble.clone(),
+            trouble: slot
+                .trouble
+                .clone()
+                .filter(|trouble| trouble.failure.class != Class::Full),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which keys are cached: their number is bounded, in all and by uid, and each is looked at when it is due.
+//! Which keys are cached, and when each is looked at. How many there may be is in [`super::room`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::event::{Bound, Effect, Note, Policy};
+use super::room::Owned;
 use super::slot::Slot;
 use crate::key::Key;
 
@@ -14,9 +14,8 @@ use crate::key::Key;
 pub struct Store {
     /// Looked up at every request, so by a hasher that is faster than the standard one (2 % of a hit's instructions). It
     /// is seeded at random, and the bounds keep small what a caller could gain by guessing the seed.
-    slots: HashMap<Arc<Key>, Slot, RandomState>,
-    /// The keys that count for a uid's bound: those it first asked for, except warm ones.
-    owned: HashMap<u32, BTreeSet<Arc<Key>>>,
+    pub(super) slots: HashMap<Arc<Key>, Slot, RandomState>,
+    pub(super) owned: Owned,
     /// When to look at which slot.
     due: BTreeSet<(Duration, Arc<Key>)>,
 }
@@ -41,38 +40,9 @@ impl Store {
         keys
     }
 
-    /// A slot for a key that has none; it takes the place of the least recently used one, if need be.
-    pub fn admit(
-        &mut self,
-        key: &Key,
-        uid: u32,
-        policy: &Policy,
-        now: Duration,
-        effects: &mut Vec<Effect>,
-    ) -> Result<&mut Slot, Bound> {
-        while self.owned_by(uid) >= policy.max_tokens_per_uid {
-            if !self.evict(Some(uid), effects) {
-                return Err(Bound::PerUid);
-            }
-        }
-        while self.slots.len() >= policy.max_tokens {
-            if !self.evict(None, effects) {
-                return Err(Bound::Total);
-            }
-        }
-        Ok(self.insert(Slot::new(Arc::new(key.clone()), uid, false, now)))
-    }
-
-    /// Whether one more key of this uid fits without evicting any.
-    pub fn has_room_for(&self, uid: u32, policy: &Policy) -> bool {
-        self.owned_by(uid) < policy.max_tokens_per_uid && self.slots.len() < policy.max_tokens
-    }
-
     /// Takes in a slot for a key that has none; the bounds are the caller's concern.
     pub fn insert(&mut self, slot: Slot) -> &mut Slot {
-        if !slot.warm {
-            self.owned.entry(slot.owner).or_default().insert(slot.key.clone());
-        }
+        self.owned.add(&slot);
         self.slots.entry(slot.key.clone()).insert_entry(slot).into_mut()
     }
 
@@ -81,7 +51,7 @@ impl Store {
             if let Some(due) = slot.due {
                 self.due.remove(&(due, slot.key.clone()));
             }
-            self.disown(slot.owner, key);
+            self.owned.remove(slot.owner, key);
         }
     }
 
@@ -92,28 +62,17 @@ impl Store {
             if !wanted.contains(&*slot.key) {
                 slot.warm = false;
                 slot.last_asked = now;
-                self.owned.entry(slot.owner).or_default().insert(slot.key.clone());
+                self.owned.add(slot);
             }
         }
         for key in warm {
             if let Some(slot) = self.slots.get_mut(key) {
                 slot.warm = true;
-                let owner = slot.owner;
-                self.disown(owner, key);
+                self.owned.remove(slot.owner, key);
             } else {
                 self.insert(Slot::new(Arc::new(key.clone()), 0, true, now));
             }
         }
-    }
-
-    /// Evicts until the bounds hold again, as far as something may go.
-    pub fn trim(&mut self, policy: &Policy, effects: &mut Vec<Effect>) {
-        let mut uids: Vec<u32> = self.owned.keys().copied().collect();
-        uids.sort_unstable();
-        for uid in uids {
-            while self.owned_by(uid) > policy.max_tokens_per_uid && self.evict(Some(uid), effects) {}
-        }
-        while self.slots.len() > policy.max_tokens && self.evict(None, effects) {}
     }
 
     /// Puts a slot where it belongs in the queue, after anything about it has changed.
@@ -146,39 +105,5 @@ impl Store {
             slot.due = None;
         }
         Some(key)
-    }
-
-    /// Drops the least recently used slot that may go, of this uid or of all; false if there is none.
-    fn evict(&mut self, uid: Option<u32>, effects: &mut Vec<Effect>) -> bool {
-        fn least<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<Arc<Key>> {
-            slots
-                .filter(|slot| slot.is_evictable())
-                .min_by(|a, b| (a.last_asked, &a.key).cmp(&(b.last_asked, &b.key)))
-                .map(|slot| slot.key.clone())
-        }
-        let found = match uid {
-            None => least(self.slots.values()),
-            Some(uid) => {
-                let owned = self.owned.get(&uid).into_iter().flatten();
-                least(owned.filter_map(|key| self.slots.get(key)))
-            }
-        };
-        let Some(key) = found else { return false };
-        self.remove(&key);
-        effects.push(Effect::Note(Note::Evicted(key)));
-        true
-    }
-
-    fn owned_by(&self, uid: u32) -> usize {
-        self.owned.get(&uid).map_or(0, BTreeSet::len)
-    }
-
-    fn disown(&mut self, owner: u32, key: &Key) {
-        if let Some(keys) = self.owned.get_mut(&owner) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.owned.remove(&owner);
-            }
-        }
     }
 }

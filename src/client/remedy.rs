@@ -31,6 +31,10 @@ const REMEDIES: &[(&str, &str)] = &[
         "Something else answers in place of the endpoint: correct upstream.endpoint in the configuration.",
     ),
     (
+        "cache.max_bytes",
+        "The tokens take all the room that they may: raise cache.max_bytes, or list fewer [[warm]] ones.",
+    ),
+    (
         "http 429",
         "The VM asks its endpoint too much: find the programs that ask it by themselves and have them ask msi-tokend.",
     ),
@@ -99,6 +103,10 @@ mod tests {
             ("HTTP 200 that is not a token: access_token is missing", "upstream.kind"),
             ("HTTP 302 Found: redirects are not followed", "in place of the endpoint"),
             ("HTTP 429 Too Many Requests", "by themselves"),
+            (
+                "the cache has no room for the token: cache.max_bytes is reached",
+                "raise cache.max_bytes",
+            ),
             ("connection refused", "a minute or so"),
             ("no answer within 30s", "firewall"),
             ("HTTP 404 Not Found", "refuses"),

@@ -72,6 +72,7 @@ fn assert_is_sound(config: &Config) {
         upstream.max_concurrent,
         upstream.max_per_second,
         cache.max_tokens,
+        cache.max_bytes,
         cache.max_tokens_per_uid,
         limits.max_connections,
         limits.max_connections_per_uid,

@@ -97,6 +97,8 @@ pub struct Listen {
 pub struct Cache {
     /// Keys in all, at least 1 and at least the warm ones.
     pub max_tokens: usize,
+    /// Bytes of all tokens together.
+    pub max_bytes: usize,
     /// Keys first asked for by one uid, at least 1.
     pub max_tokens_per_uid: usize,
     /// After this long without a request a key is dropped.
@@ -192,6 +194,7 @@ impl Default for Config {
             },
             cache: Cache {
                 max_tokens: 1000,
+                max_bytes: 8_000_000,
                 max_tokens_per_uid: 64,
                 idle_drop: Duration::from_hours(24),
             },

@@ -8,7 +8,9 @@ use tracing::Level;
 
 use super::names::{Audience, Selector, Unit, UserOrGroup};
 use super::read::Visit;
-use super::values::{AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Switch};
+use super::values::{
+    AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Size, Switch,
+};
 use super::{Account, Cache, Config, Kind, Limits, Listen, Log, Origin, Upstream};
 use crate::key::{Identity, Resource};
 
@@ -91,6 +93,7 @@ impl Draft {
     pub(super) fn cache_keys(&mut self, v: &mut impl Visit) {
         let cache = &mut self.cache;
         v.value("max_tokens", &mut cache.max_tokens, &Count);
+        v.value("max_bytes", &mut cache.max_bytes, &TOKENS);
         v.value("max_tokens_per_uid", &mut cache.max_tokens_per_uid, &Count);
         v.value("idle_drop", &mut cache.idle_drop, &up_to(365 * 24 * 60 * MINUTE));
     }
@@ -138,6 +141,11 @@ impl Rule {
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
+/// Tokens: at least one of any size that a reply can have, and at most what can be handed over at a restart.
+const TOKENS: Size = Size {
+    min: 1_000_000,
+    max: 48_000_000,
+};
 /// `sun_path` of unix(7) less its NUL.
 const MAX_SOCKET_PATH: usize = 107;
 /// `PATH_MAX` of linux/limits.h less its NUL.

@@ -89,6 +89,7 @@ fn nothing_set_means_the_documented_defaults() {
         sdk_env = "/run/msi-tokend/sdk.env"
         [cache]
         max_tokens = 1000
+        max_bytes = "8MB"
         max_tokens_per_uid = 64
         idle_drop = "24h"
         [limits]
@@ -121,6 +122,7 @@ sdk = "127.0.0.1:40343"
 monitor = "[::1]:9464"
 [cache]
 max_tokens = 5
+max_bytes = "2 MiB"
 max_tokens_per_uid = 6
 idle_drop = "7h"
 [limits]
@@ -159,6 +161,7 @@ audit = false
         config.cache,
         Cache {
             max_tokens: 5,
+            max_bytes: 2 << 20,
             max_tokens_per_uid: 6,
             idle_drop: Duration::from_hours(7),
         }
@@ -390,6 +393,38 @@ fn numbers_and_durations_have_bounds() {
         for good in ["10ms", max] {
             Files::new(&format!("{key} = \"{good}\"")).config();
         }
+    }
+}
+
+#[test]
+fn a_size_has_a_unit_and_bounds_and_is_shown_exactly() {
+    let key = "cache.max_bytes";
+    for bad in ["0B", "999999B", "48000001B", "1GB", "99999999999999999999999999EB"] {
+        assert_problem(&format!("{key} = \"{bad}\""), &[key, "must be from 1MB to 48MB"]);
+    }
+    for bad in ["", "x", "MB", "8 parsecs", "-8MB", "+8000000", "8,5MB", "1 0MB"] {
+        assert_problem(&format!("{key} = \"{bad}\""), &[key, "is no size"]);
+    }
+    assert_problem(
+        &format!("{key} = 8000000"),
+        &["string with a unit", "max_bytes = \"8MB\""],
+    );
+    for (given, bytes, shown) in [
+        ("8MB", 8_000_000, "8MB"),
+        ("8 mb", 8_000_000, "8MB"),
+        ("8 MiB", 8 << 20, "8MiB"),
+        ("1.5MB", 1_500_000, "1500kB"),
+        ("1024KiB", 1 << 20, "1MiB"),
+        ("1000001", 1_000_001, "1000001B"),
+    ] {
+        let loaded = Files::new(&format!("{key} = \"{given}\"")).load().unwrap();
+        assert_eq!(loaded.config.cache.max_bytes, bytes, "{given}");
+        let line = format!("max_bytes = \"{shown}\"");
+        assert!(
+            loaded.effective.to_string().contains(&line),
+            "{given}: {}",
+            loaded.effective
+        );
     }
 }
 
@@ -628,7 +663,7 @@ fn a_user_or_group_is_an_id_only_in_digits_or_as_an_integer() {
 
 #[test]
 fn the_effective_configuration_names_its_places_and_loads_again() {
-    let files = Files::new("[cache]\nmax_tokens = 7\n\n[[allow]]\nusers = [\"a\"]\n").drop_in(
+    let files = Files::new("[cache]\nmax_tokens = 7\nmax_bytes = \"2.5MB\"\n[[allow]]\nusers = [\"a\"]\n").drop_in(
         "a.toml",
         "[upstream]\nkind = \"arc\"\n[log]\nlevel = \"warn\"\n[[warm]]\nresource = \"https://\\\"q\\\\\"\nclient_id = \"C\"\n",
     );
@@ -640,6 +675,7 @@ fn the_effective_configuration_names_its_places_and_loads_again() {
         "kind = \"arc\"  # conf.d/a.toml:2",
         "endpoint = \"http://localhost:40342/metadata/identity/oauth2/token\"  # default",
         "max_tokens = 7  # config.toml:2",
+        "max_bytes = \"2500kB\"  # config.toml:3",
         "max_tokens_per_uid = 64  # default",
         "idle_drop = \"24h\"  # default",
         "# sdk is not set",
@@ -652,6 +688,7 @@ fn the_effective_configuration_names_its_places_and_loads_again() {
     let again = Files::new(&text);
     let config = again.config();
     assert_eq!(config.upstream, loaded.config.upstream);
+    assert_eq!(config.cache, loaded.config.cache);
     assert_eq!(config.listen, loaded.config.listen);
     assert_eq!(config.warm, loaded.config.warm);
     assert_eq!(config.allow[0].users, loaded.config.allow[0].users);

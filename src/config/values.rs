@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use hyper::Uri;
 
 use super::numbers::{digits, duration, is_odd_ipv4};
@@ -16,6 +17,12 @@ pub(super) struct Count;
 pub(super) struct Period {
     pub(super) min: Duration,
     pub(super) max: Duration,
+}
+
+/// A size such as `"8MB"` or `"512KiB"`, within bounds.
+pub(super) struct Size {
+    pub(super) min: usize,
+    pub(super) max: usize,
 }
 
 /// `true` or `false`
@@ -66,16 +73,32 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// As people write it: "24h", not "1day". humantime reads it back.
 fn in_one_unit(period: Duration) -> String {
-    let nanoseconds = period.as_nanos();
     let units = [
         ("h", 3_600_000_000_000),
         ("m", 60_000_000_000),
         ("s", 1_000_000_000),
         ("ms", 1_000_000),
+        ("ns", 1),
     ];
-    let whole = units.iter().find(|(_, size)| nanoseconds.is_multiple_of(*size));
-    let (unit, size) = whole.unwrap_or(&("ns", 1));
-    format!("{}{unit}", nanoseconds / size)
+    in_largest(period.as_nanos(), &units)
+}
+
+/// Exactly, which bytesize's own way to show a size is not. It reads it back.
+fn bytes(size: usize) -> String {
+    let units = [
+        ("MB", 1_000_000),
+        ("MiB", 1 << 20),
+        ("kB", 1000),
+        ("KiB", 1 << 10),
+        ("B", 1),
+    ];
+    in_largest(size as u128, &units)
+}
+
+/// In the largest unit that leaves no fraction; the last is 1.
+fn in_largest(number: u128, units: &[(&str, u128)]) -> String {
+    let whole = units.iter().find(|(_, size)| number.is_multiple_of(*size));
+    whole.map_or_else(String::new, |(unit, size)| format!("{}{unit}", number / size))
 }
 
 impl Count {
@@ -122,6 +145,36 @@ impl Form<Duration> for Period {
 
     fn example(&self) -> String {
         "\"30s\"".into()
+    }
+}
+
+impl Form<usize> for Size {
+    fn read(&self, node: &Node<'_>) -> Result<usize, Vec<ReadFault>> {
+        let Some(text) = node.get_ref().as_str() else {
+            return Err(ReadFault::wrong_type(node, "a string with a unit"));
+        };
+        // The library takes a sign.
+        let size = text
+            .starts_with(|first: char| first.is_ascii_digit())
+            .then(|| text.parse());
+        let Some(Ok(ByteSize(size))) = size else {
+            return Err(ReadFault::bad(node, "is no size (a number and B, kB, MB, KiB or MiB)"));
+        };
+        usize::try_from(size)
+            .ok()
+            .filter(|size| (self.min..=self.max).contains(size))
+            .ok_or_else(|| {
+                let what = format!("must be from {} to {}", bytes(self.min), bytes(self.max));
+                ReadFault::bad(node, what)
+            })
+    }
+
+    fn show(&self, value: &usize) -> Option<String> {
+        Some(quoted(&bytes(*value)))
+    }
+
+    fn example(&self) -> String {
+        "\"8MB\"".into()
     }
 }
 

@@ -107,6 +107,8 @@ labels! {
         Throttled = "throttled",
         /// [`Class::Refused`]
         Refused = "refused",
+        /// [`Class::Full`]
+        Full = "full",
     }
 }
 
@@ -180,6 +182,7 @@ impl From<&Class> for Fetched {
             Class::Faulty => Self::Faulty,
             Class::Throttled(_) => Self::Throttled,
             Class::Refused(_) => Self::Refused,
+            Class::Full => Self::Full,
         }
     }
 }

@@ -145,7 +145,7 @@ fn failed(note: &Note, now: &str) {
     match expires_on {
         _ if !first => debug!(
             resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause, failures,
-            expires_in = left, next_in, "still no token from the endpoint"
+            expires_in = left, next_in, "still no token"
         ),
         Some(expires_on) if left > 0 => warn!(
             message_id = events::REFRESH_FAILING, resource = %key.resource, identity = %key.identity, outcome,
@@ -154,7 +154,7 @@ fn failed(note: &Note, now: &str) {
         ),
         _ => warn!(
             resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause, failures, next_in, now,
-            "no token from the endpoint, and none to serve; retries are counted and not logged"
+            "no token could be had, and there is none to serve; retries are counted and not logged"
         ),
     }
 }

@@ -141,6 +141,7 @@ impl Scrape {
             help,
             "reason",
             &self.metrics.denied,
+            Denial::all(),
             Denial::name,
         )
     }
@@ -154,6 +155,7 @@ impl Scrape {
             help,
             "outcome",
             &metrics.upstream,
+            Fetched::all().filter(|fetched| *fetched != Fetched::Full),
             Fetched::name,
         )?;
         let help = "Time that the VM's identity endpoint took.";
@@ -171,13 +173,15 @@ impl Scrape {
             metrics.upstream.get(Fetched::Throttled),
         )?;
         let help = "Tokens that could not be fetched or renewed, by why.";
-        let mut family = to.encode_descriptor("msi_tokend_refresh_failures", help, None, MetricType::Counter)?;
-        for reason in Fetched::all().filter(|fetched| *fetched != Fetched::Ok) {
-            family
-                .encode_family(&[("reason", reason.name())])?
-                .encode_counter::<NoLabelSet, _, f64>(&metrics.refresh_failures.get(reason), None)?;
-        }
-        Ok(())
+        counters(
+            to,
+            "msi_tokend_refresh_failures",
+            help,
+            "reason",
+            &metrics.refresh_failures,
+            Fetched::all().filter(|fetched| *fetched != Fetched::Ok),
+            Fetched::name,
+        )
     }
 
     fn tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -220,6 +224,7 @@ impl Scrape {
             help,
             "reason",
             &metrics.rejected,
+            Rejection::all(),
             Rejection::name,
         )?;
         let help = "Log records that were lost.";
@@ -278,10 +283,11 @@ fn counters<L: Label>(
     help: &str,
     key: &str,
     counters: &Counters<L>,
+    shown: impl Iterator<Item = L>,
     label: impl Fn(L) -> &'static str,
 ) -> fmt::Result {
     let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for each in L::all() {
+    for each in shown {
         family
             .encode_family(&[(key, label(each))])?
             .encode_counter::<NoLabelSet, _, f64>(&counters.get(each), None)?;

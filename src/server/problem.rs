@@ -234,12 +234,21 @@ impl Problem {
 
     fn failed(key: &Key, failure: &Failure, retry_in: Duration) -> Self {
         let seconds = u8::try_from(retry_in.as_secs().saturating_add(1)).unwrap_or(10).min(10);
-        let why = format!("No token for {key}: the VM's identity endpoint: {}.", failure.cause);
+        let whose = if failure.class == Class::Full {
+            ""
+        } else {
+            "the VM's identity endpoint: "
+        };
+        let why = format!("No token for {key}: {whose}{}.", failure.cause);
         let retry = |status, error| Self {
             retry_after: Some(seconds),
             ..Self::new(status, error, why)
         };
         match &failure.class {
+            Class::Full => Self {
+                outcome: Outcome::Full,
+                ..retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests")
+            },
             Class::Refused(refusal) => Self {
                 outcome: Outcome::Refused,
                 ..Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)

@@ -95,6 +95,9 @@ struct Entry<'a> {
     identity: Identity,
     capabilities: Option<String>,
     owner: u32,
+    /// Not said by the first version.
+    #[serde(default)]
+    other: Option<u32>,
     last_asked: Duration,
     next_try: Duration,
     #[serde(borrow)]
@@ -283,6 +286,7 @@ impl<'a> TryFrom<&'a KeySnapshot> for Entry<'a> {
             identity: carried.key.identity.clone(),
             capabilities: carried.key.capabilities.as_deref().map(str::to_owned),
             owner: carried.owner,
+            other: carried.other,
             last_asked: carried.last_asked,
             next_try: carried.next_try,
             token,
@@ -305,6 +309,7 @@ impl Entry<'_> {
             .and_then(|body| upstream::judge_reply(body.get().as_bytes(), &key, false, now).ok());
         Some(KeySnapshot {
             owner: self.owner,
+            other: self.other,
             last_asked: self.last_asked,
             next_try: self.next_try,
             token: token.map(|token| (Arc::new(token), self.expires_boot)),
@@ -338,6 +343,7 @@ mod tests {
         KeySnapshot {
             key: key(resource),
             owner: 7,
+            other: Some(8),
             last_asked: Duration::from_secs(5),
             next_try: Duration::from_secs(9),
             token: Some((Arc::new(token), now().boot + Duration::from_secs(life))),
@@ -374,8 +380,14 @@ mod tests {
         assert_eq!(back.len(), 2);
         for (before, after) in left.iter().zip(&back) {
             assert_eq!(
-                (&before.key, before.owner, before.last_asked, before.next_try),
-                (&after.key, after.owner, after.last_asked, after.next_try)
+                (
+                    &before.key,
+                    before.owner,
+                    before.other,
+                    before.last_asked,
+                    before.next_try
+                ),
+                (&after.key, after.owner, after.other, after.last_asked, after.next_try)
             );
         }
         let (before, after) = (left[0].token.as_ref().unwrap(), back[0].token.as_ref().unwrap());

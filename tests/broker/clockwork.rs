@@ -23,6 +23,7 @@ pub fn key(name: &str) -> Key {
 pub fn policy() -> Policy {
     Policy {
         max_tokens: 1000,
+        max_bytes: 8_000_000,
         max_tokens_per_uid: 64,
         idle_drop: secs(24 * 3600),
         caller_wait: secs(20),

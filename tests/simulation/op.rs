@@ -54,15 +54,16 @@ pub enum Want {
 
 /// The configurations that a run moves between.
 pub fn policy(n: usize, keys: &[Arc<Key>]) -> Policy {
-    let (max_tokens, max_tokens_per_uid, idle, wait, max_concurrent, max_per_second) = [
-        (1000, 64, 86_400, 20, 4, 10),
-        (8, 3, 600, 5, 1, 1),
-        (16, 8, 86_400, 20, 2, 3),
-        (6, 5, 30, 60, 4, 10),
-        (24, 12, 3600, 20, 3, 7),
+    let (max_tokens, max_bytes, max_tokens_per_uid, idle, wait, max_concurrent, max_per_second) = [
+        (1000, 8_000_000, 64, 86_400, 20, 4, 10),
+        (8, 1300, 3, 600, 5, 1, 1),
+        (16, 900, 8, 86_400, 20, 2, 3),
+        (6, 8_000_000, 5, 30, 60, 4, 10),
+        (24, 2500, 12, 3600, 20, 3, 7),
     ][n % 5];
     Policy {
         max_tokens,
+        max_bytes,
         max_tokens_per_uid,
         idle_drop: Duration::from_secs(idle),
         caller_wait: Duration::from_secs(wait),

@@ -186,11 +186,11 @@ proptest! {
                 let mine = broker.entries(now).filter(of).count();
                 let key = key(&format!("{uid}/{i}"));
                 let (decision, effects) = ask(&mut broker, now, &key, uid);
-                if ended {
+                if ended && (mine > 0 || before < total) {
                     prop_assert!(matches!(decision, Decision::Wait(_)), "{:?}", decision);
                     answer(&mut broker, now, effects, &mut |key| Ok(token(key, "t", now.wall + Duration::from_hours(1))));
                 } else {
-                    // Nothing that runs may go, so there is no room at all.
+                    // Nothing that runs may go, and no token of another uid, so there is no room at all.
                     let full = match decision {
                         Decision::Now(Err(Unserved::Full(bound))) => Some(bound),
                         _ => None,

@@ -114,6 +114,7 @@ fn server() -> Arc<Server> {
     let key = Key::new(Resource::new(CACHED).unwrap(), Identity::Default);
     let policy = Policy {
         max_tokens: 1,
+        max_bytes: 8_000_000,
         max_tokens_per_uid: 1,
         idle_drop: Duration::from_hours(24),
         caller_wait: Duration::from_secs(20),
@@ -141,6 +142,7 @@ fn server() -> Arc<Server> {
         token: Some((Arc::new(Token::new(&key.resource, &parts).unwrap()), NOW.boot + life)),
         key,
         owner: 0,
+        other: None,
         last_asked: NOW.boot,
         next_try: NOW.boot + life,
         trouble: Some(Failing::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),

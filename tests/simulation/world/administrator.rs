@@ -1,5 +1,6 @@
 //! What an administrator does: other configurations, and restarts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use msi_tokend::broker::Broker;
@@ -14,6 +15,7 @@ impl World {
     pub(super) fn reload(&mut self, n: usize) -> Kept {
         self.policy = policy(n, &self.keys);
         self.allowed = self.policy.max_tokens.max(self.existing().count());
+        self.allowed_bytes = self.policy.max_bytes.max(self.bytes());
         self.allowed_of = (0..=UIDS).map(|uid| (uid, self.owned(uid).count())).collect();
         self.note_warm();
         let mut effects = Vec::new();
@@ -85,6 +87,8 @@ impl World {
         for key in 0..KEYS {
             let over = self.left(key).is_zero();
             let model = &mut self.models[key];
+            // A lack of room is not carried over.
+            model.failing = model.failing.take().filter(|(class, _)| *class != Class::Full);
             (model.running, model.fetching, model.last_start) = (false, false, None);
             (model.last_forced, model.force_asked, model.planned) = (None, None, Duration::ZERO);
             model.turns.clear();
@@ -94,7 +98,7 @@ impl World {
                 Lease { expires_boot, ..lease }
             });
         }
-        let too_many = self.existing().count() > self.policy.max_tokens;
+        let too_many = self.existing().count() > self.policy.max_tokens || self.bytes() > self.policy.max_bytes;
         let has_too_many = |uid| self.owned(uid).count() > self.policy.max_tokens_per_uid;
         let over: Vec<bool> = self
             .models
@@ -105,18 +109,23 @@ impl World {
         let mut effects = Vec::new();
         self.broker.take_over(self.now, carried, &mut effects);
         self.apply(effects)?;
-        let kept: Vec<usize> = self
-            .broker
-            .entries(self.now)
-            .map(|entry| self.index(&entry.key))
+        let entries = self.broker.entries(self.now);
+        let kept: BTreeMap<usize, bool> = entries
+            .map(|entry| (self.index(&entry.key), entry.expires_on.is_some()))
             .collect();
-        for key in (0..KEYS).filter(|key| !kept.contains(key)) {
+        for (key, over) in over.into_iter().enumerate() {
+            let model = &mut self.models[key];
+            let has_token = kept.get(&key).copied();
             promise!(
-                !self.models[key].exists || over[key],
+                over || (has_token.is_some() == model.exists && has_token.unwrap_or(false) == model.lease.is_some()),
                 "a restart loses nothing that fits",
                 "{key}"
             );
-            self.gone(key);
+            match has_token {
+                None => self.gone(key),
+                Some(true) => {}
+                Some(false) => model.lease = None,
+            }
         }
         if elsewhere { self.nothing_keeps_still() } else { Ok(()) }
     }
@@ -129,6 +138,7 @@ impl World {
             }
             if warm && !model.exists {
                 (model.exists, model.owner, model.last_asked) = (true, 0, self.now.boot);
+                model.users.insert(0);
             }
             model.warm = warm;
         }

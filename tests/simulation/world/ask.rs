@@ -11,6 +11,7 @@ use crate::op::Want;
 use crate::promise::{Kept, broken, promise};
 
 /// How things stood when the caller asked.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Before {
     key: usize,
     uid: u32,
@@ -24,6 +25,8 @@ struct Before {
     last_forced: Option<Duration>,
     /// Keys in line that share the caller's lane.
     ahead: usize,
+    /// It was one other uid's, and counts for the caller from now on.
+    taken_over: bool,
 }
 
 impl World {
@@ -51,7 +54,13 @@ impl World {
             last_start: model.last_start,
             last_forced: model.last_forced.max(model.force_asked),
             ahead: interested.count(),
+            taken_over: model.exists
+                && !model.warm
+                && model.users.len() == 1
+                && model.owner != uid
+                && self.owned(uid).count() < self.policy.max_tokens_per_uid,
         };
+        self.newcomer = (!model.exists).then_some(uid);
         let asked = Ask {
             key: &self.keys[key].clone(),
             uid,
@@ -61,7 +70,14 @@ impl World {
         let decision = self.broker.ask(self.now, asked, &mut effects);
         self.note_ask(&before, &decision)?;
         self.apply(effects)?;
+        self.newcomer = None;
         self.look()?;
+        promise!(
+            !before.taken_over || self.models[key].owner == uid,
+            "a key that others asked for since is theirs",
+            "{key} of {}, asked for by {uid}",
+            self.models[key].owner
+        );
         match &decision {
             Decision::Wait(_) => self.judge_wait(&before),
             Decision::Now(Ok(served)) => {
@@ -89,6 +105,9 @@ impl World {
         }
         model.last_asked = now;
         model.asked_by.insert(uid);
+        if model.exists {
+            model.users.insert(uid);
+        }
         if let Decision::Wait(id) = decision {
             if forced {
                 model.force_asked = Some(now);
@@ -173,7 +192,7 @@ impl World {
                     Bound::PerUid => self.policy.max_tokens_per_uid,
                 };
                 promise!(counted.len() >= most, "no room only at the bound", "{bound:?}");
-                counted.retain(|other| self.may_go(*other));
+                counted.retain(|other| self.may_go_for(Some(before.uid), *other));
                 promise!(
                     counted.is_empty(),
                     "no room only where nothing can go",

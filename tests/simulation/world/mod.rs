@@ -18,6 +18,7 @@ use msi_tokend::token::{Parts, Token};
 use zeroize::Zeroizing;
 
 use self::model::{Issued, Lease, Model, Running, Waiting, left_of, secret};
+use self::promises::has_no_room;
 use crate::op::{KEYS, Op, UIDS, keys, policy};
 use crate::promise::{Kept, promise};
 use crate::upstream::{Mood, Verdict};
@@ -62,6 +63,10 @@ pub struct World {
     may_be_silent_until: Duration,
     /// How many keys there may be, in all and of one uid; more than configured while a reload's excess lasts.
     allowed: usize,
+    allowed_bytes: usize,
+    /// The key whose token comes in at this moment, and whose new key it is that something may go for.
+    arriving: Option<usize>,
+    newcomer: Option<u32>,
     allowed_of: BTreeMap<u32, usize>,
 }
 
@@ -89,6 +94,9 @@ impl World {
             silent_until: Duration::ZERO,
             may_be_silent_until: Duration::ZERO,
             allowed: policy.max_tokens,
+            allowed_bytes: policy.max_bytes,
+            arriving: None,
+            newcomer: None,
             allowed_of: BTreeMap::new(),
             policy,
         };
@@ -258,15 +266,16 @@ impl World {
         let model = &mut self.models[key];
         model.was_over = over && model.lease.is_some();
         (model.running, model.fetching) = (false, false);
-        let mut good = false;
+        self.arriving = Some(key);
+        self.newcomer = (over && !model.warm).then_some(model.owner);
+        let mut kept = None;
         if let Ok((token, client)) = &outcome {
             let expires_on = self.tokens[*token].expires_on;
             let new = Lease {
                 token: *token,
                 expires_boot: self.now.boot + expires_on.saturating_sub(self.now.wall),
             };
-            good = !left_of(&new, &self.tokens, self.now).is_zero();
-            if good {
+            if !left_of(&new, &self.tokens, self.now).is_zero() {
                 let keep = model.lease.is_some_and(|old| {
                     let is_another = self.tokens[old.token]
                         .client
@@ -275,17 +284,21 @@ impl World {
                     let longer = left_of(&old, &self.tokens, self.now) > left_of(&new, &self.tokens, self.now);
                     old.token != new.token && !is_another && !fetch.bypass && longer
                 });
-                if !keep {
-                    model.lease = Some(new);
-                }
-                model.failing = None;
-                model.asked_by.clear();
+                kept = if keep { model.lease } else { Some(new) };
             }
         }
         let outcome = outcome.map(|(token, client)| self.token(token, client));
         let mut effects = Vec::new();
         self.broker.reply(self.now, &fetch, outcome, &mut effects);
-        if former && !good {
+        if let Some(lease) = kept {
+            if has_no_room(&effects) {
+                self.judge_no_room(key, lease, &effects)?;
+            } else {
+                let model = &mut self.models[key];
+                (model.lease, model.failing) = (Some(lease), None);
+                model.asked_by.clear();
+            }
+        } else if former {
             let told = |effect: &Effect| matches!(effect, Effect::Note(Note::Failed { .. } | Note::Throttled { .. }));
             promise!(
                 !effects.iter().any(told),
@@ -296,6 +309,7 @@ impl World {
         }
         self.apply(effects)?;
         self.models[key].was_over = false;
+        (self.arriving, self.newcomer) = (None, None);
         Ok(())
     }
 
@@ -309,13 +323,16 @@ impl World {
                     Identity::Default => client,
                     _ => Some("one"),
                 };
+                let token = self.tokens.len();
                 self.tokens.push(Issued {
                     key,
                     expires_on: self.true_wall + life,
                     client,
+                    size: 0,
                 });
-                self.models[key].given.push(self.tokens.len() - 1);
-                self.tokens.len() - 1
+                self.tokens[token].size = self.token(token, client).size();
+                self.models[key].given.push(token);
+                token
             }
             Verdict::Again(back) => {
                 let given = &self.models[key].given;
@@ -368,6 +385,15 @@ impl World {
         lease.map_or(Duration::ZERO, |lease| left_of(lease, &self.tokens, self.now))
     }
 
+    fn size(&self, key: usize) -> usize {
+        let lease = self.models[key].lease.as_ref();
+        lease.map_or(0, |lease| self.tokens[lease.token].size)
+    }
+
+    fn bytes(&self) -> usize {
+        (0..KEYS).map(|key| self.size(key)).sum()
+    }
+
     fn existing(&self) -> impl Iterator<Item = usize> {
         (0..KEYS).filter(|key| self.models[*key].exists)
     }
@@ -395,6 +421,12 @@ impl World {
     fn may_go(&self, key: usize) -> bool {
         let model = &self.models[key];
         !model.warm && !model.fetching && !self.is_awaited(key)
+    }
+
+    /// Whether it may be evicted for a new key of this uid, or for the configuration and what is in use.
+    fn may_go_for(&self, newcomer: Option<u32>, key: usize) -> bool {
+        let is_its_own = |uid| self.models[key].users.iter().all(|user| *user == uid);
+        self.may_go(key) && (self.left(key).is_zero() || newcomer.is_none_or(is_its_own))
     }
 
     fn index(&self, key: &Key) -> usize {

@@ -33,6 +33,8 @@ pub struct Model {
     /// When it is renewed if nothing happens.
     pub planned: Duration,
     pub asked_by: BTreeSet<u32>,
+    /// Everybody who asked for it since it came, and uid 0 where it was made warm.
+    pub users: BTreeSet<u32>,
     /// For whoever waits for it to start: the starts before, and how many there may be.
     pub turns: Vec<(u64, u64)>,
 }
@@ -62,6 +64,7 @@ pub struct Issued {
     pub key: usize,
     pub expires_on: Duration,
     pub client: Option<&'static str>,
+    pub size: usize,
 }
 
 pub fn left_of(lease: &Lease, tokens: &[Issued], now: Now) -> Duration {
@@ -70,8 +73,9 @@ pub fn left_of(lease: &Lease, tokens: &[Issued], now: Now) -> Duration {
     Duration::from_secs(wall.min(boot).as_secs())
 }
 
+/// Some are much larger than others.
 pub fn secret(token: usize) -> String {
-    format!("t{token}")
+    format!("t{token}.{}", "x".repeat(token % 300 * 37 % 300))
 }
 
 /// Which token this is, read from the answer that a caller would get.
@@ -79,5 +83,5 @@ pub fn token_of(token: &Token) -> usize {
     let json = token.members();
     let text = std::str::from_utf8(&json).unwrap();
     let secret = text.strip_prefix(r#""access_token":"t"#).unwrap();
-    secret[..secret.find('"').unwrap()].parse().unwrap()
+    secret[..secret.find('.').unwrap()].parse().unwrap()
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use msi_tokend::broker::{Entry, Fetch, Note, Served, Unserved};
+use msi_tokend::broker::{Effect, Entry, Fetch, Note, Served, Unserved};
 use msi_tokend::failure::Class;
 
-use super::model::{Model, Running, token_of};
+use super::model::{Lease, Model, Running, token_of};
 use super::{HALF_A_MINUTE, LOW, SECOND, World};
 use crate::op::{KEYS, UIDS};
 use crate::promise::{Kept, broken, promise};
@@ -108,7 +108,7 @@ impl World {
                 let key = self.index(key);
                 let seconds = |least, most| Duration::from_secs(least)..=Duration::from_secs(most);
                 let waits = match &failure.class {
-                    Class::Restarting | Class::Faulty | Class::Throttled(None) => seconds(1, 60),
+                    Class::Restarting | Class::Faulty | Class::Full | Class::Throttled(None) => seconds(1, 60),
                     Class::Throttled(Some(asked)) => {
                         let asked = (*asked).clamp(SECOND, Duration::from_mins(5));
                         asked..=asked
@@ -141,23 +141,7 @@ impl World {
             }
             Note::Evicted(key) => {
                 let key = self.index(key);
-                let model = &self.models[key];
-                promise!(self.may_go(key), "no warm or running key is evicted", "{key}");
-                let older = self
-                    .owned(model.owner)
-                    .find(|other| self.may_go(*other) && self.models[*other].last_asked < model.last_asked);
-                promise!(
-                    older.is_none(),
-                    "the least recently used goes first",
-                    "{key} before {older:?}"
-                );
-                promise!(
-                    self.existing().count() > self.policy.max_tokens.min(self.allowed)
-                        || self.existing().count() >= self.policy.max_tokens
-                        || self.owned(model.owner).count() >= self.policy.max_tokens_per_uid,
-                    "evicted only for want of room",
-                    "{key}"
-                );
+                self.judge_eviction(key)?;
                 self.gone(key);
             }
             Note::Dropped(key) => {
@@ -187,6 +171,68 @@ impl World {
             | Note::Unthrottled { .. }
             | Note::IdentityChanged { .. } => {}
         }
+        Ok(())
+    }
+
+    fn judge_eviction(&self, key: usize) -> Kept {
+        let model = &self.models[key];
+        let live = !self.left(key).is_zero();
+        promise!(self.may_go(key), "no warm or running key is evicted", "{key}");
+        promise!(
+            self.may_go_for(self.newcomer, key),
+            "no live token of somebody else is thrown out for a new key",
+            "{key} of {:?} for {:?}",
+            model.users,
+            self.newcomer
+        );
+        // Who shares a key may have got or lost it at this very moment.
+        let alone = |key: usize| self.models[key].users.len() == 1;
+        // A key without a token makes no room for bytes.
+        let helps = |other: usize| self.newcomer.is_some() && self.arriving.is_none() || self.size(other) > 0;
+        let alike = |other: usize| {
+            let another = other != key && self.arriving != Some(other);
+            another && alone(key) && alone(other) && self.may_go(other) && helps(other)
+        };
+        let dead = self
+            .owned(model.owner)
+            .find(|other| alike(*other) && self.left(*other).is_zero());
+        promise!(
+            !live || dead.is_none(),
+            "a key without a live token goes first",
+            "{key} before {dead:?}"
+        );
+        let older = self.owned(model.owner).find(|other| {
+            alike(*other) && live != self.left(*other).is_zero() && self.models[*other].last_asked < model.last_asked
+        });
+        promise!(
+            older.is_none(),
+            "the least recently used goes first",
+            "{key} before {older:?}"
+        );
+        promise!(
+            self.existing().count() >= self.policy.max_tokens
+                || self.owned(model.owner).count() >= self.policy.max_tokens_per_uid
+                || self.bytes() > self.policy.max_bytes,
+            "evicted only for want of room",
+            "{key}"
+        );
+        Ok(())
+    }
+
+    /// The broker says that it has no room for the token of this lease.
+    pub(super) fn judge_no_room(&self, key: usize, lease: Lease, effects: &[Effect]) -> Kept {
+        let lost = effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Note(Note::Evicted(_))));
+        promise!(!lost, "nobody loses a token for one that is not kept", "{key}");
+        let others = (0..KEYS).filter(|other| *other != key && !self.may_go_for(self.newcomer, *other));
+        let stays: usize = others.map(|other| self.size(other)).sum();
+        let size = self.tokens[lease.token].size;
+        promise!(
+            size > self.size(key) && stays + size > self.policy.max_bytes,
+            "no room only where nothing can go",
+            "{key} of {size} bytes beside {stays}"
+        );
         Ok(())
     }
 
@@ -256,6 +302,18 @@ impl World {
                 self.models[key].turns.clear();
             }
         }
+        for carried in self.broker.carry() {
+            let key = self.index(&carried.key);
+            let model = &mut self.models[key];
+            promise!(
+                model.users.contains(&carried.owner),
+                "a key counts for somebody who asked for it",
+                "{key}: {} of {:?}",
+                carried.owner,
+                model.users
+            );
+            model.owner = carried.owner;
+        }
         for (key, model) in self.models.iter().enumerate() {
             promise!(
                 model.exists == present[key],
@@ -273,6 +331,9 @@ impl World {
         let count = self.existing().count();
         self.allowed = self.policy.max_tokens.max(self.allowed.min(count));
         promise!(count <= self.allowed, "max_tokens", "{count} keys");
+        let bytes = self.bytes();
+        self.allowed_bytes = self.policy.max_bytes.max(self.allowed_bytes.min(bytes));
+        promise!(bytes <= self.allowed_bytes, "max_bytes", "{bytes} bytes");
         for uid in 0..=UIDS {
             let owned = self.owned(uid).count();
             let allowed = self.allowed_of.get(&uid).copied().unwrap_or(0).min(owned);
@@ -301,4 +362,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether the broker said so of the token that came.
+pub fn has_no_room(effects: &[Effect]) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Note(Note::Failed { failure, .. }) if failure.class == Class::Full))
 }
