@@ -2,47 +2,28 @@
 
 import json
 import os
-import pathlib
 import platform
 import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-OURS = ROOT / "target/release"
-THEIRS = ROOT / "benches/compare/target/release"
-RESOURCE = "https://storage.azure.com/"
-TARGET = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/lib"))
+from packages import apt_install
+from places import REPOSITORY
+from unix_http import STORAGE, TOKEN
+
+COMPARED = REPOSITORY / "benches/compare/target/release"
+TARGET = TOKEN + STORAGE
 CLIENT = "nobody"
 
 
-def prepare(packages):
-    """Debian's packages by the programs they bring, and our own programs."""
-    if missing := [name for name in packages if not shutil.which(name)]:
-        subprocess.run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", *missing], check=True,
-                       stdout=subprocess.DEVNULL)
-    for folder, what in [(ROOT, ["--bins"]), (ROOT / "benches/compare", [])]:
+def prepare(*packages):
+    """Debian's packages, and our own programs."""
+    apt_install(*packages)
+    for folder, what in [(REPOSITORY, ["--bins"]), (REPOSITORY / "benches/compare", [])]:
         subprocess.run(["cargo", "build", "--release", "--quiet", *what], cwd=folder, check=True)
-
-
-def cpu(pids):
-    """Seconds on a processor since the start."""
-    tasks = (task for pid in pids for task in pathlib.Path(f"/proc/{pid}/task").iterdir())
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def resident(pid):
-    """Resident bytes."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))) * 1024
-
-
-def wait_for(condition, what):
-    for _ in range(10_000):
-        if condition():
-            return
-        time.sleep(0.002)
-    raise SystemExit(f"waited in vain for {what}")
 
 
 def load(socket, mode, seconds, connections=16, target=TARGET):
@@ -50,7 +31,7 @@ def load(socket, mode, seconds, connections=16, target=TARGET):
     program = socket.parent / "load"
     if not program.exists():
         # The build's folder may be closed to other users.
-        shutil.copy(THEIRS / "load", program)
+        shutil.copy(COMPARED / "load", program)
         program.chmod(0o755)
     command = ["setpriv", "--reuid", CLIENT, "--regid", "nogroup", "--clear-groups", "--",
                program, socket, connections, seconds, mode, target]
@@ -61,7 +42,7 @@ def load(socket, mode, seconds, connections=16, target=TARGET):
 
 
 def describe_machine():
-    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next(line.split(": ")[1] for line in cpuinfo if "model name" in line)
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors ({processor}), Linux {platform.release()}, {rustc}")

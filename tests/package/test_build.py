@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from booted import REPOSITORY
+from places import REPOSITORY
 
 
 class Built:

@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from booted import wait_for
+from checks import wait_for
 from service import Callers, active, add_surroundings, configure, get, main_pid
 
 STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "-xdev", "(", "-name", "*msi-token*",

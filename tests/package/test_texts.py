@@ -7,7 +7,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from booted import BINARIES, REPOSITORY, TEST_DIR, apt_install
+from packages import apt_install
+from places import BINARIES, CACHE, REPOSITORY
 
 PACKAGING = REPOSITORY / "packaging"
 
@@ -85,7 +86,7 @@ def test_cloud_init():
 
 def cloud_init_schema(path):
     """Runs `cloud-init schema` out of Debian's package, unpacked: installed, it would configure this machine."""
-    unpacked = TEST_DIR / "cloud-init"
+    unpacked = CACHE / "cloud-init"
     if not unpacked.exists():
         # What the package depends on, less what only a machine that it configures needs.
         libraries = ["configobj", "jinja2", "jsonpatch", "jsonschema", "netifaces", "oauthlib", "requests", "serial", "yaml"]
@@ -93,6 +94,7 @@ def cloud_init_schema(path):
         with tempfile.TemporaryDirectory() as directory:
             subprocess.run(["apt-get", "download", "cloud-init"], cwd=directory, check=True, capture_output=True)
             [package] = Path(directory).glob("*.deb")
+            CACHE.mkdir(parents=True, exist_ok=True)
             subprocess.run(["dpkg-deb", "--extract", package, unpacked], check=True)
     return subprocess.run(["/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "--config-file", path],
                           env=os.environ | {"PYTHONPATH": str(unpacked / "usr/lib/python3/dist-packages")},

@@ -1,73 +1,55 @@
 """The pretend VM: the stand-in endpoint, the daemon with its loopback listener, and applications on it."""
 
-import http.client
 import json
 import os
-import pathlib
 import shutil
-import socket
 import subprocess
-import time
+from pathlib import Path
 
-HERE = pathlib.Path(__file__).resolve().parent
-BINARIES = pathlib.Path(os.environ["MSI_BIN_DIR"])
-CACHE = pathlib.Path(os.environ["MSI_TEST_CACHE"], "azure-sdks")
+import places
+from checks import PATIENCE
+from daemon import Daemon, configuration
+from endpoint import Endpoint
+from users import FRIEND, as_user
+
+HERE = Path(__file__).resolve().parent
+CACHE = places.CACHE / "azure-sdks"
 
 SYSTEM = {"client_id": "11111111-0000-4000-8000-000000000001", "resource_id": "/subscriptions/S/virtualMachines/VM"}
 USER = {
     "client_id": "22222222-0000-4000-8000-000000000002",
     "resource_id": "/subscriptions/S/resourcegroups/RG/providers/Microsoft.ManagedIdentity/userAssignedIdentities/APP",
 }
-# Uids that no account has; a rule allows the first.
-FRIEND, STRANGER = 54320, 54321
 # As in 2017, so that commands from then work unchanged. The network namespace is ours, and so are its ports.
 PORT = 50342
-PATIENCE = 60
-
-
-def until(what, condition):
-    """Waits for a condition."""
-    for _ in range(PATIENCE * 20):
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited in vain: {what}")
 
 
 class Stage:
-    """`directory` is open to all users and vanishes with the test."""
+    """`directory` is open to all users and vanishes with the test. A rule allows FRIEND."""
 
     def __init__(self, directory):
-        self.directory = pathlib.Path(directory)
-        self.directory.chmod(0o755)
-        self.socket = str(self.directory / "msi-tokend.sock")
+        self.directory = directory
         self._place_clients()
-        identities = self._write(
-            "identities.toml",
+        identities = directory / "identities.toml"
+        identities.write_text(
             "".join(
                 f'[[identity]]\nclient_id = "{identity["client_id"]}"\nobject_id = "{identity["client_id"][::-1]}"\n'
                 f'resource_id = "{identity["resource_id"]}"\nsystem_assigned = {json.dumps(identity is SYSTEM)}\n'
                 for identity in (SYSTEM, USER)
-            ),
+            )
         )
-        self.emulator = subprocess.Popen(
-            [BINARIES / "msi-emulator", "serve", "--identities", identities], stdout=subprocess.PIPE, text=True
-        )
-        self.endpoint = self.emulator.stdout.readline().removeprefix("listening on ").strip()
-        assert self.endpoint.startswith("127.0.0.1:"), self.endpoint
-        self.config = self._write(
-            "config.toml",
-            f'[upstream]\nendpoint = "http://{self.endpoint}/metadata/identity/oauth2/token"\n'
-            f'[listen]\nsocket = "{self.socket}"\nsdk = "127.0.0.1:{PORT}"\n'
-            f'[[allow]]\nusers = ["{FRIEND}"]\n',
-        )
-        self.start_daemon()
+        self.endpoint = Endpoint("--identities", identities)
+        listen, more = f'sdk = "127.0.0.1:{PORT}"', f'[[allow]]\nusers = ["{FRIEND}"]\n'
+        self.daemon = Daemon(directory, configuration(self.endpoint, directory / "msi-tokend.sock", listen=listen, more=more))
+        self.daemon.start()
 
-    def _write(self, name, text):
-        path = self.directory / name
-        path.write_text(text)
-        path.chmod(0o644)
-        return path
+    def restart_daemon(self):
+        assert self.daemon.stop() == 0
+        self.daemon.start()
+
+    def end(self):
+        self.daemon.kill()
+        self.endpoint.kill()
 
     def _place_clients(self):
         """Other users need not be able to read the repository."""
@@ -76,47 +58,17 @@ class Stage:
             (self.directory / name).chmod(0o644)
         (self.directory / "node_modules").symlink_to(CACHE / "node/node_modules")
 
-    def start_daemon(self):
-        self.daemon = subprocess.Popen(
-            [BINARIES / "msi-tokend", "--config", self.config], stderr=open(self.directory / "log", "a")
-        )
-        until("the daemon serves", self._is_live)
-
-    def stop_daemon(self):
-        self.daemon.terminate()
-        assert self.daemon.wait(PATIENCE) == 0
-
-    def _is_live(self):
-        assert self.daemon.poll() is None, (self.directory / "log").read_text()
-        try:
-            return self.ask("/live")["live"]
-        except OSError:
-            return False
-
-    def ask(self, path):
-        """A document from the daemon's Unix socket, as root."""
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(self.socket)
-        connection.request("GET", path, headers={"Connection": "close"})
-        return json.load(connection.getresponse())
-
     def upstream_requests(self):
         """How many token requests the endpoint has had."""
-        connection = http.client.HTTPConnection(self.endpoint)
-        connection.request("GET", "/emulator/requests", headers={"Connection": "close"})
-        return json.load(connection.getresponse())["count"]
+        return self.endpoint.count()
 
     def slow_down(self, resource):
         """The endpoint takes its time over the next request for this resource."""
-        connection = http.client.HTTPConnection(self.endpoint)
-        script = f'[[fault]]\nmatch = {{ resource = "{resource}" }}\ndelay = "3s"\n'
-        connection.request("PUT", "/emulator/script", script, headers={"Connection": "close"})
-        assert connection.getresponse().status < 300
+        self.endpoint.script(f'[[fault]]\nmatch = {{ resource = "{resource}" }}\ndelay = "3s"\n')
 
     def hits(self):
         """How many requests the daemon has answered from its cache."""
-        return sum(token["hits"] for token in self.ask("/status")["tokens"])
+        return sum(token["hits"] for token in self.daemon.ask("/status").json()["tokens"])
 
     def sdk_env(self):
         """What systemd would read for an application."""
@@ -132,7 +84,7 @@ class Stage:
 
     def _as(self, uid, environment):
         environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | (environment or {})
-        return {"env": environment, "cwd": self.directory, "user": uid, "group": uid, "extra_groups": []}
+        return {"env": environment, "cwd": self.directory} | as_user(uid)
 
 
 class Application:

@@ -1,20 +1,23 @@
 """What unmodified SDKs get through the loopback listener. Run by `run`, which gives it a network of its own."""
 
-import base64
 import contextlib
 import json
 import os
-import pathlib
 import re
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import traceback
+from pathlib import Path
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from stage import CACHE, FRIEND, HERE, PORT, STRANGER, SYSTEM, USER, Stage
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+import pages
+from checks import checking, run
+from places import REPOSITORY, open_directory
+from stage import CACHE, PORT, SYSTEM, USER, Stage
+from tokens import claims_of
+from users import STRANGER
 
 MANAGED = {"credential": "managed"}
 SELECTORS = {
@@ -36,11 +39,6 @@ def variables(stage):
     }
 
 
-def claims_of(token):
-    payload = token.split(".")[1]
-    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-
-
 def assert_token(answer, identity, resource="https://storage.azure.com"):
     """The answer is a token of this identity for this resource."""
     assert "token" in answer, answer
@@ -49,7 +47,7 @@ def assert_token(answer, identity, resource="https://storage.azure.com"):
     assert claims["aud"].rstrip("/") == resource, claims
 
 
-def identities(stage, check):
+def identities(stage):
     """ManagedIdentityCredential with each selector, and DefaultAzureCredential, by each variable: one cache for all."""
     before = stage.upstream_requests()
     for variable, environment in variables(stage).items():
@@ -59,40 +57,39 @@ def identities(stage, check):
             for name, (selector, identity) in SELECTORS.items():
                 if variable == "MSI_ENDPOINT" and name != "none":
                     continue  # the SDKs themselves refuse
-                with check(f"{library} by {variable}, selector: {name}"):
+                with checking(f"{library} by {variable}, selector: {name}"):
                     with stage.application(library, MANAGED | selector, environment) as application:
                         assert_token(application.get(), identity)
             if library != "msal":
-                with check(f"{library} by {variable}, DefaultAzureCredential"):
+                with checking(f"{library} by {variable}, DefaultAzureCredential"):
                     with stage.application(library, {"credential": "default"}, environment) as application:
                         assert_token(application.get(), SYSTEM)
-    with check("all of them together caused one upstream request for each selector"):
+    with checking("all of them together caused one upstream request for each selector"):
         assert stage.upstream_requests() - before == len(SELECTORS), stage.upstream_requests() - before
 
 
-def challenges_and_restarts(stage, check):
+def challenges_and_restarts(stage):
     for library in LIBRARIES:
         with stage.application(library, MANAGED, stage.sdk_env()) as application:
             # @azure/identity does not pass claims on for managed identities: its own cache serves.
             asks = 0 if library == "@azure/identity" else 1
-            with check(f"{library}: a claims challenge is answered, by way of the daemon {asks} times"):
+            with checking(f"{library}: a claims challenge is answered, by way of the daemon {asks} times"):
                 assert_token(application.get(), SYSTEM)
                 hits = stage.hits()
                 assert_token(application.get(), SYSTEM)
                 assert stage.hits() == hits, "the SDK's own cache serves when nothing is challenged"
                 assert_token(application.get(claims=CHALLENGE), SYSTEM)
                 assert stage.hits() == hits + asks, stage.hits() - hits
-            with check(f"{library}: the daemon restarted between two calls"):
+            with checking(f"{library}: the daemon restarted between two calls"):
                 secret = stage.sdk_env()["IDENTITY_HEADER"]
-                stage.stop_daemon()
-                stage.start_daemon()
+                stage.restart_daemon()
                 assert stage.sdk_env()["IDENTITY_HEADER"] == secret
                 answer = application.get(scope="https://management.azure.com/.default")
                 assert_token(answer, SYSTEM, "https://management.azure.com")
 
 
-def crowd(stage, check):
-    with check("50 processes at once cause one upstream request"):
+def crowd(stage):
+    with checking("50 processes at once cause one upstream request"):
         before, scope = stage.upstream_requests(), "https://vault.azure.net/.default"
         stage.slow_down("https://vault.azure.net")
         with contextlib.ExitStack() as stack:
@@ -106,23 +103,23 @@ def crowd(stage, check):
         assert stage.upstream_requests() - before == 1
 
 
-def strangers(stage, check):
+def strangers(stage):
     before = stage.upstream_requests()
     for variable, environment in variables(stage).items():
         for library in LIBRARIES:
             if (variable, library) == ("MSI_ENDPOINT", "msal"):
                 continue
-            with check(f"{library} by {variable}: another user is refused and told what is missing"):
+            with checking(f"{library} by {variable}: another user is refused and told what is missing"):
                 with stage.application(library, MANAGED, environment, uid=STRANGER) as application:
                     error = application.get().get("error", "a token")
                     for part in (str(STRANGER), "[[allow]]", "users = ["):
                         assert part in error, error
-    with check("a wrong secret is refused and the right file named"):
+    with checking("a wrong secret is refused and the right file named"):
         environment = stage.sdk_env() | {"IDENTITY_HEADER": "guessed"}
         with stage.application("azure-identity", MANAGED, environment) as application:
             error = application.get().get("error", "a token")
             assert "sdk.env" in error, error
-    with check("no refusal reached the endpoint"):
+    with checking("no refusal reached the endpoint"):
         assert stage.upstream_requests() == before
 
 
@@ -142,58 +139,57 @@ class Proxy:
             visitor.close()
 
 
-def proxies(stage, check):
+def proxies(stage):
     proxy = Proxy()
     through = {"HTTP_PROXY": proxy.url, "http_proxy": proxy.url}
     for library in LIBRARIES:
-        with check(f"{library}: sdk.env keeps the secret away from a proxy"):
+        with checking(f"{library}: sdk.env keeps the secret away from a proxy"):
             with stage.application(library, MANAGED, stage.sdk_env() | through) as application:
                 assert_token(application.get(), SYSTEM)
             assert proxy.visitors == 0
-    with check("(and without its NO_PROXY the proxy would have got it)"):
+    with checking("(and without its NO_PROXY the proxy would have got it)"):
         bare = {key: value for key, value in stage.sdk_env().items() if key.lower() != "no_proxy"}
         with stage.application("azure-identity", MANAGED, bare | through) as application:
             assert "error" in application.get()
         assert proxy.visitors > 0
 
 
-def old_commands(stage, check):
+def old_commands(stage):
     """The lines of the documents of 2017, as they stand."""
     for line in (
         'curl http://localhost:50342/oauth2/token --data "resource=https://storage.azure.com/" -H Metadata:true',
         "curl 'http://localhost:50342/oauth2/token?resource=https%3A%2F%2Fstorage.azure.com%2F' -H Metadata:true -s",
     ):
-        with check(line):
+        with checking(line):
             answer = json.loads(stage.run(["bash", "-c", line]).stdout)
             assert_token({"token": answer["access_token"]}, SYSTEM)
             assert answer["refresh_token"] == "" and answer["resource"] == "https://storage.azure.com/", answer
 
 
-def readme(stage, check):
+def readme(stage):
     """README.md's program on the listener; those of docs/sdks.md on the Unix socket, by no variable and no port."""
-    (program,) = re.findall(r"^```python\n(.*?)^```", (HERE / "../../README.md").read_text(), re.M | re.S)
-    text = (HERE / "../../docs/sdks.md").read_text().split("\n## Azure SDKs over the Unix socket\n")[1].split("\n## ")[0]
-    text = text.replace("/run/msi-tokend/msi-tokend.sock", stage.socket)
-    programs = dict(re.findall(r"^```(python|js|rust)\n(.*?)^```", text, re.M | re.S))
-    assert len(programs) == 3, programs.keys()
+    (program,) = [text for language, text in pages.blocks((REPOSITORY / "README.md").read_text()) if language == "python"]
+    page = (REPOSITORY / "docs/sdks.md").read_text().replace("/run/msi-tokend/msi-tokend.sock", str(stage.daemon.socket))
+    shown = dict(pages.blocks(pages.section(page, "## Azure SDKs over the Unix socket")))
+    programs = {language: shown[language] for language in ("python", "js", "rust")}
 
-    def run(command, environment=None):
+    def gets_token(command, environment=None):
         done = stage.run(command, environment)
         assert done.returncode == 0, done.stderr[-2000:]
         assert_token({"token": done.stdout.strip()}, SYSTEM)
 
-    with check("README.md: Python by sdk.env"):
+    with checking("README.md: Python by sdk.env"):
         (stage.directory / "readme.py").write_text(program)
-        run([CACHE / "python/bin/python", "readme.py"], stage.sdk_env())
-    with check("docs/sdks.md: Python over the Unix socket"):
+        gets_token([CACHE / "python/bin/python", "readme.py"], stage.sdk_env())
+    with checking("docs/sdks.md: Python over the Unix socket"):
         (stage.directory / "page.py").write_text(programs["python"])
-        run([CACHE / "python/bin/python", "page.py"])
-    with check("docs/sdks.md: Node.js over the Unix socket"):
+        gets_token([CACHE / "python/bin/python", "page.py"])
+    with checking("docs/sdks.md: Node.js over the Unix socket"):
         (stage.directory / "page.mjs").write_text(programs["js"])
-        run([next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node"), "page.mjs"])
-    with check("docs/sdks.md: Rust over the Unix socket"):
-        run([build("unix-socket", programs["rust"])])
-    with check("azure_identity for Rust by IDENTITY_ENDPOINT"):
+        gets_token([next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node"), "page.mjs"])
+    with checking("docs/sdks.md: Rust over the Unix socket"):
+        gets_token([build("unix-socket", programs["rust"])])
+    with checking("azure_identity for Rust by IDENTITY_ENDPOINT"):
         program = re.sub(r"    let client = .*?;\n    let options = .*?;\n", "", programs["rust"], flags=re.S)
         program = program.replace("Some(options)", "None").replace(", ManagedIdentityCredentialOptions", "")
         program = re.sub(r"use (std::sync|azure_core::http).*\n", "", program)
@@ -213,29 +209,16 @@ def build(name, program):
 
 def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    counts = {"passed": 0, "failed": 0}
-
-    @contextlib.contextmanager
-    def check(what):
-        try:
-            yield
-            counts["passed"] += 1
-            print(f"ok   {what}", flush=True)
-        except Exception:
-            counts["failed"] += 1
-            print(f"FAIL {what}\n{traceback.format_exc()}", flush=True)
-
-    with tempfile.TemporaryDirectory() as directory:
+    with open_directory() as directory:
         stage = Stage(directory)
-        for part in (identities, challenges_and_restarts, crowd, strangers, proxies, old_commands, readme):
-            part(stage, check)
-        with check("no token and no secret is in the daemon's log"):
-            log = (stage.directory / "log").read_text()
-            assert stage.sdk_env()["IDENTITY_HEADER"] not in log and "eyJ" not in log
-        stage.stop_daemon()
-        stage.emulator.terminate()
-    print(f"{counts['passed']} passed, {counts['failed']} failed")
-    sys.exit(1 if counts["failed"] else 0)
+        try:
+            for part in (identities, challenges_and_restarts, crowd, strangers, proxies, old_commands, readme):
+                part(stage)
+            with checking("no token and no secret is in the daemon's log"):
+                log = stage.daemon.logged()
+                assert stage.sdk_env()["IDENTITY_HEADER"] not in log and "eyJ" not in log
+        finally:
+            stage.end()
 
 
-main()
+run(main)

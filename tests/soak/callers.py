@@ -4,61 +4,20 @@ import collections
 import json
 import os
 import random
-import socket
 import time
 import traceback
 import urllib.parse
 
-STORAGE = "https://storage.azure.com/"
+from unix_http import STORAGE, TOKEN, RawConnection, get_request, token_target
+from users import become
+
 # Its tokens live just longer than the five minutes from which on clients ask again and again.
 SHORT = "https://short.example/"
-TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
-# A caller that is held for `caller_wait` is answered well within it, also on a busy machine.
-PATIENCE = 60
 WINDOW = 10
 
 
-class Connection:
-    """HTTP/1.1 in as little as it takes, so that what is measured is the daemon."""
-
-    def __init__(self, to):
-        self.socket = socket.socket(socket.AF_UNIX if isinstance(to, str) else socket.AF_INET)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(to)
-        self.rest = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
-
-    def ask(self, request):
-        """Status and body."""
-        self.socket.sendall(request)
-        while b"\r\n\r\n" not in self.rest:
-            self.fill()
-        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-        while len(self.rest) < length:
-            self.fill()
-        body, self.rest = self.rest[:length], self.rest[length:]
-        return int(head.split(b" ", 2)[1]), body
-
-    def fill(self):
-        data = self.socket.recv(1 << 16)
-        if not data:
-            raise ConnectionError("closed by the daemon")
-        self.rest += data
-
-
-def get(target, *headers, host="localhost"):
-    lines = [f"GET {target} HTTP/1.1", f"Host: {host}", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
 def token(resource, **more):
-    return get(TOKEN + urllib.parse.quote(resource, safe="") + "".join(f"&{k}={v}" for k, v in more.items()), "Metadata: true")
+    return get_request(token_target(resource, **more), "Metadata: true")
 
 
 class Notes:
@@ -95,7 +54,7 @@ def steady(place, notes):
     """One kept connection that asks for a cached token: what is measured."""
     began = time.monotonic()
     request = token(STORAGE)
-    with Connection(place.socket) as connection:
+    with RawConnection(place.socket) as connection:
         while place.goes_on():
             start = time.monotonic()
             notes.note("a cached token", [200], connection.ask(request))
@@ -110,18 +69,18 @@ def anew(place, notes):
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(form), form)
     head = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n"
     sdk = dict(host=f"127.0.0.1:{place.sdk[1]}")
-    app_service = get(f"/msi/token?api-version=2019-08-01&resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", **sdk)
+    app_service = get_request(f"/msi/token?api-version=2019-08-01&resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", **sdk)
     requests = [
         ("a cached token", place.socket, token(STORAGE)),
         ("a cached token with a short life", place.socket, token(SHORT)),
         ("a cached token by a form", place.socket, f"{head}Content-Length: {len(form)}\r\n\r\n".encode() + form),
         ("a cached token by a form", place.socket, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunked),
         ("a cached token for an SDK", place.sdk, app_service),
-        ("a cached token for an SDK", place.sdk, get(f"/oauth2/token?resource={STORAGE}", "Metadata: true", **sdk)),
+        ("a cached token for an SDK", place.sdk, get_request(f"/oauth2/token?resource={STORAGE}", "Metadata: true", **sdk)),
     ]
     while place.goes_on():
         for what, to, request in requests:
-            with Connection(to) as connection:
+            with RawConnection(to) as connection:
                 notes.note(what, [200], connection.ask(request))
             time.sleep(0.01)
 
@@ -129,7 +88,7 @@ def anew(place, notes):
 def cold(place, notes):
     """Tokens that are not there, from an endpoint that fails half of the time."""
     while place.goes_on():
-        with Connection(place.socket) as connection:
+        with RawConnection(place.socket) as connection:
             for _ in range(place.random.randrange(1, 8)):
                 resource = f"https://cold.example/{place.random.randrange(200)}"
                 notes.note("some token", [200, 400, 429, 503, 504], connection.ask(token(resource)))
@@ -140,20 +99,20 @@ def cold(place, notes):
 def stranger(place, notes):
     """No rule is for it, neither here nor there."""
     resources = [STORAGE, SHORT, "https://cold.example/1", "https://never.example/%d"]
-    with Connection(place.socket) as connection:
+    with RawConnection(place.socket) as connection:
         while place.goes_on():
             resource = place.random.choice(resources).replace("%d", str(place.random.random()))
             notes.note("a refusal", [403], connection.ask(token(resource)))
-            notes.note("a refusal", [400], connection.ask(get(TOKEN + STORAGE)))
-            sdk = get(f"/msi/token?resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", host=f"127.0.0.1:{place.sdk[1]}")
-            with Connection(place.sdk) as other:
+            notes.note("a refusal", [400], connection.ask(get_request(TOKEN + STORAGE)))
+            sdk = get_request(f"/msi/token?resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", host=f"127.0.0.1:{place.sdk[1]}")
+            with RawConnection(place.sdk) as other:
                 notes.note("a refusal over loopback", [403], other.ask(sdk))
             time.sleep(0.02)
 
 
 def limited(place, notes):
     """A rule is for it, and for one resource."""
-    with Connection(place.socket) as connection:
+    with RawConnection(place.socket) as connection:
         while place.goes_on():
             notes.note("a cached token", [200], connection.ask(token(STORAGE)))
             notes.note("a refusal", [403], connection.ask(token(SHORT)))
@@ -163,13 +122,13 @@ def limited(place, notes):
 def observer(place, notes):
     """Monitoring."""
     while place.goes_on():
-        with Connection(place.monitor) as connection:
+        with RawConnection(place.monitor) as connection:
             for path in ("/live", "/metrics"):
-                notes.note(path, [200], connection.ask(get(path)))
+                notes.note(path, [200], connection.ask(get_request(path)))
             # Which token is warm changes with each reload.
-            notes.note("/ready", [200, 503], connection.ask(get("/ready")))
-        with Connection(place.socket) as connection:
-            notes.note("/status", [200], connection.ask(get("/status")))
+            notes.note("/ready", [200, 503], connection.ask(get_request("/ready")))
+        with RawConnection(place.socket) as connection:
+            notes.note("/status", [200], connection.ask(get_request("/status")))
         time.sleep(0.2)
 
 
@@ -184,7 +143,7 @@ def rude(place, notes):
             waiting.pop(0).socket.close()
 
     def send(data, keep=False):
-        connection = Connection(place.socket)
+        connection = RawConnection(place.socket)
         try:
             # Whatever the kernel takes: the daemon may be waiting for us to read.
             connection.socket.setblocking(False)
@@ -205,7 +164,7 @@ def rude(place, notes):
         lambda: send(good * 50),
         lambda: send(place.random.randbytes(300)),
         lambda: send(form),
-        lambda: send(get("/" + "x" * 20000)),
+        lambda: send(get_request("/" + "x" * 20000)),
         lambda: send(good[:20], keep=True),
         lambda: send(form, keep=True),
         lambda: send(good * 1000, keep=True),
@@ -243,10 +202,7 @@ class Caller:
             notes = Notes()
             try:
                 place.random.seed(f"{place.random.random()} {way.__name__}")
-                if os.geteuid() == 0:
-                    os.setgroups([])
-                    os.setresgid(uid, uid, uid)
-                    os.setresuid(uid, uid, uid)
+                become(uid)
                 way(place, notes)
             except BaseException as error:
                 notes.error(way.__name__, "".join(traceback.format_exception_only(error)).strip())

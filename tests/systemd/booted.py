@@ -1,4 +1,4 @@
-"""A machine with a real systemd for a suite to use, and the few lines that run a suite.
+"""A machine with a real systemd for a suite to use.
 
 A suite is a module of functions named test_*, each taking a Machine and having a docstring that says what it
 shows. They run in the order they are written, on one machine: later ones may build on what earlier ones did.
@@ -11,14 +11,12 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-import traceback
 from pathlib import Path
 
+from packages import apt_install
+from places import BINARIES, CACHE
+
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parent.parent
-BINARIES = Path(os.environ.get("MSI_BIN_DIR", REPOSITORY / "target" / "debug"))
-TEST_DIR = Path(os.environ.get("MSI_TEST_CACHE", "/var/tmp/msi-tokend-test"))
 
 
 class CommandFailed(AssertionError):
@@ -83,7 +81,7 @@ class Machine:
     @property
     def root(self):
         """The machine's root directory as the host sees it."""
-        return Path("/proc", (TEST_DIR / "run" / self.name / "leader").read_text().strip(), "root")
+        return Path("/proc", (CACHE / "run" / self.name / "leader").read_text().strip(), "root")
 
     def write(self, path, text, mode=0o644):
         target = self.root / path.lstrip("/")
@@ -112,16 +110,6 @@ class Machine:
         return [json.loads(line) for line in text.splitlines()]
 
 
-def wait_for(what, condition, seconds=60):
-    """Waits until condition() is true and returns its value; fails after a generous time, saying what was awaited."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
 def check_prerequisites():
     """Leaves with one line where the suites cannot run at all."""
     if os.geteuid() != 0:
@@ -129,20 +117,6 @@ def check_prerequisites():
     for program in ["msi-tokend", "msi-token", "msi-emulator"]:
         if not (BINARIES / program).exists():
             sys.exit(f"no {BINARIES / program}; run `cargo build` first")
-
-
-def apt_install(*packages):
-    """Installs those of the packages that the host does not have."""
-    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    missing = [package for package in packages if f"{package} installed" not in listed]
-    if not missing:
-        return
-    install = ["apt-get", "install", "-qqy", "--no-install-recommends", *missing]
-    # A bare machine may have no package lists yet, or old ones.
-    if subprocess.run(install, stdout=subprocess.DEVNULL, check=False).returncode != 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(install, stdout=subprocess.DEVNULL, check=True)
 
 
 _one_build = threading.Lock()
@@ -153,26 +127,4 @@ def rootfs(systemd):
     with _one_build:
         apt_install("mmdebstrap")
         subprocess.run([HERE / "build-rootfs", systemd], check=True)
-    return TEST_DIR / "rootfs" / systemd
-
-
-def run_checks(title, checks, *arguments):
-    """Runs the checks in order, prints one line each, and returns how many passed and how many failed."""
-    passed = failed = 0
-    for check in checks:
-        began = time.monotonic()
-        says = " ".join(check.__doc__.split())
-        try:
-            check(*arguments)
-        except Exception:  # noqa: BLE001  a check may fail in any way, and the others still run
-            failed += 1
-            print(f"FAILED {title}: {says}\n{traceback.format_exc()}", flush=True)
-        else:
-            passed += 1
-            print(f"ok {title}: {says} ({time.monotonic() - began:.1f} s)", flush=True)
-    return passed, failed
-
-
-def tests_of(module):
-    """The functions named test_* of a module, in the order they are written."""
-    return [value for name, value in vars(module).items() if name.startswith("test_") and callable(value)]
+    return CACHE / "rootfs" / systemd

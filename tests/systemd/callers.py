@@ -7,29 +7,18 @@ to be closed is sent once more on a new one; a failure of that is a failure.
 
 import http.client
 import json
-import socket
 import subprocess
 import sys
 import threading
 import time
 
+from unix_http import PROOF, STORAGE, TOKEN, Connection
+
 SOCKET = "/run/msi-tokend/msi-tokend.sock"
-RESOURCE = "https://storage.azure.com/"
-PATH = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self):
-        super().__init__("localhost", timeout=60)
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(SOCKET)
 
 
 def ask(connection):
-    connection.request("GET", PATH, headers={"Metadata": "true"})
+    connection.request("GET", TOKEN + STORAGE, headers=PROOF)
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:
@@ -38,7 +27,7 @@ def ask(connection):
 
 
 def fresh():
-    connection = UnixConnection()
+    connection = Connection(SOCKET)
     try:
         ask(connection)
     finally:
@@ -46,7 +35,7 @@ def fresh():
 
 
 def keeping():
-    connection = UnixConnection()
+    connection = Connection(SOCKET)
     used = False
 
     def once():
@@ -57,7 +46,7 @@ def keeping():
             if not used:
                 raise
             connection.close()
-            connection = UnixConnection()
+            connection = Connection(SOCKET)
             used = False
             ask(connection)
         used = True
@@ -76,8 +65,8 @@ def program(*command):
 
 def main():
     curl = program("curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "60", "--unix-socket", SOCKET,
-                   "--header", "Metadata: true", f"http://localhost{PATH}")
-    client = program("msi-token", "get", "--resource", RESOURCE)
+                   "--header", "Metadata: true", f"http://localhost{TOKEN}{STORAGE}")
+    client = program("msi-token", "get", "--resource", STORAGE)
     clients = {"fresh": [fresh, fresh, fresh], "keeping": [keeping(), keeping()], "curl": [curl], "msi-token": [client, client]}
     answered = dict.fromkeys(clients, 0)
     failures = []

@@ -1,14 +1,15 @@
 """Puts the service on a booted machine, as the package would, and the metadata endpoint's address beside it."""
 
 import json
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
-from booted import BINARIES, HERE, REPOSITORY, wait_for
+import unix_http
+from booted import HERE
+from places import BINARIES, REPOSITORY
+from unix_http import STORAGE as RESOURCE
 
-RESOURCE = "https://storage.azure.com/"
 UNITS = [
     "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket",
     "msi-tokend-textfile.service", "msi-tokend-textfile.timer",
@@ -101,7 +102,8 @@ class Callers:
         self.answered = {}
 
     def __enter__(self):
-        self.machine.copy_in(HERE / "callers.py", "/usr/local/lib/callers.py", 0o644)
+        for program in [HERE / "callers.py", Path(unix_http.__file__)]:
+            self.machine.copy_in(program, f"/usr/local/lib/{program.name}", 0o644)
         group = self.machine.run("getent", "group", "msi-tokend").split(":")[2]
         self.process = self.machine.popen("python3", "/usr/local/lib/callers.py", user="member", groups=[group],
                                           stdin=subprocess.PIPE)

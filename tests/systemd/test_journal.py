@@ -2,7 +2,8 @@
 
 import re
 
-from booted import REPOSITORY, wait_for
+from checks import wait_for
+from places import REPOSITORY
 from service import RESOURCE, configure, get, installed
 
 UNIT = "_SYSTEMD_UNIT=msi-tokend.service"

@@ -2,7 +2,7 @@
 
 import shutil
 
-from booted import REPOSITORY
+from places import REPOSITORY
 from service import UNITS
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from booted import wait_for
+from checks import wait_for
 from service import Callers, active, configure, get, installed, main_pid, restarts
 
 

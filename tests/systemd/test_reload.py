@@ -1,6 +1,6 @@
 """`systemctl reload`: a good file takes effect, anything else fails where the administrator sees it."""
 
-from booted import wait_for
+from checks import wait_for
 from service import active, configure, get, installed, main_pid
 
 UNIT = "msi-tokend.service"

@@ -2,7 +2,6 @@
 
 import os
 
-from booted import wait_for
 from service import Callers, installed, main_pid
 
 TIMES = int(os.environ.get("MSI_TEST_RESTARTS", "100"))

@@ -2,7 +2,7 @@
 
 import shlex
 
-from booted import wait_for
+from checks import wait_for
 from service import RESOURCE, active, configure, installed
 
 PORT = 40343

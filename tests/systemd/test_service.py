@@ -2,7 +2,7 @@
 
 import re
 
-from booted import wait_for
+from checks import wait_for
 from service import RESOURCE, active, configure, get, installed, main_pid, start, upstream_requests
 
 

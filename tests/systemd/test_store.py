@@ -2,7 +2,7 @@
 
 import time
 
-from booted import wait_for
+from checks import wait_for
 from service import Callers, active, get, installed, main_pid, upstream_requests
 from test_recovery import back_with_another_pid, only_lost_connections
 

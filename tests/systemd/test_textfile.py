@@ -1,6 +1,6 @@
 """The timer that writes the metrics for node_exporter's textfile collector."""
 
-from booted import wait_for
+from checks import wait_for
 from service import active, installed
 
 FILE = "/var/lib/prometheus/node-exporter/msi-tokend.prom"

@@ -3,7 +3,7 @@
 import json
 import re
 
-from booted import REPOSITORY
+from places import REPOSITORY
 from service import UNITS, install
 
 # Every directive the units use, all of which systemd 249 (Ubuntu 22.04) knows: its manual's "Added in version" is at

@@ -2,7 +2,7 @@
 
 import time
 
-from booted import wait_for
+from checks import wait_for
 from service import RESOURCE, active, configure, get, installed, upstream_requests
 
 DOWN = 180

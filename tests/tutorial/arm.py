@@ -4,13 +4,16 @@ subscriptions, which `az login` asks for.
 arm.py ADDRESS PORT CERTIFICATE KEY EMULATOR SUBSCRIPTION
 """
 
-import base64
 import http.client
 import http.server
 import json
 import ssl
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+from tokens import claims_of
 
 ADDRESS, PORT, CERTIFICATE, KEY, EMULATOR, SUBSCRIPTION = sys.argv[1:]
 AUDIENCES = ("https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/")
@@ -20,8 +23,7 @@ def claims(authorization):
     """The claims of a bearer token for Resource Manager that is valid now, or None."""
     try:
         scheme, token = authorization.split(" ")
-        payload = token.split(".")[1]
-        found = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        found = claims_of(token)
     except (AttributeError, ValueError, IndexError):
         return None
     current = found["nbf"] <= time.time() < found["exp"]

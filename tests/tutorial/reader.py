@@ -9,7 +9,7 @@ import time
 
 from azure.storage.blob import BlobClient
 
-from readme import UnixSocketCredential
+from shown import UnixSocketCredential
 
 url, client_id, log = sys.argv[1:]
 

@@ -8,7 +8,7 @@ import sys
 from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import BlobServiceClient
 
-from readme import UnixSocketCredential
+from shown import UnixSocketCredential
 
 how, account, container, client_id = sys.argv[1:]
 if how in ("socket", "refused"):

@@ -1,0 +1,20 @@
+"""Debian's packages."""
+
+import os
+import subprocess
+
+
+def apt_install(*packages):
+    """Installs those of the packages that this machine does not have."""
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages]
+    listed = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    missing = [package for package in packages if f"{package} installed" not in listed]
+    if not missing:
+        return
+    options = {"stdout": subprocess.DEVNULL, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
+    apt = ["apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    install = [*apt, "install", "--no-install-recommends", *missing]
+    # A bare machine may have no package lists yet, or old ones.
+    if subprocess.run(install, stderr=subprocess.DEVNULL, **options).returncode != 0:
+        subprocess.run([*apt, "update"], check=True, **options)
+        subprocess.run(install, check=True, **options)
