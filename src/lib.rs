@@ -28,6 +28,7 @@
 //! | [`config`] | files to typed configuration |
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`descriptors`] | room for callers, and some kept from them |
+//! | [`http`] | one HTTP exchange as a client |
 //! | [`token`], [`failure`], [`key`], [`heartbeat`], [`clock`] | the values that the others speak in |
 //!
 //! [`emulator`] is the stand-in endpoint for development and tests; nothing imports it but its own program.
@@ -46,6 +47,7 @@ pub mod failure;
 pub mod fuzz;
 pub mod harden;
 pub mod heartbeat;
+pub mod http;
 pub mod key;
 pub mod listen;
 pub mod observe;

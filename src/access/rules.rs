@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Group, User};
 
-use super::Caller;
+use super::caller::Caller;
 use crate::config::{Account, Allow, Origin};
 use crate::key::{Identity, Key, Resource};
 

@@ -13,10 +13,12 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::failure::{Exit, Failure};
-use super::http::{self, Answer};
+use crate::http::{self, ExchangeError, Response};
 
 /// The user that the packaged service runs as.
 const SERVICE_USER: &str = "msi-tokend";
+/// `/status` and `/metrics` of ten thousand tokens.
+const MAX_BODY: usize = 64 * 1024 * 1024;
 /// A daemon that is being restarted is back within about this time.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
@@ -52,7 +54,7 @@ pub enum NoAnswer {
     Silent(Duration),
     /// The connection ended before the answer did.
     #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] ExchangeError),
     /// Anything else that the kernel says.
     #[error("{0}")]
     System(io::Error),
@@ -70,28 +72,28 @@ impl Daemon {
     }
 
     /// Sends one GET, waits for the whole answer, at most `patience` in all.
-    pub async fn ask(&self, target: &str, patience: Duration) -> Result<Answer, NoAnswer> {
+    pub async fn ask(&self, target: &str, patience: Duration) -> Result<Response, NoAnswer> {
         timeout(patience, self.exchange(Method::GET, target))
             .await
             .unwrap_or(Err(NoAnswer::Silent(patience)))
     }
 
     /// As [`Daemon::ask`], for those who need not know the reasons apart.
-    pub async fn answer(&self, target: &str, patience: Duration) -> Result<Answer, Failure> {
+    pub async fn answer(&self, target: &str, patience: Duration) -> Result<Response, Failure> {
         self.ask(target, patience)
             .await
             .map_err(|reason| self.unreachable(&reason))
     }
 
     /// As [`Daemon::answer`], but a POST, without a body.
-    pub async fn post(&self, target: &str, patience: Duration) -> Result<Answer, Failure> {
+    pub async fn post(&self, target: &str, patience: Duration) -> Result<Response, Failure> {
         timeout(patience, self.exchange(Method::POST, target))
             .await
             .unwrap_or(Err(NoAnswer::Silent(patience)))
             .map_err(|reason| self.unreachable(&reason))
     }
 
-    async fn exchange(&self, method: Method, target: &str) -> Result<Answer, NoAnswer> {
+    async fn exchange(&self, method: Method, target: &str) -> Result<Response, NoAnswer> {
         let stream = UnixStream::connect(&self.socket).await?;
         judge_server(&stream)?;
         let request = Request::builder()
@@ -101,7 +103,7 @@ impl Daemon {
             .header("Metadata", "true")
             .body(Empty::new())
             .map_err(|error| NoAnswer::System(io::Error::other(error)))?;
-        Ok(http::send(stream, request).await?)
+        Ok(http::exchange(stream, request, MAX_BODY).await?)
     }
 
     /// What to say about it.

@@ -218,7 +218,7 @@ fn tokens(ready: &Ready) -> Vec<Finding> {
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
     let failure = match daemon.answer(&target(key, Mode::Get), TOKEN_PATIENCE).await {
         Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
-        Ok(answer) => answer.failure(&format!("no token for {key}")),
+        Ok(answer) => Failure::of_answer(&answer, &format!("no token for {key}")),
         Err(failure) => failure,
     };
     let cure = match failure.exit {

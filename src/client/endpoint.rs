@@ -5,14 +5,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::Empty;
 use hyper::header::{DATE, HOST};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, Uri};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::http::{self, Answer};
+use crate::http::{self, Response};
 
 /// The endpoint answers a bad request from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// An error answer is small.
+const MAX_BODY: usize = 64 * 1024;
 /// Where the Azure Arc agent listens on the machine itself, with the metadata service's path.
 const ARC_PORT: u16 = 40_342;
 
@@ -37,18 +39,14 @@ pub async fn look(endpoint: &str) -> Result<Sight, String> {
         .and_then(|date| date.duration_since(UNIX_EPOCH).ok());
     Ok(Sight {
         time,
-        stand_in: stand_in(&uri).await,
+        stand_in: stand_in(&uri),
     })
 }
 
 /// On Azure the metadata service is never on the machine itself; the other kinds are.
-async fn stand_in(uri: &Uri) -> Option<&'static str> {
+fn stand_in(uri: &Uri) -> Option<&'static str> {
     if !is_loopback(uri.host()?) {
         return None;
-    }
-    let emulator = get(uri, "/emulator/peak").await;
-    if emulator.is_ok_and(|answer| answer.status == StatusCode::OK) {
-        return Some("it is msi-emulator, for development and tests");
     }
     let is_metadata_service =
         uri.path().to_ascii_lowercase().starts_with("/metadata/") && uri.port_u16() != Some(ARC_PORT);
@@ -60,7 +58,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-async fn get(uri: &Uri, path: &str) -> Result<Answer, String> {
+async fn get(uri: &Uri, path: &str) -> Result<Response, String> {
     let host = uri.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let authority = uri.authority().map_or(host, |authority| authority.as_str());
@@ -72,7 +70,7 @@ async fn get(uri: &Uri, path: &str) -> Result<Answer, String> {
             _ => format!("no connection: {error}"),
         })?;
         let request = request.map_err(|error| format!("no connection: {error}"))?;
-        let answer = http::send(stream, request).await;
+        let answer = http::exchange(stream, request, MAX_BODY).await;
         answer.map_err(|error| format!("the exchange broke off: {error}"))
     };
     timeout(PATIENCE, exchange)

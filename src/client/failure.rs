@@ -6,6 +6,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hyper::StatusCode;
+use hyper::header::RETRY_AFTER;
+use serde::Deserialize;
+
+use crate::http::Response;
+
 /// Exit codes, by `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,6 +43,13 @@ pub struct Failure {
     pub retry_in: Option<Duration>,
 }
 
+/// What an error answer says.
+#[derive(Default, Deserialize)]
+struct ErrorText {
+    error: Option<String>,
+    error_description: Option<String>,
+}
+
 impl Failure {
     /// A failure that another try does not mend.
     pub fn new(exit: Exit, cause: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
@@ -64,6 +77,38 @@ impl Failure {
     /// The system would not do something that it always does.
     pub fn system(what: &str, error: &io::Error) -> Self {
         Self::new(Exit::Other, format!("cannot {what}: {error}"), "")
+    }
+
+    /// The failure that any other status than 200 is. `wanted` is what was asked for, for the message.
+    pub fn of_answer(answer: &Response, wanted: &str) -> Self {
+        let text: ErrorText = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let cause = match (text.error_description, text.error) {
+            (Some(description), _) => printable(&description),
+            (None, Some(error)) => format!("{wanted}: {}", printable(&error)),
+            (None, None) => format!("{wanted}: the daemon answers HTTP {}", answer.status.as_u16()),
+        };
+        match answer.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                let seconds = answer
+                    .header(RETRY_AFTER)
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or(1);
+                let advice =
+                    format!("Try again in {seconds} s, or have --wait do it; `msi-token status` shows the cause.");
+                Failure::new(Exit::TryLater, cause, advice).retry_in(Duration::from_secs(seconds))
+            }
+            StatusCode::FORBIDDEN => Failure::new(Exit::NotAllowed, cause, ""),
+            StatusCode::BAD_REQUEST => Failure::new(
+                Exit::Other,
+                format!("refused: {cause}"),
+                "Asking the same again will not help: check --resource and the identity; `msi-token doctor` explains more.",
+            ),
+            _ => Failure::new(
+                Exit::Other,
+                cause,
+                "The daemon and this client may be of different versions: compare `msi-tokend --version`.",
+            ),
+        }
     }
 
     /// Writes it to stderr.

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
 use super::forms::Issued;
-use super::http::Answer;
 use super::output;
 use super::selection::Selection;
 use crate::config::duration;
+use crate::http::Response;
 use crate::key::{Identity, Key};
 
 /// A try without --wait: longer than the daemon holds a caller, unless it was told to hold it for ever.
@@ -74,7 +74,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(
 }
 
 /// The token in an answer.
-pub fn issued<'a>(answer: &'a Answer, key: &Key) -> Result<Issued<'a>, Failure> {
+pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, Failure> {
     // serde's own words may hold what it choked on.
     Issued::read(&answer.body).ok_or_else(|| {
         let cause = format!("the answer for {key} holds no access_token");
@@ -83,7 +83,7 @@ pub fn issued<'a>(answer: &'a Answer, key: &Key) -> Result<Issued<'a>, Failure> 
 }
 
 /// Tries until there is a token, or a reason why there will be none before `wait` is over.
-pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Answer, Failure> {
+pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Response, Failure> {
     let target = target(key, mode);
     let start = Instant::now();
     let mut tries = 1;
@@ -91,7 +91,7 @@ pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Durati
         let left = wait.unwrap_or(ONE_TRY).saturating_sub(start.elapsed());
         let failure = match daemon.answer(&target, left).await {
             Ok(answer) if answer.status == StatusCode::OK => return Ok(answer),
-            Ok(answer) => answer.failure(&format!("no token for {key}")),
+            Ok(answer) => Failure::of_answer(&answer, &format!("no token for {key}")),
             Err(failure) => failure,
         };
         let (Some(wait), Some(pause)) = (wait, failure.retry_in) else {

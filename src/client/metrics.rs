@@ -29,7 +29,7 @@ pub struct Arguments {
 pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<(), Failure> {
     let answer = daemon.answer("/metrics", PATIENCE).await?;
     if answer.status != StatusCode::OK {
-        return Err(answer.failure("no metrics"));
+        return Err(Failure::of_answer(&answer, "no metrics"));
     }
     replace(textfile, &foreign(&answer.body)).map_err(|error| {
         Failure::new(

@@ -9,7 +9,6 @@ mod forms;
 mod get;
 mod git_credential;
 mod health;
-mod http;
 mod listing;
 mod metrics;
 mod output;

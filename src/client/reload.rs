@@ -20,8 +20,8 @@ pub async fn run(daemon: &Daemon) -> Result<(), Failure> {
         StatusCode::CONFLICT => Err(Failure {
             exit: Exit::Configuration,
             advice: "".into(),
-            ..answer.failure("not reloaded")
+            ..Failure::of_answer(&answer, "not reloaded")
         }),
-        _ => Err(answer.failure("not reloaded")),
+        _ => Err(Failure::of_answer(&answer, "not reloaded")),
     }
 }

@@ -49,7 +49,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> 
 async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, Failure> {
     let answer = daemon.answer("/status", PATIENCE).await?;
     if answer.status != StatusCode::OK {
-        return Err(answer.failure("no status"));
+        return Err(Failure::of_answer(&answer, "no status"));
     }
     if arguments.json {
         return Ok(answer.body.to_vec());

@@ -2,11 +2,10 @@
 //! read the file that it names in a challenge. Here it has a path of its own, so that one stand-in speaks every
 //! protocol.
 
-use super::endpoint::{error, header};
 use super::imds;
 use super::issue::Issued;
-use super::reply::Reply;
-use super::request::{AskedToken, Query};
+use super::reply::{Reply, error};
+use super::request::{AskedToken, Query, header};
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;

@@ -4,9 +4,11 @@
 //! with `api-version` and a bearer token for Resource Manager. The path is case-sensitive, as the tutorial warns.
 
 use super::issue::TENANT_ID;
+use super::jwt;
 use super::reply::Reply;
 use super::request::Query;
-use super::{State, jwt, unix_now};
+use super::state::State;
+use super::wall_clock::unix_now;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};

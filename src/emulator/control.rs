@@ -3,10 +3,13 @@
 use super::identity::IdentitySet;
 use super::reply::Reply;
 use super::script::Script;
-use super::{PREFIX, State};
+use super::state::State;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
+
+/// Below which the control routes are.
+pub(super) const PREFIX: &str = "/emulator/";
 
 /// Answers a control request; `body` is the TOML that a `PUT` brings.
 pub(super) fn answer(state: &State, head: &Parts, body: &str) -> Reply {

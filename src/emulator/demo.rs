@@ -1,10 +1,10 @@
 //! `msi-emulator demo`: the stand-in, a real daemon in front of it, and two requests that show what the daemon is for.
 
+use super::wall_clock::unix_now;
 use super::{Emulator, Options, StartError, claims};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use crate::http::{self, Response};
+use http_body_util::Empty;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -24,13 +24,15 @@ const RESOURCE: &str = "https://storage.azure.com/";
 const TARGET: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com/";
 /// How long the daemon may take to start, to answer, and (it drains for up to 10 s) to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A token's answer is far smaller.
+const MAX_BODY: usize = 64 * 1024;
 const POLL: Duration = Duration::from_millis(20);
 
 /// What went wrong, with the next step where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The daemon's program is not where it is looked for.
-    #[error("there is no {0}: build it with `cargo build --bins`, or name it with --daemon PATH")]
+    #[error("there is no {0}: build it with `cargo build --release --bins`, or name it with --daemon PATH")]
     NoDaemon(PathBuf),
     /// The daemon's program is there and cannot be run.
     #[error("cannot run {0}")]
@@ -73,7 +75,7 @@ pub enum DemoError {
 pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<Output = ()>) -> Result<(), DemoError> {
     let program = daemon.unwrap_or_else(|| beside_this("msi-tokend"));
     if !program.is_file() {
-        build_beside_this(&program)?;
+        return Err(DemoError::NoDaemon(program));
     }
     let emulator = Emulator::start(Options::default()).await?;
     let home = Home::new()?;
@@ -92,23 +94,6 @@ pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<O
     }
     let stopped = daemon.stop().await;
     shown.and(stopped)
-}
-
-/// `cargo run` has built this program alone: started by it, the demo has the daemon built too, and the client that it
-/// speaks of.
-fn build_beside_this(program: &Path) -> Result<(), DemoError> {
-    let cargo = std::env::var_os("CARGO").ok_or_else(|| DemoError::NoDaemon(program.to_owned()))?;
-    let release = program.parent().is_some_and(|directory| directory.ends_with("release"));
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--bins"])
-        .args(release.then_some("--release"))
-        .status()
-        .map_err(|source| DemoError::Run(program.to_owned(), source))?;
-    if built.success() && program.is_file() {
-        Ok(())
-    } else {
-        Err(DemoError::NoDaemon(program.to_owned()))
-    }
 }
 
 /// Two requests of the same key, and whether each reached the endpoint.
@@ -169,7 +154,7 @@ fn describe(token: &str) -> Option<String> {
     let text = |name| claims.get(name).and_then(Value::as_str);
     let seconds = claims.get("exp").and_then(Value::as_i64)?;
     let expiry = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?);
-    let minutes = (seconds - super::unix_now()) / 60;
+    let minutes = (seconds - unix_now()) / 60;
     Some(format!(
         "  token  {} characters, the same both times\n  aud    {}\n  appid  {}\n  exp    {} (in {} h {} min)\n",
         token.len(),
@@ -182,19 +167,19 @@ fn describe(token: &str) -> Option<String> {
 }
 
 #[derive(Debug)]
-struct Answer {
+struct TimedToken {
     token: String,
     took: Duration,
 }
 
 /// One request over the socket, connecting included.
-async fn ask(socket: &Path) -> Result<Answer, String> {
+async fn ask(socket: &Path) -> Result<TimedToken, String> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
     }
     let start = Instant::now();
-    let (status, body) = timeout(PATIENCE, get(socket))
+    let Response { status, body, .. } = timeout(PATIENCE, get(socket))
         .await
         .map_err(|_| format!("no answer from the daemon within {PATIENCE:?}"))?
         .map_err(|error| format!("the daemon did not answer: {error}"))?;
@@ -206,23 +191,18 @@ async fn ask(socket: &Path) -> Result<Answer, String> {
         ));
     }
     let body: Body = serde_json::from_slice(&body).map_err(|error| format!("the daemon's 200 is no token: {error}"))?;
-    Ok(Answer {
+    Ok(TimedToken {
         token: body.access_token,
         took,
     })
 }
 
-async fn get(socket: &Path) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
-    let stream = TokioIo::new(UnixStream::connect(socket).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    // Its errors come out of `send_request` and the body as well.
-    tokio::spawn(connection);
+async fn get(socket: &Path) -> Result<Response, Box<dyn std::error::Error>> {
     let request = Request::get(TARGET)
         .header("host", "localhost")
-        .header("metadata", "true");
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    let status = answer.status();
-    Ok((status, answer.into_body().collect().await?.to_bytes()))
+        .header("metadata", "true")
+        .body(Empty::new())?;
+    Ok(http::exchange(UnixStream::connect(socket).await?, request, MAX_BODY).await?)
 }
 
 /// A directory of our own, removed when this is dropped.
@@ -378,7 +358,7 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn account(answer: &Answer, reached: u64) -> String {
+fn account(answer: &TimedToken, reached: u64) -> String {
     let plural = if reached == 1 { "" } else { "s" };
     format!(
         "200 in {:4.1} ms, {reached} request{plural} reached the endpoint",

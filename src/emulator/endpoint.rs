@@ -5,14 +5,16 @@
 
 use super::identity::{Identity, NoIdentity, Selector};
 use super::issue::{Issued, TENANT_ID, Wanted};
-use super::reply::{Reply, Reset, Sending};
+use super::reply::{Reply, Reset, Sending, error};
 use super::request::{AskedToken, Query};
 use super::script::Fault;
+use super::state::State;
 use super::traffic::Seen;
-use super::{State, arc, imds, unix_now, vm_extension};
+use super::wall_clock::unix_now;
+use super::{arc, imds, vm_extension};
+use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -97,16 +99,6 @@ pub(super) async fn answer(kind: Endpoint, state: &State, head: &Parts, form: &s
         Err(refusal) => refusal,
     };
     Ok(spoil(with_server(reply, kind.server()), &fault))
-}
-
-/// An error in the shape of the token routes (`docs/protocol.md`, "Errors", row "Form").
-pub(super) fn error(status: StatusCode, code: &str, description: &str) -> Reply {
-    Reply::json(status, &json!({"error": code, "error_description": description}))
-}
-
-/// A header of the request as text.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn parameters(head: &Parts, form: &str) -> Result<Query, String> {

@@ -1,10 +1,9 @@
 //! The instance metadata service's token endpoint (`docs/protocol.md`, "Endpoints", row "instance metadata service").
 
-use super::endpoint::{error, header};
 use super::identity::Selector;
 use super::issue::Issued;
-use super::reply::Reply;
-use super::request::{AskedToken, Query};
+use super::reply::{Reply, error};
+use super::request::{AskedToken, Query, header};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};

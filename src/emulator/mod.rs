@@ -26,8 +26,10 @@ mod metadata;
 mod reply;
 mod request;
 pub mod script;
+mod state;
 mod traffic;
 mod vm_extension;
+mod wall_clock;
 
 pub use arm::StorageAccount;
 pub use identity::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, Identity, IdentitySet};
@@ -45,6 +47,7 @@ use hyper_util::rt::TokioIo;
 use issue::Issuer;
 use parking_lot::Mutex;
 use reply::{Body, Reply, Reset};
+use state::{Inner, State};
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -60,7 +63,6 @@ use traffic::Traffic;
 
 /// The most a request's body may have.
 const BODY_LIMIT: usize = 1024 * 1024;
-const PREFIX: &str = "/emulator/";
 
 /// How the stand-in is set up.
 #[derive(Debug, Clone)]
@@ -105,21 +107,6 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
-}
-
-#[derive(Debug)]
-struct State {
-    storage_accounts: Vec<StorageAccount>,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    identities: IdentitySet,
-    script: Script,
-    issuer: Issuer,
-    traffic: Traffic,
-    challenges: arc::Challenges,
 }
 
 /// A free loopback port, the one identity, 24 hours, no faults.
@@ -230,24 +217,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         endpoint::answer(kind, &state, &head, &text).await?
     } else if metadata::is_here(path) {
         metadata::answer(&state, &head)
-    } else if path.starts_with(PREFIX) {
+    } else if path.starts_with(control::PREFIX) {
         control::answer(&state, &head, &text)
     } else if arm::is_here(path) {
         arm::answer(&state, &head)
     } else {
-        endpoint::error(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")
+        reply::error(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path")
     };
     Ok(reply.into_response())
-}
-
-/// The wall clock, in Unix seconds.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the stand-in is the other side: it has its own clock, the real one"
-)]
-fn unix_now() -> i64 {
-    let since_epoch = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }

@@ -8,6 +8,7 @@ use hyper::body::Frame;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::json;
 
 /// The body of every answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, Cut>;
@@ -111,4 +112,9 @@ async fn cut() -> Cut {
     // Head and first half leave only once hyper has been asked for more and had to wait.
     tokio::task::yield_now().await;
     Cut
+}
+
+/// An error in the shape of the token routes (`protocol.md` 1.3).
+pub(super) fn error(status: StatusCode, code: &str, description: &str) -> Reply {
+    Reply::json(status, &json!({"error": code, "error_description": description}))
 }

@@ -1,6 +1,7 @@
 //! What a token request says, read the same way for every kind of endpoint.
 
 use super::identity::Selector;
+use hyper::HeaderMap;
 use percent_encoding::percent_decode_str;
 
 /// The decoded `name=value` pairs of a query or a form.
@@ -93,6 +94,11 @@ fn decode(text: &str) -> Result<String, String> {
         .decode_utf8()
         .map_err(|_| format!("'{text}' is not UTF-8"))?;
     Ok(decoded.into_owned())
+}
+
+/// A header of the request as text.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]

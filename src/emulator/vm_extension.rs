@@ -4,10 +4,9 @@
 //! Its replies differ from the metadata service's in three ways: `resource` comes back without its last slash,
 //! `refresh_token` is an empty string, and neither `client_id` nor `ext_expires_in` is there.
 
-use super::endpoint::{error, header};
 use super::issue::Issued;
-use super::reply::Reply;
-use super::request::{AskedToken, Query};
+use super::reply::{Reply, error};
+use super::request::{AskedToken, Query, header};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value};

@@ -11,9 +11,9 @@ use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use zeroize::Zeroizing;
 
-use super::Endpoint;
-use super::exchange::Answer;
+use super::endpoint::Endpoint;
 use crate::failure::{Class, Failure};
+use crate::http::Response;
 
 /// Where the agent puts its challenges on Linux.
 const CHALLENGES: &str = "/var/opt/azcmagent/tokens";
@@ -39,7 +39,7 @@ impl Endpoint for AzureArc {
     }
 
     /// Neither the file's path nor its content gets into an error: whoever reads them in time has the token.
-    fn authorize(&self, answer: &Answer) -> Option<Result<HeaderValue, Failure>> {
+    fn authorize(&self, answer: &Response) -> Option<Result<HeaderValue, Failure>> {
         (answer.status == StatusCode::UNAUTHORIZED).then(|| {
             let realm = answer
                 .headers
@@ -111,7 +111,7 @@ mod tests {
 
     fn challenge(arc: &AzureArc, realm: &str) -> Result<HeaderValue, Failure> {
         let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::try_from(realm).unwrap())]);
-        let answer = Answer {
+        let answer = Response {
             status: StatusCode::UNAUTHORIZED,
             headers,
             body: Zeroizing::default(),
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn any_other_answer_is_no_challenge() {
-        let answer = Answer {
+        let answer = Response {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: Zeroizing::default(),

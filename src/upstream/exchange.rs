@@ -1,37 +1,27 @@
-//! One HTTP exchange: connect, send, read a bounded body.
+//! An exchange with the endpoint, and what its end means where there is no answer.
 
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::{HeaderMap, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use zeroize::Zeroizing;
 
 use crate::failure::{Class, Failure};
+use crate::http::{self, Response};
 
 /// No token is near it; an endless body is not read on.
 const MAX_BODY: usize = 64 * 1024;
-
-/// What came back, whatever it is.
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    /// Wiped on drop, since it may hold a token.
-    pub body: Zeroizing<Vec<u8>>,
-}
 
 /// Sends `request` over a connection of its own: a token is asked for a few times a day, and a kept connection would
 /// only be one more thing to break.
 ///
 /// # Errors
 /// [`Class::Restarting`] for a refused connection, [`Class::Faulty`] for anything else that ends the exchange.
-pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Duration) -> Result<Answer, Failure> {
+pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Duration) -> Result<Response, Failure> {
     converse(connect(uri, connect_timeout).await?, request).await
 }
 
@@ -39,34 +29,9 @@ pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Du
 pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
-) -> Result<Answer, Failure> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(&error))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(|error| broken(&*error))?;
-        // Gathered into one buffer that is wiped; the pieces are the allocator's again.
-        let mut bytes = body.aggregate();
-        let mut whole = Zeroizing::new(vec![0; bytes.remaining()]);
-        bytes.copy_to_slice(&mut whole);
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            body: whole,
-        })
-    };
-    // The connection is driven here and not in a task of its own, so that dropping the exchange ends it.
-    tokio::pin!(exchange, connection);
-    tokio::select! {
-        biased;
-        answer = &mut exchange => answer,
-        _ = &mut connection => exchange.await,
-    }
+) -> Result<Response, Failure> {
+    let response = http::exchange(stream, request, MAX_BODY).await;
+    response.map_err(|error| broken(&error))
 }
 
 async fn connect(uri: &Uri, patience: Duration) -> Result<TcpStream, Failure> {

@@ -16,10 +16,10 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
-use super::exchange::{self, Answer};
-use super::{reply, status};
+use super::{exchange, reply, status};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};
+use crate::http::Response;
 use crate::key::{Identity, Key, Resource};
 use crate::token::Token;
 
@@ -70,7 +70,7 @@ pub fn reply(input: &[u8]) -> bool {
     is_token
 }
 
-async fn converse(input: &[u8]) -> Result<Answer, Failure> {
+async fn converse(input: &[u8]) -> Result<Response, Failure> {
     let (mut endpoint, stream) = tokio::io::duplex(1 << 20);
     let request = Request::get("/metadata/identity/oauth2/token")
         .body(Empty::<Bytes>::new())

@@ -1,6 +1,6 @@
 //! The instance metadata service (`docs/protocol.md`, "Endpoints", row "instance metadata service").
 
-use super::Endpoint;
+use super::endpoint::Endpoint;
 
 /// <http://169.254.169.254/metadata/identity/oauth2/token>
 pub(super) struct Imds;

@@ -5,6 +5,7 @@
 //! reads no proxy variable, which is what this endpoint asks for (`docs/protocol.md`, "Limits", row "Proxies").
 
 mod azure_arc;
+mod endpoint;
 mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -21,37 +22,17 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_A
 use hyper::{Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use self::exchange::Answer;
+use self::endpoint::Endpoint;
 pub use self::reply::token as judge_reply;
 use crate::clock::Clock;
 use crate::config::{self, Kind};
 use crate::failure::{Class, Failure};
+use crate::http::Response;
 use crate::key::{Identity, Key};
 use crate::token::Token;
 
 /// What RFC 3986 calls unreserved stays as it is in a query value; everything else is encoded.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// How a kind of endpoint is asked for a token.
-trait Endpoint: Send + Sync {
-    /// The parameters that come before the resource and the identity.
-    fn parameters(&self, bypass: bool) -> &'static [(&'static str, &'static str)];
-
-    /// The `Authorization` that this answer challenges us to send the request again with.
-    fn authorize(&self, _answer: &Answer) -> Option<Result<HeaderValue, Failure>> {
-        None
-    }
-
-    /// What its `Server` header begins with, where somebody else may answer in its place.
-    fn server(&self) -> Option<&'static str> {
-        None
-    }
-
-    /// Whether a reply that does not say whose token it is cannot be trusted to be for the identity asked for.
-    fn must_echo_identity(&self) -> bool {
-        false
-    }
-}
 
 /// The endpoint that tokens come from.
 pub struct Upstream {
@@ -102,7 +83,7 @@ impl Upstream {
     }
 
     /// One exchange, or where the endpoint answers with a challenge, two: one challenge is answered a request.
-    async fn exchange(&self, key: &Key, bypass: bool) -> Result<Answer, Failure> {
+    async fn exchange(&self, key: &Key, bypass: bool) -> Result<Response, Failure> {
         let mut request = self.request(key, bypass)?;
         let answer = exchange::send(&self.uri, request.clone(), self.connect_timeout).await?;
         let Some(authorization) = self.endpoint.authorize(&answer) else {

@@ -6,9 +6,9 @@ use hyper::header::{HeaderValue, RETRY_AFTER, SERVER};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::exchange::Answer;
 use crate::clock::Now;
 use crate::failure::{Class, Failure, Refusal};
+use crate::http::Response;
 
 /// Longest text taken over from a refusal, in characters.
 const MAX_TEXT: usize = 600;
@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 600;
 /// Passes a 200 on; anything else is a failure of the class that the table gives it.
 ///
 /// `server` is what the endpoint's own `Server` header begins with, where that is known.
-pub fn check(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Failure> {
+pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Failure> {
     let status = answer.status;
     let class = match status.as_u16() {
         200 => return Ok(()),
@@ -42,7 +42,7 @@ pub fn check(answer: &Answer, server: Option<&str>, now: Now) -> Result<(), Fail
     Err(Failure { class, cause })
 }
 
-fn is_from(answer: &Answer, name: &str) -> bool {
+fn is_from(answer: &Response, name: &str) -> bool {
     let servers = answer.headers.get_all(SERVER).iter();
     servers
         .filter_map(|server| server.to_str().ok())
@@ -127,7 +127,7 @@ mod tests {
             .collect();
         let status_code = StatusCode::from_u16(code).unwrap();
         check(
-            &Answer {
+            &Response {
                 status: status_code,
                 headers,
                 body: Zeroizing::new(body.into()),

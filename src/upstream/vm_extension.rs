@@ -1,7 +1,7 @@
 //! The VM extension of 2017 (`docs/protocol.md`, "Endpoints", row "VM extension"), which knows no api-version and no
 //! `bypass_cache`.
 
-use super::Endpoint;
+use super::endpoint::Endpoint;
 
 /// <http://localhost:50342/oauth2/token>
 pub(super) struct VmExtension;

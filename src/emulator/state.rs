@@ -1,0 +1,24 @@
+//! What every connection to the stand-in shares.
+
+use super::arc;
+use super::arm::StorageAccount;
+use super::identity::IdentitySet;
+use super::issue::Issuer;
+use super::script::Script;
+use super::traffic::Traffic;
+use parking_lot::Mutex;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub storage_accounts: Vec<StorageAccount>,
+    pub inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub identities: IdentitySet,
+    pub script: Script,
+    pub issuer: Issuer,
+    pub traffic: Traffic,
+    pub challenges: arc::Challenges,
+}
