@@ -15,7 +15,7 @@ use crate::broker::{
     Answer, Ask, Broker, Decision, Effect, Entry, Fetch, KeySnapshot, Note, Policy, Unserved, WaiterId,
 };
 use crate::clock::{Clock, Now};
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::heartbeat::{self, Heartbeat};
 use crate::token::Token;
 use crate::upstream::Upstream;
@@ -150,13 +150,13 @@ impl Engine {
     }
 
     /// What is worth carrying over to the next life of the process.
-    pub fn carry(&self) -> Vec<KeySnapshot> {
-        self.state.lock().broker.carry()
+    pub fn snapshot(&self) -> Vec<KeySnapshot> {
+        self.state.lock().broker.snapshot()
     }
 
     /// Takes over what a former life left.
-    pub fn take_over(self: &Arc<Self>, carried: Vec<KeySnapshot>) {
-        self.with(|state, now, effects| state.broker.take_over(now, carried, effects));
+    pub fn restore(self: &Arc<Self>, carried: Vec<KeySnapshot>) {
+        self.with(|state, now, effects| state.broker.restore(now, carried, effects));
     }
 
     /// Waits until the cache has changed since the last time.
@@ -265,7 +265,13 @@ struct Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let lost = || Err(Failure::new(Class::Faulty, "the fetch ended without an answer"));
+        let lost = || {
+            Err(Failure::new(
+                Class::Faulty,
+                Cause::Reset,
+                "the fetch ended without an answer",
+            ))
+        };
         let outcome = self.outcome.take().unwrap_or_else(lost);
         self.engine
             .with(|state, now, effects| state.broker.reply(now, &self.fetch, outcome, effects));

@@ -122,7 +122,7 @@ async fn a_fetch_that_panics_leaves_nobody_waiting_and_blocks_nobody() {
             panic!("{answer:?}")
         };
         assert_eq!(failure.class, Class::Faulty);
-        assert!(failure.cause.contains("ended without an answer"), "{failure:?}");
+        assert!(failure.text.contains("ended without an answer"), "{failure:?}");
         // All four seats at the endpoint would be taken by now, had the panics kept theirs.
         tokio::time::sleep(next_in).await;
     }

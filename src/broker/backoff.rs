@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::failure::Class;
 
 /// For this long a restarting endpoint is asked every few seconds, and callers are held.
@@ -16,12 +14,16 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The failures of one key since its last good reply. Each row counts for itself, so that an endpoint which alternates
 /// between two kinds of failure is still asked less and less.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Streak {
-    restarting_since: Option<Duration>,
-    restarts: u32,
-    faults: u32,
-    refusals: u32,
+    /// When the first failure of the row came by which the endpoint restarts, on the boot-time clock.
+    pub restarting_since: Option<Duration>,
+    /// Tries that were refused since then, while it is believed to restart.
+    pub restarts: u32,
+    /// Failures that are backed off from.
+    pub faults: u32,
+    /// Refusals.
+    pub refusals: u32,
 }
 
 /// What follows from a failure.

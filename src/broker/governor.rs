@@ -209,6 +209,7 @@ impl Governor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Cause, Class};
     use crate::key::{Identity, Resource};
 
     fn key(name: &str) -> Arc<Key> {
@@ -265,7 +266,7 @@ mod tests {
         let mut governor = Governor::new(1, 1);
         governor.enqueue(&key("a"), Lane::Caller(1), Duration::ZERO);
         governor.enqueue(&key("b"), Lane::Refresh, Duration::ZERO);
-        let failure = Arc::new(Failure::new(crate::failure::Class::Throttled(None), "HTTP 429"));
+        let failure = Arc::new(Failure::new(Class::Throttled(None), Cause::Status, "HTTP 429"));
         let until = Duration::from_secs(9);
         assert_eq!(
             governor
@@ -318,7 +319,7 @@ mod tests {
     fn answers_to_requests_that_ran_together_are_one_round_of_throttles() {
         let mut governor = Governor::new(9, 9);
         let at = Duration::from_secs;
-        let failure = Arc::new(Failure::new(crate::failure::Class::Throttled(None), "HTTP 429"));
+        let failure = Arc::new(Failure::new(Class::Throttled(None), Cause::Status, "HTTP 429"));
         let throttle = |until| Throttle {
             until: at(until),
             failure: failure.clone(),

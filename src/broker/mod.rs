@@ -19,6 +19,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::backoff::Streak;
 pub use self::event::{
     Answer, Ask, Bound, Decision, Effect, Entry, Fetch, Note, Policy, Renewal, Served, Unserved, WaiterId,
 };

@@ -8,7 +8,7 @@ use super::lifetime::{Lease, refresh_in};
 use super::slot::Failing;
 use super::{Broker, Effect, Fetch, Note, Unserved, note_lapse, served};
 use crate::clock::Now;
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key};
 use crate::token::Token;
 
@@ -27,7 +27,7 @@ impl Broker {
         let started = slot.last_try.unwrap_or(now.boot);
         let lease = outcome.map(|token| Lease::new(Arc::new(token), now)).and_then(|lease| {
             let over = lease.left(now).is_zero();
-            let faulty = || Failure::new(Class::Faulty, "the token given was over on arrival");
+            let faulty = || Failure::new(Class::Faulty, Cause::Expired, "the token given was over on arrival");
             if over { Err(faulty()) } else { Ok(lease) }
         });
         match lease {
@@ -83,7 +83,7 @@ impl Broker {
         }
         let size = new.token.size();
         if !self.store.make_room(&fetch.key, size, &self.policy, now, effects) {
-            let failure = Failure::new(Class::Full, NO_ROOM);
+            let failure = Failure::new(Class::Full, Cause::Other, NO_ROOM);
             return self.failed(now, &fetch.key, &Arc::new(failure), 0, effects);
         }
         let Some(slot) = self.store.get_mut(&fetch.key) else {

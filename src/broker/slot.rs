@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::WaiterId;
 use super::backoff::Streak;
 use super::governor::{Governor, Lane};
@@ -63,7 +61,7 @@ pub struct Flight {
 }
 
 /// Failures in a row.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Failing {
     /// The last one.
     pub failure: Arc<Failure>,
@@ -74,7 +72,6 @@ pub struct Failing {
     /// Callers without a token are held until the next try.
     pub hold_callers: bool,
     /// The classes of failure that were told; throttles, which are everybody's, apart.
-    #[serde(default)]
     pub told: Vec<String>,
 }
 

@@ -35,13 +35,13 @@ pub struct KeySnapshot {
 
 impl Broker {
     /// Everything worth carrying over.
-    pub fn carry(&self) -> Vec<KeySnapshot> {
+    pub fn snapshot(&self) -> Vec<KeySnapshot> {
         self.store.iter().map(KeySnapshot::from).collect()
     }
 
     /// Takes over what a former life left, as far as it fits the bounds now in force: what is warm first, then what has a
     /// token, the latest used first, and no key that is known already. A token that has expired meanwhile is not taken.
-    pub fn take_over(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
+    pub fn restore(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
         carried.sort_by_key(|carried| {
             let is_warm = self.store.get(&carried.key).is_some_and(|slot| slot.warm);
             (!is_warm, carried.token.is_none(), Reverse(carried.last_asked))

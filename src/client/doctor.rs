@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::Deserialize;
 
 use super::connection::Daemon;
 use super::endpoint::Sight;
 use super::failure::{Exit, Failure, printable};
 use super::get::{Mode, target};
-use super::ready::{Ready, Token};
+use super::ready::Ready;
 use super::selection::Selector;
 use super::{endpoint, output, remedy};
 use crate::clock::{Clock, SystemClock};
+use crate::failure;
 use crate::key::{Key, Resource};
+use crate::observe::health::TokenHealth;
+use crate::observe::status::{CallerStatus, Status};
 
 /// For what the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -41,21 +43,6 @@ enum Finding {
     Note(String, String),
     /// What is wrong, what to do, and what the program exits with if this is the first one.
     Wrong(Exit, String, String),
-}
-
-/// What is read of `/status`.
-#[derive(Deserialize)]
-struct Status {
-    version: String,
-    endpoint: String,
-    caller: Caller,
-}
-
-#[derive(Deserialize)]
-struct Caller {
-    uid: u32,
-    privileged: bool,
-    rules: u64,
 }
 
 /// Prints the diagnosis.
@@ -116,7 +103,7 @@ async fn documents(daemon: &Daemon) -> Result<(Status, Ready), Finding> {
     ))
 }
 
-fn rules(caller: &Caller) -> Finding {
+fn rules(caller: &CallerStatus) -> Finding {
     match (caller.privileged, caller.rules) {
         (true, _) => Finding::Well(format!(
             "uid {} may have every token; `msi-token explain` judges for another user",
@@ -141,14 +128,17 @@ fn rules(caller: &Caller) -> Finding {
     }
 }
 
-fn sight_of(status: &Status, sight: Result<Sight, String>, failing: bool) -> Vec<Finding> {
+fn sight_of(status: &Status, sight: Result<Sight, failure::Failure>, failing: bool) -> Vec<Finding> {
     let endpoint = &status.endpoint;
     let sight = match sight {
         Ok(sight) => sight,
-        Err(cause) => {
-            let what = format!("the VM's endpoint {endpoint} cannot be reached from here: {cause}");
+        Err(failure) => {
+            let what = format!(
+                "the VM's endpoint {endpoint} cannot be reached from here: {}",
+                failure.text
+            );
             return vec![if failing || status.caller.uid == 0 {
-                Finding::Wrong(Exit::TryLater, what, remedy::for_cause(&cause).to_owned())
+                Finding::Wrong(Exit::TryLater, what, remedy::for_codes(&failure.codes()).to_owned())
             } else {
                 let why = "No token fails: where a firewall lets only the daemon's user reach the endpoint, this is as \
                            it should be.";
@@ -187,9 +177,9 @@ fn skew(theirs: Duration, ours: Duration) -> Option<Finding> {
 
 /// One finding for all tokens that want the same remedy.
 fn tokens(ready: &Ready) -> Vec<Finding> {
-    let mut causes: Vec<(&str, Vec<&Token>)> = Vec::new();
+    let mut causes: Vec<(&str, Vec<&TokenHealth>)> = Vec::new();
     for token in ready.tokens.iter().filter(|token| token.failures > 0) {
-        let remedy = remedy::for_cause(&token.reason);
+        let remedy = remedy::for_codes(&token.codes);
         match causes.iter_mut().find(|(other, _)| *other == remedy) {
             Some((_, tokens)) => tokens.push(token),
             None => causes.push((remedy, vec![token])),
@@ -227,7 +217,7 @@ async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
             key.resource
         ),
         Exit::Unreachable => failure.advice.into_owned(),
-        _ => remedy::for_cause(&failure.cause).to_owned(),
+        _ => remedy::for_codes(&failure.codes).to_owned(),
     };
     Finding::Wrong(failure.exit, failure.cause, cure)
 }
@@ -291,6 +281,8 @@ impl From<&Failure> for Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Codes, ErrorClass};
+    use crate::key::Identity;
 
     #[test]
     fn a_proxy_is_in_the_way_unless_loopback_is_excepted() {
@@ -330,15 +322,18 @@ mod tests {
 
     #[test]
     fn tokens_with_one_remedy_are_one_finding() {
-        let token = |failures, reason: &str| Token {
-            resource: "https://r/".to_owned(),
-            identity: "default".to_owned(),
+        let token = |failures, reason: &str, codes| TokenHealth {
+            resource: Resource::new("https://r/").unwrap(),
+            identity: Identity::Default,
             ready: failures == 0,
             failures,
             reason: reason.to_owned(),
             warm: false,
             expires_in: 0,
+            codes,
+            problem: None,
         };
+        let (restarting, faulty) = (Codes::from(ErrorClass::Restarting), Codes::from(ErrorClass::Faulty));
         let refused = "no token; the last request failed: connection refused";
         let found = |tokens| {
             super::tokens(&Ready {
@@ -347,13 +342,13 @@ mod tests {
             })
         };
         let findings = found(vec![
-            token(1, refused),
-            token(0, "fine"),
-            token(9, refused),
-            token(1, "HTTP 500"),
+            token(1, refused, restarting.clone()),
+            token(0, "fine", Codes::default()),
+            token(9, refused, restarting),
+            token(1, "HTTP 500", faulty),
         ]);
         assert_eq!(findings.len(), 2, "{findings:?}");
         assert!(findings[0].lines()[0].contains("(and 1 more alike)"), "{findings:?}");
-        assert!(found(vec![token(0, "fine")])[0].exit().is_none());
+        assert!(found(vec![token(0, "fine", Codes::default())])[0].exit().is_none());
     }
 }

@@ -9,6 +9,7 @@ use hyper::{Request, Uri};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::failure::{Cause, Class, Failure};
 use crate::http::{self, Response};
 
 /// The endpoint answers a bad request from memory.
@@ -28,9 +29,9 @@ pub struct Sight {
 }
 
 /// # Errors
-/// Why it cannot be reached, in the daemon's own words for it.
-pub async fn look(endpoint: &str) -> Result<Sight, String> {
-    let uri: Uri = endpoint.parse().map_err(|error| format!("no connection: {error}"))?;
+/// Why it cannot be reached, as the daemon would say it.
+pub async fn look(endpoint: &str) -> Result<Sight, Failure> {
+    let uri: Uri = endpoint.parse().map_err(|error| unreachable(&error))?;
     // Without `Metadata: true` every kind of endpoint refuses, and issues nothing.
     let answer = get(&uri, uri.path()).await?;
     let time = answer
@@ -58,7 +59,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-async fn get(uri: &Uri, path: &str) -> Result<Response, String> {
+async fn get(uri: &Uri, path: &str) -> Result<Response, Failure> {
     let host = uri.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let authority = uri.authority().map_or(host, |authority| authority.as_str());
@@ -66,14 +67,19 @@ async fn get(uri: &Uri, path: &str) -> Result<Response, String> {
     let exchange = async {
         let stream = TcpStream::connect((bare, uri.port_u16().unwrap_or(80))).await;
         let stream = stream.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-            _ => format!("no connection: {error}"),
+            io::ErrorKind::ConnectionRefused => Failure::new(Class::Restarting, Cause::Connect, "connection refused"),
+            _ => unreachable(&error),
         })?;
-        let request = request.map_err(|error| format!("no connection: {error}"))?;
-        let answer = http::exchange(stream, request, MAX_BODY).await;
-        answer.map_err(|error| format!("the exchange broke off: {error}"))
+        let request = request.map_err(|error| unreachable(&error))?;
+        let response = http::exchange(stream, request, MAX_BODY).await;
+        response.map_err(|error| Failure::new(Class::Faulty, Cause::Reset, format!("the exchange broke off: {error}")))
     };
-    timeout(PATIENCE, exchange)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(PATIENCE))))
+    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+        let text = format!("no answer within {}", humantime::format_duration(PATIENCE));
+        Err(Failure::new(Class::Faulty, Cause::Timeout, text))
+    })
+}
+
+fn unreachable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Class::Faulty, Cause::Connect, format!("no connection: {error}"))
 }

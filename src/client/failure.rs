@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use serde::Deserialize;
 
+use crate::failure::Codes;
 use crate::http::Response;
 
 /// Exit codes, by `sysexits.h`.
@@ -41,6 +42,8 @@ pub struct Failure {
     pub advice: Cow<'static, str>,
     /// When another try makes sense, if it does.
     pub retry_in: Option<Duration>,
+    /// What the daemon's answer says for programs; nothing where there was no answer.
+    pub codes: Codes,
 }
 
 /// What an error answer says.
@@ -48,6 +51,8 @@ pub struct Failure {
 struct ErrorText {
     error: Option<String>,
     error_description: Option<String>,
+    #[serde(flatten)]
+    codes: Codes,
 }
 
 impl Failure {
@@ -58,6 +63,7 @@ impl Failure {
             cause: cause.into(),
             advice: advice.into(),
             retry_in: None,
+            codes: Codes::default(),
         }
     }
 
@@ -87,7 +93,7 @@ impl Failure {
             (None, Some(error)) => format!("{wanted}: {}", printable(&error)),
             (None, None) => format!("{wanted}: the daemon answers HTTP {}", answer.status.as_u16()),
         };
-        match answer.status {
+        let failure = match answer.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 let seconds = answer
                     .header(RETRY_AFTER)
@@ -108,6 +114,10 @@ impl Failure {
                 cause,
                 "The daemon and this client may be of different versions: compare `msi-tokend --version`.",
             ),
+        };
+        Self {
+            codes: text.codes,
+            ..failure
         }
     }
 

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::connection::{Daemon, NoAnswer};
 use super::failure::{Failure, printable};
 use super::output;
-use super::ready::{Ready, Token};
+use super::ready::Ready;
 use crate::config::duration;
+use crate::observe::health::TokenHealth;
 
 /// For each of the two requests: monitoring systems give a plugin ten seconds in all.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -96,7 +97,7 @@ async fn look(daemon: &Daemon, arguments: &Arguments) -> Report {
 
 /// A warm token must be there and stay there; one that is merely in use only has to be worried about.
 fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
-    let level = |token: &Token| {
+    let level = |token: &TokenHealth| {
         let runs_short = |threshold: &Duration| Duration::from_secs(token.expires_in) < *threshold;
         let first_fetch = !token.ready && token.failures == 0;
         match token.warm {
@@ -106,7 +107,7 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
             _ => Level::Ok,
         }
     };
-    let mut troubled: Vec<(Level, &Token)> = ready.tokens.iter().map(|token| (level(token), token)).collect();
+    let mut troubled: Vec<(Level, &TokenHealth)> = ready.tokens.iter().map(|token| (level(token), token)).collect();
     troubled.retain(|(level, _)| *level > Level::Ok);
     troubled.sort_by_key(|(level, token)| (std::cmp::Reverse(*level), token.expires_in));
     let whole = if ready.problems.is_empty() {
@@ -137,7 +138,7 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
             )
         }
     };
-    let count = |what: fn(&&Token) -> bool| ready.tokens.iter().filter(what).count();
+    let count = |what: fn(&&TokenHealth) -> bool| ready.tokens.iter().filter(what).count();
     Report {
         level: troubled.first().map_or(whole, |(level, _)| *level),
         text,
@@ -192,25 +193,29 @@ impl From<Level> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Codes;
+    use crate::key::{Identity, Resource};
 
     const ARGUMENTS: Arguments = Arguments {
         warning: Duration::from_secs(900),
         critical: Duration::from_secs(300),
     };
 
-    fn token(warm: bool, expires_in: u64, failures: u64) -> Token {
-        Token {
-            resource: format!("https://{expires_in}|/"),
-            identity: "default".to_owned(),
+    fn token(warm: bool, expires_in: u64, failures: u32) -> TokenHealth {
+        TokenHealth {
+            resource: Resource::new(&format!("https://{expires_in}|/")).unwrap(),
+            identity: Identity::Default,
             warm,
             ready: expires_in > 0,
             expires_in,
             failures,
             reason: "why".to_owned(),
+            codes: Codes::default(),
+            problem: None,
         }
     }
 
-    fn judged(tokens: Vec<Token>) -> Report {
+    fn judged(tokens: Vec<TokenHealth>) -> Report {
         let problems = Vec::new();
         judge(&Ready { problems, tokens }, &ARGUMENTS)
     }

@@ -3,36 +3,13 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
-use serde::Deserialize;
 
 use super::failure::printable;
 use super::table;
+use crate::observe::status::{Status, TokenStatus};
 
 /// SDKs take a token with less than this for expired.
 const LOW: u64 = 300;
-
-/// What is shown of `/status`.
-#[derive(Deserialize)]
-pub struct Status {
-    version: String,
-    now: u64,
-    endpoint: String,
-    tokens: Vec<Token>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    resource: String,
-    identity: String,
-    warm: bool,
-    expires_on: Option<u64>,
-    expires_in: u64,
-    next_try: u64,
-    fetching: bool,
-    last_error: Option<String>,
-    failures: u64,
-    hits: u64,
-}
 
 /// How the terminal wants it.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +22,7 @@ pub struct Look {
 
 /// How a token fares, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
+enum TokenState {
     /// There is none to serve, and fetching one failed.
     Missing,
     /// It is served and cannot be refreshed.
@@ -57,12 +34,15 @@ enum State {
     Fine,
 }
 
-impl Status {
+/// `/status`, to be shown.
+pub struct Listing(pub Status);
+
+impl Listing {
     /// A table, or a block of lines for each token where the table would not fit.
     pub fn render(mut self, look: &Look) -> String {
-        self.tokens.sort_by_key(|token| (token.state(), token.expires_in));
+        self.0.tokens.sort_by_key(|token| (state_of(token), token.expires_in));
         let mut lines = self.heading();
-        if !self.tokens.is_empty() {
+        if !self.0.tokens.is_empty() {
             lines.push(String::new());
             let table = self.table();
             let widest = table.iter().map(|line| line.chars().count()).max().unwrap_or_default();
@@ -76,9 +56,9 @@ impl Status {
     }
 
     fn heading(&self) -> Vec<String> {
-        let count = |state| self.tokens.iter().filter(|token| token.state() == state).count();
-        let (missing, failing) = (count(State::Missing), count(State::Failing));
-        let tokens = match self.tokens.len() {
+        let count = |state| self.0.tokens.iter().filter(|token| state_of(token) == state).count();
+        let (missing, failing) = (count(TokenState::Missing), count(TokenState::Failing));
+        let tokens = match self.0.tokens.len() {
             0 => "nothing is cached that you may have".to_owned(),
             1 => "1 token".to_owned(),
             all => format!("{all} tokens"),
@@ -90,8 +70,8 @@ impl Status {
             (missing, failing) => format!("; {missing} cannot be served, {failing} cannot be refreshed"),
         };
         vec![
-            format!("msi-tokend {} at {}", printable(&self.version), date(self.now)),
-            format!("tokens from {}", printable(&self.endpoint)),
+            format!("msi-tokend {} at {}", printable(&self.0.version), date(self.0.now)),
+            format!("tokens from {}", printable(&self.0.endpoint)),
             tokens + &trouble,
         ]
     }
@@ -100,14 +80,14 @@ impl Status {
     fn table(&self) -> Vec<String> {
         let head = ["STATE", "RESOURCE", "IDENTITY", "KEPT", "EXPIRES", "NEXT TRY", "HITS"];
         let mut rows = vec![head.map(str::to_owned)];
-        rows.extend(self.tokens.iter().map(|token| {
+        rows.extend(self.0.tokens.iter().map(|token| {
             [
-                token.state().name().to_owned(),
-                printable(&token.resource),
-                printable(&token.identity),
+                state_of(token).name().to_owned(),
+                printable(token.resource.as_str()),
+                printable(&token.identity.to_string()),
                 if token.warm { "warm" } else { "in use" }.to_owned(),
-                token.expiry(self.now),
-                token.next(self.now),
+                expiry(token, self.0.now),
+                next(token, self.0.now),
                 token.hits.to_string(),
             ]
         }));
@@ -117,67 +97,65 @@ impl Status {
     fn rows(&self, table: &[String], look: &Look, lines: &mut Vec<String>) {
         let [head, rows @ ..] = table else { return };
         lines.push(head.clone());
-        for (row, token) in rows.iter().zip(&self.tokens) {
-            lines.push(painted(row, token.state(), look));
-            lines.extend(token.trouble().map(|trouble| format!("    {trouble}")));
+        for (row, token) in rows.iter().zip(&self.0.tokens) {
+            lines.push(painted(row, state_of(token), look));
+            lines.extend(trouble(token).map(|trouble| format!("    {trouble}")));
         }
     }
 
     fn blocks(&self, look: &Look, lines: &mut Vec<String>) {
-        for token in &self.tokens {
-            let state = token.state();
+        for token in &self.0.tokens {
+            let state = state_of(token);
             lines.push(painted(
-                &format!("{} {}", state.name(), printable(&token.resource)),
+                &format!("{} {}", state.name(), printable(token.resource.as_str())),
                 state,
                 look,
             ));
             let kept = if token.warm { ", kept warm" } else { "" };
-            lines.push(format!("    for {}{kept}", printable(&token.identity)));
-            lines.push(format!("    expires: {}", token.expiry(self.now)));
-            lines.push(format!("    next try: {}", token.next(self.now)));
-            lines.extend(token.trouble().map(|trouble| format!("    {trouble}")));
+            lines.push(format!("    for {}{kept}", printable(&token.identity.to_string())));
+            lines.push(format!("    expires: {}", expiry(token, self.0.now)));
+            lines.push(format!("    next try: {}", next(token, self.0.now)));
+            lines.extend(trouble(token).map(|trouble| format!("    {trouble}")));
         }
     }
 }
 
-impl Token {
-    fn state(&self) -> State {
-        match (self.expires_in, self.failures) {
-            (0, 0) => State::Fetching,
-            (0, _) => State::Missing,
-            (_, 1..) => State::Failing,
-            (..LOW, 0) => State::Low,
-            _ => State::Fine,
-        }
-    }
-
-    fn expiry(&self, now: u64) -> String {
-        match self.expires_on {
-            None => "no token".to_owned(),
-            // By the boot-time clock a token may end before the date that is written in it.
-            Some(at) if self.expires_in == 0 && at > now => "expired".to_owned(),
-            Some(at) => moment(at, now),
-        }
-    }
-
-    fn next(&self, now: u64) -> String {
-        if self.fetching || self.next_try <= now {
-            "now".to_owned()
-        } else {
-            moment(self.next_try, now)
-        }
-    }
-
-    fn trouble(&self) -> Option<String> {
-        let error = printable(self.last_error.as_ref()?);
-        Some(match self.failures {
-            0 | 1 => error,
-            failures => format!("{error}; {failures} failures in a row"),
-        })
+fn state_of(token: &TokenStatus) -> TokenState {
+    match (token.expires_in, token.failures) {
+        (0, 0) => TokenState::Fetching,
+        (0, _) => TokenState::Missing,
+        (_, 1..) => TokenState::Failing,
+        (..LOW, 0) => TokenState::Low,
+        _ => TokenState::Fine,
     }
 }
 
-impl State {
+fn expiry(token: &TokenStatus, now: u64) -> String {
+    match token.expires_on {
+        None => "no token".to_owned(),
+        // By the boot-time clock a token may end before the date that is written in it.
+        Some(at) if token.expires_in == 0 && at > now => "expired".to_owned(),
+        Some(at) => moment(at, now),
+    }
+}
+
+fn next(token: &TokenStatus, now: u64) -> String {
+    if token.fetching || token.next_try <= now {
+        "now".to_owned()
+    } else {
+        moment(token.next_try, now)
+    }
+}
+
+fn trouble(token: &TokenStatus) -> Option<String> {
+    let error = printable(token.last_error.as_ref()?);
+    Some(match token.failures {
+        0 | 1 => error,
+        failures => format!("{error}; {failures} failures in a row"),
+    })
+}
+
+impl TokenState {
     fn name(self) -> &'static str {
         match self {
             Self::Missing => "MISSING",
@@ -200,7 +178,7 @@ impl State {
 }
 
 /// The line with the state that it begins with in its colour.
-fn painted(line: &str, state: State, look: &Look) -> String {
+fn painted(line: &str, state: TokenState, look: &Look) -> String {
     match line.strip_prefix(state.name()) {
         Some(rest) if look.colour => {
             let style = state.style();
@@ -254,32 +232,43 @@ fn date(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Codes;
+    use crate::key::{Identity, Resource};
+    use crate::observe::status::CallerStatus;
 
     const NOW: u64 = 1_764_010_000; // 2025-11-24 18:46:40Z
 
-    fn token(resource: &str, expires_in: u64, failures: u64) -> Token {
-        Token {
-            resource: resource.to_owned(),
-            identity: "default".to_owned(),
+    fn token(resource: &str, expires_in: u64, failures: u32) -> TokenStatus {
+        TokenStatus {
+            resource: Resource::new(resource).unwrap(),
+            identity: Identity::Default,
             warm: false,
             expires_on: (expires_in > 0).then_some(NOW + expires_in),
             expires_in,
             next_try: NOW + 8,
             fetching: false,
             last_error: (failures > 0).then(|| "HTTP 503".to_owned()),
+            codes: Codes::default(),
             failures,
+            last_asked: NOW,
             hits: 7,
         }
     }
 
-    fn rendered(tokens: Vec<Token>, width: Option<usize>, colour: bool) -> Vec<String> {
+    fn rendered(tokens: Vec<TokenStatus>, width: Option<usize>, colour: bool) -> Vec<String> {
         let status = Status {
-            version: "1.2.3".to_owned(),
+            format: 1,
+            version: "1.2.3".into(),
             now: NOW,
             endpoint: "http://e/".to_owned(),
+            caller: CallerStatus {
+                uid: 0,
+                privileged: true,
+                rules: 0,
+            },
             tokens,
         };
-        let text = status.render(&Look { width, colour });
+        let text = Listing(status).render(&Look { width, colour });
         text.lines().map(str::to_owned).collect()
     }
 
@@ -338,7 +327,12 @@ mod tests {
 
     #[test]
     fn nothing_from_elsewhere_reaches_the_terminal_as_a_command() {
-        let lines = rendered(vec![token("https://a/\u{1b}[2J", 40_000, 0)], None, false);
+        let failing = TokenStatus {
+            last_error: Some("HTTP 503\u{1b}[2J".to_owned()),
+            ..token("https://a/", 40_000, 1)
+        };
+        let lines = rendered(vec![failing], None, false);
+        assert_eq!(lines.len(), 6);
         assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:?}");
     }
 }

@@ -2,21 +2,13 @@
 
 use serde::Deserialize;
 
-/// The daemon as it sees itself.
+use crate::observe::health::TokenHealth;
+
+/// The daemon as it sees itself; its other members are for people, and a newer version may have more states.
 #[derive(Deserialize)]
 pub struct Ready {
     /// What is wrong with the daemon as a whole.
     pub problems: Vec<String>,
-    pub tokens: Vec<Token>,
-}
-
-#[derive(Deserialize)]
-pub struct Token {
-    pub resource: String,
-    pub identity: String,
-    pub warm: bool,
-    pub ready: bool,
-    pub expires_in: u64,
-    pub failures: u64,
-    pub reason: String,
+    /// The warm tokens, and those that somebody asked for within the last hour.
+    pub tokens: Vec<TokenHealth>,
 }

@@ -10,8 +10,9 @@ use tokio::time::sleep;
 
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
-use super::listing::{Look, Status};
+use super::listing::{Listing, Look};
 use super::output;
+use crate::observe::status::Status;
 
 /// The daemon answers this from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, Failure
             "Compare `msi-tokend --version` with `msi-token --version`; --json prints it as it is.",
         )
     })?;
-    Ok(status.render(&look()).into())
+    Ok(Listing(status).render(&look()).into())
 }
 
 fn look() -> Look {

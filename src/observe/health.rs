@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::broker::{Entry, LOW};
 use crate::engine::Engine;
+use crate::failure::Codes;
 use crate::key::{Identity, Resource};
 
 /// A key that is not warm is watched for so long after its last request.
@@ -66,7 +67,7 @@ pub enum AzureState {
 
 /// One key that is watched. Monitoring runs as a user that may have no token, so this is told to everybody, as the metrics
 /// are.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct TokenHealth {
     /// As asked.
     pub resource: Resource,
@@ -82,8 +83,12 @@ pub struct TokenHealth {
     pub failures: u32,
     /// Why, or what is wrong with it.
     pub reason: String,
+    /// What failed last, for programs.
+    #[serde(flatten)]
+    pub codes: Codes,
+    /// What is wrong with it, if anything; for the line of `systemctl status`.
     #[serde(skip)]
-    ailment: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 /// What is known where callers come in.
@@ -102,7 +107,7 @@ impl Health {
     pub fn of(engine: &Engine, front: Front) -> Self {
         let (_, entries) = engine.entries();
         let throttle = engine.throttle();
-        Self::judge(entries, throttle.as_ref().map(|failure| &*failure.cause), front)
+        Self::judge(entries, throttle.as_ref().map(|failure| &*failure.text), front)
     }
 
     fn judge(mut entries: Vec<Entry>, throttle: Option<&str>, front: Front) -> Self {
@@ -115,7 +120,7 @@ impl Health {
         let problems = problems(throttle, front);
         let missing = || tokens.iter().filter(|token| token.warm && !token.ready);
         let ready = missing().next().is_none();
-        let degraded = !problems.is_empty() || tokens.iter().any(|token| token.ailment.is_some());
+        let degraded = !problems.is_empty() || tokens.iter().any(|token| token.problem.is_some());
         let state = if !front.live {
             State::Stuck
         } else if missing().any(|token| token.failures > 0) {
@@ -147,17 +152,17 @@ impl Health {
             cached => format!("serving {} of {cached} tokens", self.servable),
         }];
         parts.extend(self.problems.iter().cloned());
-        let mut ailing = self
+        let mut troubled = self
             .tokens
             .iter()
-            .filter_map(|token| Some((token, token.ailment.as_ref()?)));
-        if let Some((token, ailment)) = ailing.next() {
-            let more = match ailing.count() {
+            .filter_map(|token| Some((token, token.problem.as_ref()?)));
+        if let Some((token, problem)) = troubled.next() {
+            let more = match troubled.count() {
                 0 => String::new(),
                 more => format!(", and {more} more"),
             };
             let (resource, identity) = (&token.resource, &token.identity);
-            parts.push(format!("{resource} for {identity}: {ailment}{more}"));
+            parts.push(format!("{resource} for {identity}: {problem}{more}"));
         }
         let parts = parts.join("; ");
         match self.state {
@@ -216,11 +221,11 @@ impl TokenHealth {
         let reason = match (&entry.last_failure, left) {
             (None, 0) => "the first request to the endpoint is under way".to_owned(),
             (None, left) => format!("can be served for {left} s"),
-            (Some(failure), 0) => format!("no token; the last request failed: {}", failure.cause),
-            (Some(failure), left) => format!("can be served for {left} s; the last refresh failed: {}", failure.cause),
+            (Some(failure), 0) => format!("no token; the last request failed: {}", failure.text),
+            (Some(failure), left) => format!("can be served for {left} s; the last refresh failed: {}", failure.text),
         };
-        let ailment = match &entry.last_failure {
-            Some(failure) => Some(failure.cause.clone()),
+        let problem = match &entry.last_failure {
+            Some(failure) => Some(failure.text.clone()),
             None if left > 0 && entry.left < LOW => {
                 Some("less than five minutes left, which SDKs take for expired".to_owned())
             }
@@ -234,7 +239,12 @@ impl TokenHealth {
             expires_in: left,
             failures: entry.failures,
             reason,
-            ailment,
+            codes: entry
+                .last_failure
+                .as_ref()
+                .map(|failure| failure.codes())
+                .unwrap_or_default(),
+            problem,
         }
     }
 }
@@ -244,7 +254,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::failure::{Class, Failure};
+    use crate::failure::{Cause, Class, Failure};
     use crate::key::Key;
 
     const WELL: Front = Front {
@@ -262,7 +272,7 @@ mod tests {
             left: Duration::from_secs(left),
             next_in: Duration::ZERO,
             fetching: false,
-            last_failure: failure.map(|cause| Arc::new(Failure::new(Class::Faulty, cause))),
+            last_failure: failure.map(|cause| Arc::new(Failure::new(Class::Faulty, Cause::Status, cause))),
             failures: u32::from(failure.is_some()),
             asked_ago: Duration::ZERO,
             hits: 0,

@@ -45,7 +45,7 @@ impl Observer for Reporter {
                 failures,
             } => error!(
                 message_id = events::TOKEN_EXPIRED, resource = %key.resource, identity = %key.identity,
-                outcome = failure.class.name(), cause = failure.cause, failures, expires_on = utc(*expires_on), now,
+                outcome = failure.class.name(), cause = failure.cause.name(), error = failure.text, failures, expires_on = utc(*expires_on), now,
                 "the token has expired and could not be refreshed: callers are refused until the endpoint gives a new one"
             ),
             Note::Throttled {
@@ -55,7 +55,8 @@ impl Observer for Reporter {
             } => warn!(
                 message_id = events::UPSTREAM_THROTTLED,
                 outcome = failure.class.name(),
-                cause = failure.cause,
+                cause = failure.cause.name(),
+                error = failure.text,
                 next_in = next_in.as_secs(),
                 now,
                 "the endpoint says that this VM asks too much: nothing is asked for a while, cached tokens are served"
@@ -65,7 +66,8 @@ impl Observer for Reporter {
                 rounds,
                 next_in,
             } => debug!(
-                cause = failure.cause,
+                cause = failure.cause.name(),
+                error = failure.text,
                 rounds,
                 next_in = next_in.as_secs(),
                 "the endpoint still says that this VM asks too much"
@@ -122,7 +124,7 @@ fn refreshed(note: &Note, now: &str) {
         ),
         Some(failure) => warn!(
             message_id = events::REFRESH_RECOVERED, resource = %key.resource, identity = %key.identity, outcome = "ok",
-            failures, cause = failure.cause, expires_in = left, expires_on, next_in, now, "token fetched again after failures"
+            failures, cause = failure.cause.name(), error = failure.text, expires_in = left, expires_on, next_in, now, "token fetched again after failures"
         ),
     }
 }
@@ -144,16 +146,16 @@ fn failed(note: &Note, now: &str) {
     let outcome = failure.class.name();
     match expires_on {
         _ if !first => debug!(
-            resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause, failures,
+            resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause.name(), error = failure.text, failures,
             expires_in = left, next_in, "still no token"
         ),
         Some(expires_on) if left > 0 => warn!(
             message_id = events::REFRESH_FAILING, resource = %key.resource, identity = %key.identity, outcome,
-            cause = failure.cause, failures, expires_in = left, expires_on = utc(*expires_on), next_in, now,
+            cause = failure.cause.name(), error = failure.text, failures, expires_in = left, expires_on = utc(*expires_on), next_in, now,
             "the token could not be refreshed and is served on while it lives; retries are counted and not logged"
         ),
         _ => warn!(
-            resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause, failures, next_in, now,
+            resource = %key.resource, identity = %key.identity, outcome, cause = failure.cause.name(), error = failure.text, failures, next_in, now,
             "no token could be had, and there is none to serve; retries are counted and not logged"
         ),
     }
@@ -181,7 +183,7 @@ mod tests {
 
     use super::super::record::Record;
     use super::*;
-    use crate::failure::{Class, Refusal};
+    use crate::failure::{Cause, Class, Refusal};
     use crate::key::{Identity, Key, Resource};
 
     const NOW: Now = Now {
@@ -224,7 +226,7 @@ mod tests {
     fn failed(class: Class, cause: &str, nth: u32, first: bool, left: u64) -> Note {
         Note::Failed {
             key: key(),
-            failure: Arc::new(Failure::new(class, cause)),
+            failure: Arc::new(Failure::new(class, Cause::Status, cause)),
             failures: nth,
             first,
             left: Duration::from_secs(left),
@@ -254,7 +256,10 @@ mod tests {
             error_description: "d".to_owned(),
         };
         notes.push(failed(Class::Refused(refusal), "HTTP 400", 100, true, 3000));
-        notes.push(refreshed(100, Some(Failure::new(Class::Faulty, "HTTP 400"))));
+        notes.push(refreshed(
+            100,
+            Some(Failure::new(Class::Faulty, Cause::Status, "HTTP 400")),
+        ));
         let lines = log(&notes);
         let [start, another, end] = lines.as_slice() else {
             panic!("{lines:#?}")
@@ -305,7 +310,7 @@ mod tests {
         let lines = log(&[Note::Lapsed {
             key: key(),
             expires_on: NOW.wall,
-            failure: Arc::new(Failure::new(Class::Restarting, "connection refused")),
+            failure: Arc::new(Failure::new(Class::Restarting, Cause::Connect, "connection refused")),
             failures: 40,
         }]);
         let [line] = lines.as_slice() else { panic!("{lines:#?}") };
@@ -322,7 +327,7 @@ mod tests {
     #[test]
     fn throttles_are_one_state_of_the_endpoint_and_not_one_of_each_key() {
         let throttled = |rounds| Note::Throttled {
-            failure: Arc::new(Failure::new(Class::Throttled(None), "HTTP 429")),
+            failure: Arc::new(Failure::new(Class::Throttled(None), Cause::Status, "HTTP 429")),
             rounds,
             next_in: Duration::from_secs(9),
         };

@@ -1,25 +1,27 @@
 //! What is cached, as a document for people and programs. Never a token.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::access::{Caller, Rules};
 use crate::broker::Entry;
 use crate::clock::Now;
 use crate::engine::Engine;
+use crate::failure::Codes;
 use crate::key::{Identity, Resource};
 
 /// The form of `/status`: counts up when a member changes its meaning or goes; new ones may come at any time.
 const FORMAT: u32 = 1;
 
 /// `/status`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
     /// The form of this document, 1.
     pub format: u32,
     /// The daemon's version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// The daemon's wall clock, seconds since 1970.
     pub now: u64,
     /// The endpoint that tokens come from.
@@ -31,7 +33,7 @@ pub struct Status {
 }
 
 /// The caller, as the rules see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CallerStatus {
     /// As the kernel says it.
     pub uid: u32,
@@ -42,7 +44,7 @@ pub struct CallerStatus {
 }
 
 /// One cached key.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct TokenStatus {
     /// As asked.
     pub resource: Resource,
@@ -60,6 +62,9 @@ pub struct TokenStatus {
     pub fetching: bool,
     /// The last failure, null after a good reply.
     pub last_error: Option<String>,
+    /// What that was, for programs.
+    #[serde(flatten)]
+    pub codes: Codes,
     /// Failures in a row.
     pub failures: u32,
     /// When somebody last asked, seconds since 1970.
@@ -78,7 +83,7 @@ pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Status {
     visible.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
     Status {
         format: FORMAT,
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         now: now.wall.as_secs(),
         endpoint: engine.endpoint(),
         caller: CallerStatus {
@@ -100,7 +105,12 @@ impl TokenStatus {
             expires_in: entry.left.as_secs(),
             next_try: now.wall.saturating_add(entry.next_in).as_secs(),
             fetching: entry.fetching,
-            last_error: entry.last_failure.as_ref().map(|failure| failure.cause.clone()),
+            last_error: entry.last_failure.as_ref().map(|failure| failure.text.clone()),
+            codes: entry
+                .last_failure
+                .as_ref()
+                .map(|failure| failure.codes())
+                .unwrap_or_default(),
             failures: entry.failures,
             last_asked: now.wall.saturating_sub(entry.asked_ago).as_secs(),
             hits: entry.hits,

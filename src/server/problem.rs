@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::protocol::Protocol;
 use crate::access::Caller;
 use crate::broker::{Bound, Unserved};
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Codes, ErrorClass, Failure};
 use crate::key::Key;
 use crate::observe::labels::{Denial, Outcome};
 
@@ -35,6 +35,8 @@ pub struct Problem {
     pub outcome: Outcome,
     /// Why the caller may not, for a 403.
     pub denial: Option<Denial>,
+    /// For programs.
+    pub codes: Codes,
     newest_versions: &'static [&'static str],
 }
 
@@ -47,6 +49,8 @@ struct Body<'a> {
     message: Option<&'a str>,
     error: &'a str,
     error_description: &'a str,
+    #[serde(flatten)]
+    codes: &'a Codes,
     #[serde(rename = "newest-versions", skip_serializing_if = "<[_]>::is_empty")]
     newest_versions: &'a [&'static str],
 }
@@ -69,6 +73,13 @@ impl Problem {
                 _ => Outcome::BadRequest,
             },
             denial: None,
+            codes: Codes::from(match status {
+                StatusCode::FORBIDDEN => ErrorClass::Denied,
+                StatusCode::TOO_MANY_REQUESTS => ErrorClass::Full,
+                StatusCode::SERVICE_UNAVAILABLE => ErrorClass::Stopping,
+                StatusCode::GATEWAY_TIMEOUT => ErrorClass::Timeout,
+                _ => ErrorClass::BadRequest,
+            }),
             newest_versions: &[],
         }
     }
@@ -239,12 +250,12 @@ impl Problem {
         } else {
             "the VM's identity endpoint: "
         };
-        let why = format!("No token for {key}: {whose}{}.", failure.cause);
+        let why = format!("No token for {key}: {whose}{}.", failure.text);
         let retry = |status, error| Self {
             retry_after: Some(seconds),
             ..Self::new(status, error, why)
         };
-        match &failure.class {
+        let problem = match &failure.class {
             Class::Full => Self {
                 outcome: Outcome::Full,
                 ..retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests")
@@ -255,6 +266,10 @@ impl Problem {
             },
             Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+        };
+        Self {
+            codes: failure.codes(),
+            ..problem
         }
     }
 
@@ -271,6 +286,7 @@ impl Problem {
             message: app_service.then_some(&self.description),
             error: &self.error,
             error_description: &self.description,
+            codes: &self.codes,
             newest_versions: self.newest_versions,
         };
         serde_json::to_vec(&body).unwrap_or_default()

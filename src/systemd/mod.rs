@@ -3,6 +3,7 @@
 mod activation;
 mod fdstore;
 mod notify;
+mod snapshot;
 mod watchdog;
 
 pub use self::activation::{Activation, ActivationError};

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use zeroize::Zeroizing;
 
 use super::endpoint::Endpoint;
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::http::Response;
 
 /// Where the agent puts its challenges on Linux.
@@ -53,10 +53,8 @@ impl Endpoint for AzureArc {
                     authorization(&self.directory, path)
                 })
                 .map_err(|why| {
-                    Failure::new(
-                        Class::Faulty,
-                        format!("the agent's challenge cannot be answered: {why}"),
-                    )
+                    let text = format!("the agent's challenge cannot be answered: {why}");
+                    Failure::new(Class::Faulty, Cause::Status, text).answered(answer.status.as_u16())
                 })
         })
     }
@@ -158,11 +156,11 @@ mod tests {
             let failure = challenge(&arc, &odd).unwrap_err();
             assert_eq!(failure.class, Class::Faulty, "{odd}");
             assert!(
-                !failure.cause.contains(".key") || failure.cause.contains("no .key"),
+                !failure.text.contains(".key") || failure.text.contains("no .key"),
                 "{}",
-                failure.cause
+                failure.text
             );
-            assert!(!failure.cause.contains("tmp"), "{}", failure.cause);
+            assert!(!failure.text.contains("tmp"), "{}", failure.text);
         }
     }
 

@@ -10,8 +10,8 @@ use hyper::{Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::failure::{Class, Failure};
-use crate::http::{self, Response};
+use crate::failure::{Cause, Class, Failure};
+use crate::http::{self, ExchangeError, Response};
 
 /// No token is near it; an endless body is not read on.
 const MAX_BODY: usize = 64 * 1024;
@@ -44,9 +44,13 @@ async fn connect(uri: &Uri, patience: Duration) -> Result<TcpStream, Failure> {
     match tokio::time::timeout(patience, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Err(Failure::new(Class::Restarting, "connection refused"))
+            Err(Failure::new(Class::Restarting, Cause::Connect, "connection refused"))
         }
-        Ok(Err(error)) => Err(Failure::new(Class::Faulty, format!("no connection: {error}"))),
+        Ok(Err(error)) => Err(Failure::new(
+            Class::Faulty,
+            Cause::Connect,
+            format!("no connection: {error}"),
+        )),
         Err(_) => Err(timed_out("no connection", patience)),
     }
 }
@@ -55,18 +59,23 @@ async fn connect(uri: &Uri, patience: Duration) -> Result<TcpStream, Failure> {
 pub fn timed_out(what: &str, patience: Duration) -> Failure {
     Failure::new(
         Class::Faulty,
+        Cause::Timeout,
         format!("{what} within {}", humantime::format_duration(patience)),
     )
 }
 
 /// hyper's errors name what broke, and never quote what was received.
-fn broken(error: &(dyn Error + 'static)) -> Failure {
-    let mut cause = format!("the exchange broke off: {error}");
+fn broken(error: &ExchangeError) -> Failure {
+    let cause = match error {
+        ExchangeError::Broken(_) => Cause::Reset,
+        ExchangeError::TooLarge(_) => Cause::TooLarge,
+    };
+    let mut text = format!("the exchange broke off: {error}");
     let mut source = error.source();
     while let Some(error) = source {
-        cause.push_str(": ");
-        cause.push_str(&error.to_string());
+        text.push_str(": ");
+        text.push_str(&error.to_string());
         source = error.source();
     }
-    Failure::new(Class::Faulty, cause)
+    Failure::new(Class::Faulty, cause, text)
 }

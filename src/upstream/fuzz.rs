@@ -108,10 +108,7 @@ fn assert_is_sound(token: &Token, key: &Key, must_echo: bool) {
 
 /// The text is fit for a log and for callers, and only a refusal quotes the endpoint.
 fn assert_is_told_well(failure: &Failure) {
-    assert!(
-        is_printable(&failure.cause) && failure.cause.len() < 3000,
-        "{failure:?}"
-    );
+    assert!(is_printable(&failure.text) && failure.text.len() < 3000, "{failure:?}");
     match &failure.class {
         Class::Refused(refusal) => {
             assert!(
@@ -121,8 +118,8 @@ fn assert_is_told_well(failure: &Failure) {
             assert!(refusal.error.chars().count() <= 600 && refusal.error_description.chars().count() <= 600);
         }
         Class::Restarting | Class::Throttled(_) | Class::Faulty => {
-            assert!(failure.cause.len() < 200, "{failure:?}");
-            assert!(!failure.cause.contains(SECRET), "{failure:?}");
+            assert!(failure.text.len() < 200, "{failure:?}");
+            assert!(!failure.text.contains(SECRET), "{failure:?}");
         }
         Class::Full => panic!("the endpoint knows nothing of the cache"),
     }

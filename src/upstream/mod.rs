@@ -23,10 +23,10 @@ use hyper::{Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::endpoint::Endpoint;
-pub use self::reply::token as judge_reply;
+pub use self::reply::token as check_reply;
 use crate::clock::Clock;
 use crate::config::{self, Kind};
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::http::Response;
 use crate::key::{Identity, Key};
 use crate::token::Token;
@@ -118,7 +118,13 @@ impl Upstream {
             )
             .header(CONNECTION, HeaderValue::from_static("close"))
             .body(Empty::new())
-            .map_err(|error| Failure::new(Class::Faulty, format!("the request cannot be built: {error}")))
+            .map_err(|error| {
+                Failure::new(
+                    Class::Faulty,
+                    Cause::Connect,
+                    format!("the request cannot be built: {error}"),
+                )
+            })
     }
 }
 

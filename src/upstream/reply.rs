@@ -8,7 +8,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::clock::Now;
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
 use crate::token::{Parts, Token};
 
@@ -32,22 +32,28 @@ struct Body {
 
 /// Judges a reply to the request for `key`; with `must_echo` a selector must come back in it.
 pub fn token(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Failure> {
-    judge(body, key, must_echo, now)
-        .map_err(|why| Failure::new(Class::Faulty, format!("HTTP 200 that is not a token: {why}")))
+    check(body, key, must_echo, now).map_err(|(cause, why)| {
+        let text = format!("HTTP 200 that is not a token: {why}");
+        Failure::new(Class::Faulty, cause, text).answered(200)
+    })
 }
 
-fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'static str> {
-    let body: Body = serde_json::from_slice(body).map_err(|_| "no JSON object of the right form")?;
-    let access_token = body.access_token.ok_or("access_token is missing")?;
+/// What is wrong with a reply, as a code and for people.
+type Fault = (Cause, &'static str);
+
+fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Fault> {
+    let no_token = |why| (Cause::NotAToken, why);
+    let body: Body = serde_json::from_slice(body).map_err(|_| no_token("no JSON object of the right form"))?;
+    let access_token = body.access_token.ok_or(no_token("access_token is missing"))?;
     if !body.token_type.as_ref().is_none_or(|kind| says(kind, "Bearer")) {
-        return Err("token_type is not Bearer");
+        return Err(no_token("token_type is not Bearer"));
     }
     if !body
         .resource
         .as_ref()
         .is_none_or(|echo| is_echo_of(echo, &key.resource))
     {
-        return Err("it is for another resource");
+        return Err((Cause::WrongResource, "it is for another resource"));
     }
     let selected = match &key.identity {
         Identity::Default => None,
@@ -57,20 +63,27 @@ fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'s
         Identity::ResourceId(id) => Some((&body.msi_res_id, id)),
     };
     match selected {
-        Some((Some(echo), asked)) if !says(echo, asked) => return Err("it is for another identity"),
-        Some((None, _)) if must_echo => return Err("it does not say that it is for the identity asked for"),
+        Some((Some(echo), asked)) if !says(echo, asked) => {
+            return Err((Cause::WrongIdentity, "it is for another identity"));
+        }
+        Some((None, _)) if must_echo => {
+            let why = "it does not say that it is for the identity asked for";
+            return Err((Cause::WrongIdentity, why));
+        }
         _ => {}
     }
     let expires_on = body
         .expires_on
         .as_ref()
         .and_then(unix_time)
-        .ok_or("expires_on is missing or no time")?;
+        .ok_or(no_token("expires_on is missing or no time"))?;
     if expires_on <= now.wall {
-        return Err("expires_on is in the past (or this machine's clock is ahead)");
+        let why = "expires_on is in the past (or this machine's clock is ahead)";
+        return Err((Cause::Expired, why));
     }
     if expires_on.saturating_sub(now.wall) >= LONGEST_LIFE {
-        return Err("expires_on is over 28 h ahead (or this machine's clock is behind)");
+        let why = "expires_on is over 28 h ahead (or this machine's clock is behind)";
+        return Err(no_token(why));
     }
     let parts = Parts {
         access_token,
@@ -78,7 +91,7 @@ fn judge(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, &'s
         expires_on,
         not_before: body.not_before.as_ref().and_then(unix_time).unwrap_or(now.wall),
     };
-    Token::new(&key.resource, &parts).map_err(|_| "access_token is empty or unfit for a header")
+    Token::new(&key.resource, &parts).map_err(|_| no_token("access_token is empty or unfit for a header"))
 }
 
 /// An id as such ids are; anything else says nothing.
@@ -169,7 +182,7 @@ mod tests {
     }
 
     fn judged(changes: &Value, identity: Identity) -> Result<Token, &'static str> {
-        judge(reply(changes).to_string().as_bytes(), &key(identity), false, NOW)
+        check(reply(changes).to_string().as_bytes(), &key(identity), false, NOW).map_err(|(_, why)| why)
     }
 
     #[test]
@@ -256,7 +269,7 @@ mod tests {
         }
         for body in ["", "[]", "null", "<html>", r#"{"ExceptionMessage":"x"}"#] {
             assert!(
-                judge(body.as_bytes(), &key(Identity::Default), false, NOW).is_err(),
+                check(body.as_bytes(), &key(Identity::Default), false, NOW).is_err(),
                 "{body}"
             );
         }
@@ -275,7 +288,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_may_ignore_selectors_must_echo_them() {
         let judged =
-            |changes: Value, identity| judge(reply(&changes).to_string().as_bytes(), &key(identity), true, NOW);
+            |changes: Value, identity| check(reply(&changes).to_string().as_bytes(), &key(identity), true, NOW);
         assert!(judged(json!({}), Identity::client_id("abc").unwrap()).is_ok());
         assert!(judged(json!({"client_id": null}), Identity::client_id("abc").unwrap()).is_err());
         assert!(judged(json!({}), Identity::resource_id("/s/x").unwrap()).is_err());

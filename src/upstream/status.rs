@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::clock::Now;
-use crate::failure::{Class, Failure, Refusal};
+use crate::failure::{Cause, Class, Failure, Refusal};
 use crate::http::Response;
 
 /// Longest text taken over from a refusal, in characters.
@@ -30,7 +30,7 @@ pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Fa
         400..=499 => Class::Refused(refusal(&answer.body)),
         _ => Class::Faulty,
     };
-    let cause = match (&class, status.as_u16()) {
+    let text = match (&class, status.as_u16()) {
         (Class::Refused(refusal), _) => format!("HTTP {status}: {}: {}", refusal.error, refusal.error_description),
         (_, 300..=399) => format!("HTTP {status}: redirects are not followed"),
         // The host answers in place of a metadata service that restarts (`docs/protocol.md`, "Errors", row "Restart").
@@ -39,7 +39,12 @@ pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Fa
         }
         _ => format!("HTTP {status}"),
     };
-    Err(Failure { class, cause })
+    let cause = if status.is_redirection() {
+        Cause::Redirect
+    } else {
+        Cause::Status
+    };
+    Err(Failure::new(class, cause, text).answered(status.as_u16()))
 }
 
 fn is_from(answer: &Response, name: &str) -> bool {
@@ -232,13 +237,13 @@ mod tests {
 
     #[test]
     fn a_500_that_the_metadata_service_did_not_send_says_so() {
-        let cause = |server, headers: &[_]| judged_of(server, 500, headers, "").unwrap().cause;
+        let text = |server, headers: &[_]| judged_of(server, 500, headers, "").unwrap().text;
         let foreign = [("server", "Microsoft-IIS/10.0")];
-        assert!(cause(Some("IMDS/"), &foreign).contains("restarting"));
-        assert!(cause(Some("IMDS/"), &[]).contains("restarting"));
-        assert!(!cause(Some("IMDS/"), &[("server", "IMDS/150.870.65.512")]).contains("restarting"));
+        assert!(text(Some("IMDS/"), &foreign).contains("restarting"));
+        assert!(text(Some("IMDS/"), &[]).contains("restarting"));
+        assert!(!text(Some("IMDS/"), &[("server", "IMDS/150.870.65.512")]).contains("restarting"));
         assert!(
-            !cause(None, &foreign).contains("restarting"),
+            !text(None, &foreign).contains("restarting"),
             "other endpoints have no such name"
         );
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use msi_tokend::broker::{Answer, Ask, Broker, Decision, Effect, Fetch, Note, Policy, Renewal};
 use msi_tokend::clock::Now;
-use msi_tokend::failure::{Class, Failure, Refusal};
+use msi_tokend::failure::{Cause, Class, Failure, Refusal};
 use msi_tokend::key::{Identity, Key, Resource};
 use msi_tokend::token::{Parts, Token};
 use zeroize::Zeroizing;
@@ -247,8 +247,12 @@ impl Clockwork {
             Says::Nothing => return,
             Says::Fails(class) => {
                 let mut effects = Vec::new();
-                self.broker
-                    .reply(self.now, &fetch, Err(Failure::new(class, "as told")), &mut effects);
+                self.broker.reply(
+                    self.now,
+                    &fetch,
+                    Err(Failure::new(class, Cause::Status, "as told")),
+                    &mut effects,
+                );
                 return self.take(effects);
             }
             Says::Token { name, ends, client } => (name.to_owned(), ends, client),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use msi_tokend::broker::{Ask, Bound, Broker, Decision, Effect, Entry, Policy, Renewal, Unserved};
 use msi_tokend::clock::Now;
-use msi_tokend::failure::{Class, Failure, Refusal};
+use msi_tokend::failure::{Cause, Class, Failure, Refusal};
 use msi_tokend::key::{Identity, Key, Resource};
 use msi_tokend::token::{Parts, Token};
 use proptest::prelude::*;
@@ -159,7 +159,7 @@ proptest! {
             while let Some(effect) = effects.pop() {
                 match effect {
                     Effect::Fetch(fetch) => {
-                        broker.reply(now, &fetch, Err(Failure::new(class.clone(), "x")), &mut effects);
+                        broker.reply(now, &fetch, Err(Failure::new(class.clone(), Cause::Status, "x")), &mut effects);
                     }
                     Effect::Answer(_, answer) => answers.push(answer),
                     Effect::Note(_) => {}

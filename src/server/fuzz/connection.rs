@@ -18,7 +18,7 @@ use crate::broker::{Failing, KeySnapshot, Note, Policy};
 use crate::clock::{Clock, Now};
 use crate::config::{self, Account, Allow, Kind, Origin};
 use crate::engine::{Engine, Observer};
-use crate::failure::{Class, Failure};
+use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
 use crate::listen::Secret;
 use crate::observe::metrics::Metrics;
@@ -138,14 +138,18 @@ fn server() -> Arc<Server> {
         expires_on: NOW.wall + life,
         not_before: NOW.wall,
     };
-    engine.take_over(vec![KeySnapshot {
+    engine.restore(vec![KeySnapshot {
         token: Some((Arc::new(Token::new(&key.resource, &parts).unwrap()), NOW.boot + life)),
         key,
         owner: 0,
         other: None,
         last_asked: NOW.boot,
         next_try: NOW.boot + life,
-        trouble: Some(Failing::new(Arc::new(Failure::new(Class::Faulty, "HTTP 500")))),
+        trouble: Some(Failing::new(Arc::new(Failure::new(
+            Class::Faulty,
+            Cause::Status,
+            "HTTP 500",
+        )))),
     }]);
     let allow = Allow {
         users: Some(vec![Account::Id(FRIEND)]),

@@ -65,7 +65,7 @@ impl World {
 
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
     pub(super) fn restart(&mut self, elsewhere: bool) -> Kept {
-        let mut carried = self.broker.carry();
+        let mut carried = self.broker.snapshot();
         self.waiting.clear();
         self.running.clear();
         self.starts.clear();
@@ -107,7 +107,7 @@ impl World {
             .collect();
         self.broker = Broker::new(self.policy.clone(), self.tally.steps, self.now);
         let mut effects = Vec::new();
-        self.broker.take_over(self.now, carried, &mut effects);
+        self.broker.restore(self.now, carried, &mut effects);
         self.apply(effects)?;
         let entries = self.broker.entries(self.now);
         let kept: BTreeMap<usize, bool> = entries

@@ -172,7 +172,7 @@ impl World {
         let (key, now) = (before.key, self.now.boot);
         match unserved {
             Unserved::Failed(failure, _) => {
-                let cause = &failure.cause;
+                let cause = &failure.text;
                 let failing = self.models[key].failing.as_ref();
                 let holds = failing.is_some_and(|(_, until)| now < *until) || now < self.may_be_silent_until;
                 promise!(before.left.is_zero(), "what can be served is served", "{key}: {cause}");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use msi_tokend::broker::{Broker, Effect, Note, Policy};
 use msi_tokend::clock::Now;
-use msi_tokend::failure::{Class, Failure};
+use msi_tokend::failure::{Cause, Class, Failure};
 use msi_tokend::key::{Identity, Key};
 use msi_tokend::token::{Parts, Token};
 use zeroize::Zeroizing;
@@ -315,9 +315,9 @@ impl World {
 
     /// What the fetch makes of the upstream's verdict: it lets no token through that cannot be.
     fn outcome(&mut self, key: usize, verdict: Verdict) -> Result<(usize, Option<&'static str>), Failure> {
-        let faulty = |cause: &str| Failure::new(Class::Faulty, cause);
+        let faulty = |cause: &str| Failure::new(Class::Faulty, Cause::Status, cause);
         let token = match verdict {
-            Verdict::Failure(class) => return Err(Failure::new(class, "scripted")),
+            Verdict::Failure(class) => return Err(Failure::new(class, Cause::Status, "scripted")),
             Verdict::Token { life, client } => {
                 let client = match self.keys[key].identity {
                     Identity::Default => client,
