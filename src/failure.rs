@@ -148,6 +148,7 @@ impl Failure {
     }
 
     /// The failure that an answer with this status is.
+    #[must_use]
     pub fn answered(self, status: u16) -> Self {
         Self {
             status: Some(status),

@@ -89,7 +89,7 @@ impl FdStore {
                 engine.restore(keys);
             }
             Err(error) => {
-                warn!("the cache starts empty: what systemd kept of the previous process cannot be used: {error}")
+                warn!("the cache starts empty: what systemd kept of the previous process cannot be used: {error}");
             }
         }
     }
