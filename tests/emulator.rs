@@ -719,7 +719,11 @@ fn the_demo_says_how_to_build_a_daemon_that_is_not_there() {
     let missing = directory.path().join("msi-tokend");
     let output = run(&["demo", "--once", "--daemon", missing.to_str().unwrap()]);
     assert!(!output.status.success());
-    assert!(stderr(&output).contains("cargo build --bins"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("cargo build --release --bins"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -99,7 +99,7 @@ async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), Failure
     let answer = daemon.answer(&target, PATIENCE).await?;
     match answer.status {
         StatusCode::OK => Ok(()),
-        _ => Err(answer.failure(&format!("no new token for {key}"))),
+        _ => Err(Failure::of_answer(&answer, &format!("no new token for {key}"))),
     }
 }
 

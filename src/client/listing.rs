@@ -332,7 +332,7 @@ mod tests {
             ..token("https://a/", 40_000, 1)
         };
         let lines = rendered(vec![failing], None, false);
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 7);
         assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:?}");
     }
 }

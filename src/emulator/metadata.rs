@@ -7,13 +7,13 @@
 //!
 //! Without `Metadata: true` every path is a 400 (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
 
-use super::State;
-use super::endpoint::{InFlight, error, seen, with_server};
+use super::endpoint::{InFlight, seen, with_server};
 use super::identity::Selector;
 use super::imds::{self, refuse};
 use super::issue::TENANT_ID;
-use super::reply::Reply;
+use super::reply::{Reply, error};
 use super::request::Query;
+use super::state::State;
 use hyper::StatusCode;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};

@@ -270,7 +270,8 @@ mod tests {
             "resource=https://storage.azure.com/",
             "identity=client_id:abc",
             "outcome=faulty",
-            "cause=\"HTTP 503\"",
+            "cause=status",
+            "error=\"HTTP 503\"",
             "expires_in=3600",
             "expires_on=2025-11-24T19:30:00Z",
             "next_in=8",
@@ -289,7 +290,8 @@ mod tests {
         );
         for part in [
             "failures=100",
-            "cause=\"HTTP 400\"",
+            "cause=status",
+            "error=\"HTTP 400\"",
             "expires_on=2025-11-25T18:30:00Z",
             "now=2025-11-24",
         ] {
@@ -316,7 +318,8 @@ mod tests {
         let [line] = lines.as_slice() else { panic!("{lines:#?}") };
         assert_eq!((line.0, line.2.as_deref()), (Level::ERROR, Some(events::TOKEN_EXPIRED)));
         for part in [
-            "cause=\"connection refused\"",
+            "cause=connect",
+            "error=\"connection refused\"",
             "failures=40",
             "expires_on=2025-11-24T18:30:00Z",
         ] {

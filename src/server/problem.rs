@@ -188,6 +188,7 @@ impl Problem {
     pub fn not_served() -> Self {
         Self {
             outcome: Outcome::BadRequest,
+            codes: ErrorClass::BadRequest.into(),
             ..Self::new(
                 StatusCode::FORBIDDEN,
                 "not_served",

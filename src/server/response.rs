@@ -177,7 +177,7 @@ mod tests {
         let imds = body(problem(Protocol::Imds, &why)).await;
         assert_eq!(
             imds,
-            json!({"error": "invalid_request", "error_description": "a \"quoted\"\nreason"})
+            json!({"error": "invalid_request", "error_description": "a \"quoted\"\nreason", "class": "bad_request"})
         );
         let app_service = body(problem(Protocol::AppService, &why)).await;
         assert_eq!(app_service["statusCode"], 400);
