@@ -96,7 +96,7 @@ fn imports_run_downwards_only() {
 /// The files of a folder that `file` imports: siblings by `super::`, and for `mod.rs` its own by `self::` or their bare
 /// name. What a file takes from its parent counts as an import of `mod.rs`.
 fn siblings(file: &str, text: &str, names: &BTreeSet<String>) -> BTreeSet<String> {
-    let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
     let text = &text[..tests];
     if file == "mod" {
         let uses = imports(text, "self::").into_iter();

@@ -8,6 +8,7 @@ use super::jwt;
 use super::reply::Reply;
 use super::request::Query;
 use super::state::State;
+use super::storage_account::StorageAccount;
 use super::wall_clock::unix_now;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,37 +19,6 @@ use serde_json::{Map, Value, json};
 
 /// The audiences that Resource Manager takes, each also without its slash.
 const AUDIENCES: [&str; 2] = ["https://management.azure.com/", "https://management.core.windows.net/"];
-
-/// A storage account and its first key; its second key is made up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StorageAccount {
-    name: String,
-    key: String,
-}
-
-impl std::str::FromStr for StorageAccount {
-    type Err = String;
-
-    /// `NAME=KEY`, the key in base64.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, key) = text.split_once('=').ok_or("NAME=BASE64KEY is wanted")?;
-        let is_name =
-            (3..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if !is_name {
-            return Err(format!(
-                "'{name}' is no account name: 3 to 24 lower-case letters and digits"
-            ));
-        }
-        // The key itself stays out of the message.
-        STANDARD
-            .decode(key)
-            .map_err(|_| format!("the key of '{name}' is not base64"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            key: key.to_owned(),
-        })
-    }
-}
 
 /// Whether Resource Manager answers for this path, rightly cased or not.
 pub(super) fn is_here(path: &str) -> bool {

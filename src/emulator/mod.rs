@@ -27,15 +27,16 @@ mod reply;
 mod request;
 pub mod script;
 mod state;
+mod storage_account;
 mod traffic;
 mod vm_extension;
 mod wall_clock;
 
-pub use arm::StorageAccount;
 pub use identity::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, Identity, IdentitySet};
 pub use issue::TENANT_ID;
 pub use jwt::{Canary, claims};
 pub use script::Script;
+pub use storage_account::StorageAccount;
 
 use endpoint::Endpoint;
 use http_body_util::{BodyExt as _, Limited};

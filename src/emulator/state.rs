@@ -1,10 +1,10 @@
 //! What every connection to the stand-in shares.
 
 use super::arc;
-use super::arm::StorageAccount;
 use super::identity::IdentitySet;
 use super::issue::Issuer;
 use super::script::Script;
+use super::storage_account::StorageAccount;
 use super::traffic::Traffic;
 use parking_lot::Mutex;
 

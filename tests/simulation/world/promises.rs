@@ -302,7 +302,7 @@ impl World {
                 self.models[key].turns.clear();
             }
         }
-        for carried in self.broker.carry() {
+        for carried in self.broker.snapshot() {
             let key = self.index(&carried.key);
             let model = &mut self.models[key];
             promise!(
