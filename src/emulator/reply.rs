@@ -114,7 +114,7 @@ async fn cut() -> Cut {
     Cut
 }
 
-/// An error in the shape of the token routes (`protocol.md` 1.3).
+/// An error in the shape of the token routes (`docs/protocol.md`, "Errors", row "Form").
 pub(super) fn error(status: StatusCode, code: &str, description: &str) -> Reply {
     Reply::json(status, &json!({"error": code, "error_description": description}))
 }
