@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::core::Broker;
+use super::event::{Effect, Fetch, Note, Unserved};
 use super::governor::Throttle;
 use super::lifetime::{Lease, refresh_in};
 use super::slot::Failing;
-use super::{Broker, Effect, Fetch, Note, Unserved, note_lapse, served};
 use crate::clock::Now;
 use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key};
@@ -20,11 +21,12 @@ impl Broker {
     pub fn reply(&mut self, now: Now, fetch: &Fetch, outcome: Result<Token, Failure>, effects: &mut Vec<Effect>) {
         self.observe_clocks(now, effects);
         self.governor.finished();
-        let Some(slot) = self.store.get_mut(&fetch.key) else {
+        let Some(mut slot) = self.store.edit(&fetch.key) else {
             return;
         };
         slot.flight = None;
         let started = slot.last_try.unwrap_or(now.boot);
+        drop(slot);
         let lease = outcome.map(|token| Lease::new(Arc::new(token), now)).and_then(|lease| {
             let over = lease.left(now).is_zero();
             let faulty = || Failure::new(Class::Faulty, Cause::Expired, "the token given was over on arrival");
@@ -33,7 +35,9 @@ impl Broker {
         match lease {
             // The former upstream's failure. The one there is now has not been asked.
             Err(_) if fetch.upstream != self.upstream => {
-                slot.next_try = now.boot;
+                if let Some(mut slot) = self.store.edit(&fetch.key) {
+                    slot.next_try = now.boot;
+                }
                 self.settle(now, &fetch.key, self.throttled(now), effects);
                 self.slot_is_due(now, &fetch.key, effects);
             }
@@ -54,12 +58,11 @@ impl Broker {
                 }
             }
         }
-        self.reschedule(&fetch.key);
         self.start_fetches(now, effects);
     }
 
     fn renewed(&mut self, now: Now, fetch: &Fetch, lease: Lease, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.store.get_mut(&fetch.key) else {
+        let Some(slot) = self.store.get(&fetch.key) else {
             return;
         };
         let mut same = false;
@@ -86,7 +89,7 @@ impl Broker {
             let failure = Failure::new(Class::Full, Cause::Other, NO_ROOM);
             return self.failed(now, &fetch.key, &Arc::new(failure), 0, effects);
         }
-        let Some(slot) = self.store.get_mut(&fetch.key) else {
+        let Some(mut slot) = self.store.edit(&fetch.key) else {
             return;
         };
         effects.extend(another.map(Effect::Note));
@@ -97,6 +100,7 @@ impl Broker {
         slot.lapse_told = false;
         slot.next_try = now.boot.saturating_add(next_in);
         let trouble = slot.trouble.take();
+        drop(slot);
         effects.push(Effect::Note(Note::Refreshed {
             key: fetch.key.clone(),
             left,
@@ -111,7 +115,7 @@ impl Broker {
 
     /// `rounds` of throttles came before this one, if it is one.
     fn failed(&mut self, now: Now, key: &Arc<Key>, failure: &Arc<Failure>, rounds: u32, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.store.get_mut(key) else { return };
+        let Some(mut slot) = self.store.edit(key) else { return };
         let mut trouble = slot.trouble.take().unwrap_or_else(|| Failing::new(failure.clone()));
         let wait = trouble.streak.failed(&failure.class, now.boot, rounds, self.rng.f64());
         trouble.failures = trouble.failures.saturating_add(1);
@@ -129,7 +133,8 @@ impl Broker {
             next_in: wait.for_,
         }));
         slot.trouble = Some(trouble);
-        note_lapse(slot, now, effects);
+        slot.note_lapse(now, effects);
+        drop(slot);
         let told = if wait.hold_callers {
             self.throttled(now)
         } else {
@@ -153,7 +158,7 @@ impl Broker {
             }));
         }
         for key in self.governor.silence(now.boot, started, Throttle { until, failure }) {
-            if let Some(slot) = self.store.get_mut(&key) {
+            if let Some(mut slot) = self.store.edit(&key) {
                 // A fetch that a caller forced was not due, and another may be forced soon, since this one never started.
                 if slot.flight.take().is_some_and(|flight| flight.bypass) {
                     slot.forced_at = None;
@@ -162,7 +167,6 @@ impl Broker {
                     slot.next_try = until;
                 }
             }
-            self.reschedule(&key);
         }
         for key in self.waiters.keys() {
             if self.store.get(&key).is_some_and(|slot| slot.flight.is_none()) {
@@ -174,15 +178,14 @@ impl Broker {
     /// A fetch of the key ended, or will not start: its callers are served, or told, or held on where nothing is to be
     /// told.
     fn settle(&mut self, now: Now, key: &Key, told: Option<Unserved>, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.store.get_mut(key) else { return };
-        let Some(answer) = served(slot, now).map(Ok).or(told.map(Err)) else {
+        let Some(mut slot) = self.store.edit(key) else { return };
+        let Some(answer) = slot.served(now).map(Ok).or(told.map(Err)) else {
             return;
         };
         for id in std::mem::take(&mut slot.waiters) {
             self.waiters.remove(id);
             effects.push(Effect::Answer(id, answer.clone()));
         }
-        self.reschedule(key);
     }
 
     /// What callers are told while the upstream's throttle is in force.

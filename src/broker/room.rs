@@ -5,7 +5,6 @@
 //! out no more than what it alone uses.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::event::{Bound, Effect, Note, Policy};
@@ -14,13 +13,9 @@ use super::store::Store;
 use crate::clock::Now;
 use crate::key::Key;
 
-/// The keys that count for each uid's bound, which warm ones do not.
-#[derive(Debug, Default)]
-pub struct Owned(HashMap<u32, BTreeSet<Arc<Key>>>);
-
 /// What something must go for.
 #[derive(Clone, Copy, Debug)]
-enum Cause {
+enum Claim {
     /// A key of this uid that has no live token yet.
     New(u32),
     /// A warm key, a token in place of a live one, or a configuration with narrower bounds.
@@ -28,17 +23,19 @@ enum Cause {
 }
 
 impl Store {
-    /// The slot that a caller of this uid asks for, if there is one. A key that another uid than the first asks for is
-    /// that one's from then on, as far as its bound lets it.
-    pub fn asked(&mut self, key: &Key, uid: u32, policy: &Policy) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(key)?;
+    /// Whether there is a slot for the key that a caller of this uid asks for. A key that another uid than the first asks
+    /// for is that one's from then on, as far as its bound lets it.
+    pub fn note_asker(&mut self, key: &Key, uid: u32, policy: &Policy) -> bool {
+        let Some(slot) = self.slots.get_mut(key) else {
+            return false;
+        };
         if slot.owner != uid && slot.other != Some(uid) {
             let alone = slot.other.replace(uid).is_none();
             if alone && !slot.warm && self.owned.count(uid) < policy.max_tokens_per_uid {
                 self.owned.hand_over(slot, uid);
             }
         }
-        Some(slot)
+        true
     }
 
     /// A slot for a key that has none.
@@ -49,8 +46,8 @@ impl Store {
         policy: &Policy,
         now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Result<&mut Slot, Bound> {
-        let cause = Cause::New(uid);
+    ) -> Result<(), Bound> {
+        let cause = Claim::New(uid);
         while self.owned.count(uid) >= policy.max_tokens_per_uid {
             if !self.relieve(uid, cause, policy, now, effects) {
                 return Err(Bound::PerUid);
@@ -62,7 +59,8 @@ impl Store {
                 return Err(Bound::Total);
             }
         }
-        Ok(self.insert(Slot::new(Arc::new(key.clone()), uid, false, now.boot)))
+        self.insert(Slot::new(Arc::new(key.clone()), uid, false, now.boot));
+        Ok(())
     }
 
     /// Makes room for a token of so many bytes in place of what the key has. False where too little may go; then nothing
@@ -74,11 +72,11 @@ impl Store {
             return true;
         }
         let cause = if slot.warm || slot.is_live(now) {
-            Cause::Kept
+            Claim::Kept
         } else {
-            Cause::New(slot.owner)
+            Claim::New(slot.owner)
         };
-        let excess = (self.bytes() + more).saturating_sub(policy.max_bytes);
+        let excess = (self.bytes + more).saturating_sub(policy.max_bytes);
         let others = self.slots.values().filter(|slot| *slot.key != *key);
         let may_go: usize = others.filter(|slot| cause.may_take(slot, now)).map(Slot::size).sum();
         if excess > may_go {
@@ -95,27 +93,27 @@ impl Store {
 
     /// Whether a token of so many bytes fits as things are.
     pub fn fits(&self, size: usize, policy: &Policy) -> bool {
-        self.bytes().saturating_add(size) <= policy.max_bytes
+        self.bytes.saturating_add(size) <= policy.max_bytes
     }
 
     /// Evicts until the bounds hold again, as far as something may go.
     pub fn trim(&mut self, policy: &Policy, now: Now, effects: &mut Vec<Effect>) {
         for uid in self.owned.uids() {
             while self.owned.count(uid) > policy.max_tokens_per_uid
-                && self.relieve(uid, Cause::Kept, policy, now, effects)
+                && self.relieve(uid, Claim::Kept, policy, now, effects)
             {}
         }
         while self.slots.len() > policy.max_tokens {
-            let first = self.first_to_go(self.slots.values(), Cause::Kept, now);
+            let first = self.first_to_go(self.slots.values(), Claim::Kept, now);
             if !self.evict(first, effects) {
                 break;
             }
         }
-        self.shrink_to(policy.max_bytes, None, Cause::Kept, now, effects);
+        self.shrink_to(policy.max_bytes, None, Claim::Kept, now, effects);
     }
 
     /// Makes one key less count for the uid; false where that cannot be.
-    fn relieve(&mut self, uid: u32, cause: Cause, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
+    fn relieve(&mut self, uid: u32, cause: Claim, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
         let owned = self.owned.of(uid).filter_map(|key| self.slots.get(key));
         let first = self.first_to_go(owned, cause, now);
         let costs_nothing = first.as_ref().is_some_and(|key| !self.is_live(key, now));
@@ -139,8 +137,8 @@ impl Store {
     }
 
     /// Evicts until the tokens have at most so many bytes, but never this key.
-    fn shrink_to(&mut self, most: usize, except: Option<&Key>, cause: Cause, now: Now, effects: &mut Vec<Effect>) {
-        while self.bytes() > most {
+    fn shrink_to(&mut self, most: usize, except: Option<&Key>, cause: Claim, now: Now, effects: &mut Vec<Effect>) {
+        while self.bytes > most {
             let heavy = self.slots.values().filter(|slot| slot.size() > 0);
             let others = heavy.filter(|slot| except != Some(&*slot.key));
             let first = self.first_to_go(others, cause, now);
@@ -151,7 +149,7 @@ impl Store {
     }
 
     /// Among these slots, of those that may go.
-    fn first_to_go<'s>(&self, slots: impl Iterator<Item = &'s Slot>, cause: Cause, now: Now) -> Option<Arc<Key>> {
+    fn first_to_go<'s>(&self, slots: impl Iterator<Item = &'s Slot>, cause: Claim, now: Now) -> Option<Arc<Key>> {
         slots
             .filter(|slot| cause.may_take(slot, now))
             .min_by_key(|slot| {
@@ -168,58 +166,17 @@ impl Store {
         true
     }
 
-    /// Of all tokens.
-    fn bytes(&self) -> usize {
-        self.slots.values().map(Slot::size).sum()
-    }
-
     fn is_live(&self, key: &Key, now: Now) -> bool {
         self.slots.get(key).is_some_and(|slot| slot.is_live(now))
     }
 }
 
-impl Cause {
+impl Claim {
     fn may_take(self, slot: &Slot, now: Now) -> bool {
         let its_own = || match self {
             Self::New(uid) => slot.owner == uid && slot.other.is_none(),
             Self::Kept => true,
         };
         slot.is_evictable() && (!slot.is_live(now) || its_own())
-    }
-}
-
-impl Owned {
-    pub fn add(&mut self, slot: &Slot) {
-        if !slot.warm {
-            self.0.entry(slot.owner).or_default().insert(slot.key.clone());
-        }
-    }
-
-    pub fn remove(&mut self, uid: u32, key: &Key) {
-        if let Some(keys) = self.0.get_mut(&uid) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.0.remove(&uid);
-            }
-        }
-    }
-
-    fn count(&self, uid: u32) -> usize {
-        self.0.get(&uid).map_or(0, BTreeSet::len)
-    }
-
-    fn of(&self, uid: u32) -> impl Iterator<Item = &Arc<Key>> {
-        self.0.get(&uid).into_iter().flatten()
-    }
-
-    /// In an order that is the same in every run.
-    fn uids(&self) -> BTreeSet<u32> {
-        self.0.keys().copied().collect()
-    }
-
-    fn hand_over(&mut self, slot: &mut Slot, to: u32) {
-        self.remove(slot.owner, &slot.key);
-        slot.other = Some(std::mem::replace(&mut slot.owner, to));
-        self.add(slot);
     }
 }

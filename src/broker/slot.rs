@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::WaiterId;
 use super::backoff::Streak;
+use super::event::{Effect, Note, Served, WaiterId};
 use super::governor::{Governor, Lane};
 use super::lifetime::{LOW, Lease};
 use crate::clock::Now;
@@ -86,7 +86,7 @@ pub enum Want {
 
 /// What is done about one request.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum Plan {
     /// Answer from the cache.
     Serve,
     /// Wait for the flight, or the next try, until then.
@@ -157,8 +157,39 @@ impl Slot {
         self.lease.as_ref().map_or(0, |lease| lease.token.size())
     }
 
+    /// The answer that the token is, unless it has expired.
+    pub fn served(&self, now: Now) -> Option<Served> {
+        let lease = self.lease.as_ref()?;
+        let left = lease.left(now);
+        (!left.is_zero()).then(|| Served {
+            token: lease.token.clone(),
+            left,
+        })
+    }
+
+    /// The upstream is asked within this time at the latest.
+    pub fn try_within(&mut self, now: Now, latest: Duration) {
+        self.next_try = self.next_try.min(now.boot.saturating_add(latest));
+    }
+
+    /// Tells people, once, that the token has expired because it could not be renewed.
+    pub fn note_lapse(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if let (Some(lease), Some(trouble)) = (&self.lease, &self.trouble)
+            && !self.lapse_told
+            && lease.left(now).is_zero()
+        {
+            effects.push(Effect::Note(Note::Lapsed {
+                key: self.key.clone(),
+                expires_on: lease.token.expires_on(),
+                failure: trouble.failure.clone(),
+                failures: trouble.failures,
+            }));
+            self.lapse_told = true;
+        }
+    }
+
     /// Decides one request, and moves `next_try` ahead where the token has little left.
-    pub fn ask(&mut self, now: Now, want: Want, governor: &Governor, caller_wait: Duration) -> Step {
+    pub fn ask(&mut self, now: Now, want: Want, governor: &Governor, caller_wait: Duration) -> Plan {
         self.last_asked = now.boot;
         let until = now.boot.saturating_add(caller_wait);
         let left = self.left(now);
@@ -169,53 +200,53 @@ impl Slot {
         } else if left < LOW {
             self.running_low(now.boot, governor)
         } else {
-            Step::Serve
+            Plan::Serve
         }
     }
 
-    fn without_token(&self, now: Duration, want: Want, governor: &Governor, until: Duration) -> Step {
+    fn without_token(&self, now: Duration, want: Want, governor: &Governor, until: Duration) -> Plan {
         if self.flight.is_some() {
-            return Step::Join(until);
+            return Plan::Join(until);
         }
         if let Some(throttle) = governor.throttled(now) {
-            return Step::Fail(throttle.failure.clone(), throttle.until);
+            return Plan::Fail(throttle.failure.clone(), throttle.until);
         }
         match &self.trouble {
-            Some(trouble) if now < self.next_try && trouble.hold_callers => Step::Join(until),
-            Some(trouble) if now < self.next_try => Step::Fail(trouble.failure.clone(), self.next_try),
-            _ => Step::Start {
+            Some(trouble) if now < self.next_try && trouble.hold_callers => Plan::Join(until),
+            Some(trouble) if now < self.next_try => Plan::Fail(trouble.failure.clone(), self.next_try),
+            _ => Plan::Start {
                 until,
                 bypass: want == Want::Fresh,
             },
         }
     }
 
-    fn forced(&mut self, now: Duration, governor: &Governor, until: Duration) -> Step {
+    fn forced(&mut self, now: Duration, governor: &Governor, until: Duration) -> Plan {
         if self.flight.is_some() {
-            return Step::Join(until);
+            return Plan::Join(until);
         }
         let lately = self.forced_at.is_some_and(|at| now < at.saturating_add(FORCE_INTERVAL));
         if lately || self.must_keep_still(now, governor) {
-            return Step::Serve;
+            return Plan::Serve;
         }
         self.forced_at = Some(now);
-        Step::Start { until, bypass: true }
+        Plan::Start { until, bypass: true }
     }
 
-    fn running_low(&mut self, now: Duration, governor: &Governor) -> Step {
+    fn running_low(&mut self, now: Duration, governor: &Governor) -> Plan {
         if self.trouble.is_some() || governor.throttled(now).is_some() {
-            return Step::Serve;
+            return Plan::Serve;
         }
         if let Some(flight) = self.flight {
             let until = flight.since.saturating_add(LOW_WAIT);
-            return if now < until { Step::Join(until) } else { Step::Serve };
+            return if now < until { Plan::Join(until) } else { Plan::Serve };
         }
         let soonest = self.last_try.map_or(now, |last| last.saturating_add(LOW_INTERVAL));
         self.next_try = self.next_try.min(soonest);
         if now < self.next_try {
-            Step::Serve
+            Plan::Serve
         } else {
-            Step::Start {
+            Plan::Start {
                 until: now.saturating_add(LOW_WAIT),
                 bypass: false,
             }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::LONGEST_THROTTLE;
+use super::core::Broker;
+use super::event::Effect;
 use super::governor::Throttle;
 use super::lifetime::Lease;
 use super::slot::{Failing, Slot};
-use super::{Broker, Effect};
 use crate::clock::Now;
 use crate::failure::Class;
 use crate::key::Key;
@@ -57,10 +58,8 @@ impl Broker {
                 continue;
             }
             let slot = carried.into_slot(warm, now);
-            let key = slot.key.clone();
-            self.store.remove(&key);
+            self.store.remove(&slot.key);
             self.store.insert(slot);
-            self.reschedule(&key);
         }
         self.tick(now, effects);
     }

@@ -1,14 +1,18 @@
 //! Which keys are cached, and when each is looked at. How many there may be is in [`super::room`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::room::Owned;
+use super::owned::Owned;
 use super::slot::Slot;
 use crate::key::Key;
+
+/// Where each slot stands in the queue.
+type Due = BTreeSet<(Duration, Arc<Key>)>;
 
 #[derive(Debug, Default)]
 pub struct Store {
@@ -17,7 +21,21 @@ pub struct Store {
     pub(super) slots: HashMap<Arc<Key>, Slot, RandomState>,
     pub(super) owned: Owned,
     /// When to look at which slot.
-    due: BTreeSet<(Duration, Arc<Key>)>,
+    due: Due,
+    /// Of all tokens.
+    pub(super) bytes: usize,
+    idle_drop: Duration,
+}
+
+/// A slot that is being changed. When it is let go, it stands where it then belongs in the queue, and the bytes of its
+/// token count.
+#[derive(Debug)]
+pub struct Edit<'s> {
+    slot: &'s mut Slot,
+    due: &'s mut Due,
+    bytes: &'s mut usize,
+    size: usize,
+    idle_drop: Duration,
 }
 
 impl Store {
@@ -25,8 +43,16 @@ impl Store {
         self.slots.get(key)
     }
 
-    pub fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
-        self.slots.get_mut(key)
+    /// The slot, to be changed.
+    pub fn edit(&mut self, key: &Key) -> Option<Edit<'_>> {
+        let slot = self.slots.get_mut(key)?;
+        Some(Edit {
+            size: slot.size(),
+            slot,
+            due: &mut self.due,
+            bytes: &mut self.bytes,
+            idle_drop: self.idle_drop,
+        })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -41,9 +67,12 @@ impl Store {
     }
 
     /// Takes in a slot for a key that has none; the bounds are the caller's concern.
-    pub fn insert(&mut self, slot: Slot) -> &mut Slot {
+    pub fn insert(&mut self, slot: Slot) {
+        let key = slot.key.clone();
         self.owned.add(&slot);
-        self.slots.entry(slot.key.clone()).insert_entry(slot).into_mut()
+        self.bytes += slot.size();
+        self.slots.insert(key.clone(), slot);
+        self.edit(&key);
     }
 
     pub fn remove(&mut self, key: &Key) {
@@ -52,11 +81,14 @@ impl Store {
                 self.due.remove(&(due, slot.key.clone()));
             }
             self.owned.remove(slot.owner, key);
+            self.bytes -= slot.size();
         }
     }
 
-    /// Makes exactly these keys warm. One that was warm and is not any more counts as asked for just now.
-    pub fn keep_warm(&mut self, warm: &[Key], now: Duration) {
+    /// Makes exactly these keys warm, and keeps the others for so long after their last request. One that was warm and is
+    /// not any more counts as asked for just now.
+    pub fn keep_warm(&mut self, warm: &[Key], idle_drop: Duration, now: Duration) {
+        self.idle_drop = idle_drop;
         let wanted: HashSet<&Key> = warm.iter().collect();
         for slot in self.slots.values_mut().filter(|slot| slot.warm) {
             if !wanted.contains(&*slot.key) {
@@ -73,20 +105,8 @@ impl Store {
                 self.insert(Slot::new(Arc::new(key.clone()), 0, true, now));
             }
         }
-    }
-
-    /// Puts a slot where it belongs in the queue, after anything about it has changed.
-    pub fn reschedule(&mut self, key: &Key, idle_drop: Duration) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let due = slot.next_due(idle_drop);
-        if due != slot.due {
-            if let Some(old) = slot.due {
-                self.due.remove(&(old, slot.key.clone()));
-            }
-            if let Some(new) = due {
-                self.due.insert((new, slot.key.clone()));
-            }
-            slot.due = due;
+        for key in self.keys() {
+            self.edit(&key);
         }
     }
 
@@ -95,7 +115,7 @@ impl Store {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Takes the next slot that is due out of the queue; [`Store::reschedule`] puts it back.
+    /// Takes the next slot that is due out of the queue; the next [`Edit`] of it puts it back.
     pub fn pop_due(&mut self, now: Duration) -> Option<Arc<Key>> {
         if self.first_due()? > now {
             return None;
@@ -105,5 +125,36 @@ impl Store {
             slot.due = None;
         }
         Some(key)
+    }
+}
+
+impl Deref for Edit<'_> {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        self.slot
+    }
+}
+
+impl DerefMut for Edit<'_> {
+    fn deref_mut(&mut self) -> &mut Slot {
+        self.slot
+    }
+}
+
+impl Drop for Edit<'_> {
+    fn drop(&mut self) {
+        let slot = &mut *self.slot;
+        *self.bytes = *self.bytes - self.size + slot.size();
+        let due = slot.next_due(self.idle_drop);
+        if due != slot.due {
+            if let Some(old) = slot.due {
+                self.due.remove(&(old, slot.key.clone()));
+            }
+            if let Some(new) = due {
+                self.due.insert((new, slot.key.clone()));
+            }
+            slot.due = due;
+        }
     }
 }

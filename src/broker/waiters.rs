@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::WaiterId;
+use super::event::WaiterId;
 use crate::key::Key;
 
 #[derive(Debug, Default)]
