@@ -53,7 +53,7 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 pub enum DaemonError {
     /// The configuration is wrong; the text has a line for each violation.
     #[error("{0}")]
-    Config(#[from] config::Problems),
+    Config(#[from] config::Violations),
     /// Rules name users or groups that do not exist; the text has a line for each.
     #[error("{0}")]
     UnknownNames(String),

@@ -46,7 +46,7 @@ pub struct Waiting<'e> {
 
 /// The broker at work.
 pub struct Engine {
-    state: Mutex<State>,
+    state: Mutex<Locked>,
     upstream: Mutex<Arc<Upstream>>,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
@@ -58,7 +58,7 @@ pub struct Engine {
     beat: Heartbeat,
 }
 
-struct State {
+struct Locked {
     broker: Broker,
     waiting: HashMap<WaiterId, oneshot::Sender<Answer>>,
     /// When the timer comes round by itself, on the boot-time clock.
@@ -70,7 +70,7 @@ impl Engine {
     pub fn new(policy: Policy, upstream: Upstream, clock: Arc<dyn Clock>, observer: Arc<dyn Observer>) -> Arc<Self> {
         let now = clock.now();
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(Locked {
                 broker: Broker::new(policy, fastrand::u64(..), now),
                 waiting: HashMap::new(),
                 armed: now.boot,
@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// Runs one event through the broker and does what follows from it.
-    fn with<T>(self: &Arc<Self>, event: impl FnOnce(&mut State, Now, &mut Vec<Effect>) -> T) -> T {
+    fn with<T>(self: &Arc<Self>, event: impl FnOnce(&mut Locked, Now, &mut Vec<Effect>) -> T) -> T {
         let mut effects = Vec::new();
         let (result, answers, now) = {
             let mut state = self.state.lock();
@@ -224,7 +224,7 @@ impl Engine {
         let upstream = self.upstream.lock().clone();
         tokio::spawn(async move {
             // Reports back whatever happens: a fetch that panics must not leave its callers waiting.
-            let mut report = Report {
+            let mut report = FetchReport {
                 engine,
                 fetch,
                 outcome: None,
@@ -257,13 +257,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-struct Report {
+struct FetchReport {
     engine: Arc<Engine>,
     fetch: Fetch,
     outcome: Option<Result<Token, Failure>>,
 }
 
-impl Drop for Report {
+impl Drop for FetchReport {
     fn drop(&mut self) {
         let lost = || {
             Err(Failure::new(

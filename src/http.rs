@@ -1,5 +1,7 @@
 //! One HTTP exchange as a client: a request over a connection of its own, and the whole answer.
 
+use std::net::IpAddr;
+
 use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
@@ -73,4 +75,14 @@ impl Response {
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
+}
+
+/// Whether a host, as a URL or a `Host` header has it, is this machine itself: `localhost` or a loopback address. A name
+/// out of DNS may lead here as well, but then it is somebody else's.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }

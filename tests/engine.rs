@@ -47,7 +47,7 @@ impl Observer for Panics {
 }
 
 fn engine(endpoint: &TcpListener, observer: impl Observer + 'static) -> Arc<Engine> {
-    let upstream = config::Upstream {
+    let upstream = config::UpstreamSettings {
         kind: Kind::Imds,
         endpoint: format!("http://{}/p", endpoint.local_addr().unwrap()).parse().unwrap(),
         max_concurrent: 4,

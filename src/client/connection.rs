@@ -95,7 +95,7 @@ impl Daemon {
 
     async fn exchange(&self, method: Method, target: &str) -> Result<Response, NoAnswer> {
         let stream = UnixStream::connect(&self.socket).await?;
-        judge_server(&stream)?;
+        check_server(&stream)?;
         let request = Request::builder()
             .method(method)
             .uri(target)
@@ -160,7 +160,7 @@ impl From<io::Error> for NoAnswer {
 
 /// A token request names what a token is wanted for, and its answer is believed: only whoever may be the daemon gets
 /// the one and gives the other. The kernel tells who called listen(2); with socket activation that is root.
-fn judge_server(stream: &UnixStream) -> Result<(), NoAnswer> {
+fn check_server(stream: &UnixStream) -> Result<(), NoAnswer> {
     let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| NoAnswer::System(errno.into()))?;
     let uid = peer.uid();
     let is_service =

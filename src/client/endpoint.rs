@@ -46,17 +46,12 @@ pub async fn look(endpoint: &str) -> Result<Sight, Failure> {
 
 /// On Azure the metadata service is never on the machine itself; the other kinds are.
 fn stand_in(uri: &Uri) -> Option<&'static str> {
-    if !is_loopback(uri.host()?) {
+    if !http::is_loopback(uri.host()?) {
         return None;
     }
     let is_metadata_service =
         uri.path().to_ascii_lowercase().starts_with("/metadata/") && uri.port_u16() != Some(ARC_PORT);
     is_metadata_service.then_some("it is on this machine, where the metadata service of Azure never is")
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 async fn get(uri: &Uri, path: &str) -> Result<Response, Failure> {

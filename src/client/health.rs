@@ -40,7 +40,7 @@ enum Level {
 
 /// The line.
 #[derive(Debug, PartialEq, Eq)]
-struct Report {
+struct PluginLine {
     level: Level,
     text: String,
     /// `label=value;warning;critical;minimum`, where there is an answer to measure.
@@ -65,9 +65,9 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<ExitCode, Fai
     Ok(report.level.into())
 }
 
-async fn look(daemon: &Daemon, arguments: &Arguments) -> Report {
+async fn look(daemon: &Daemon, arguments: &Arguments) -> PluginLine {
     if arguments.critical > arguments.warning {
-        return Report::plain(Level::Unknown, "--critical must not be longer than --warning");
+        return PluginLine::plain(Level::Unknown, "--critical must not be longer than --warning");
     }
     let answers = async {
         let live = daemon.ask("/live", PATIENCE).await?;
@@ -75,13 +75,13 @@ async fn look(daemon: &Daemon, arguments: &Arguments) -> Report {
     };
     match answers.await {
         Ok((StatusCode::OK, ready)) => match serde_json::from_slice::<Ready>(&ready.body) {
-            Ok(ready) => judge(&ready, arguments),
-            Err(_) => Report::plain(
+            Ok(ready) => assess(&ready, arguments),
+            Err(_) => PluginLine::plain(
                 Level::Unknown,
                 format!("HTTP {} on /ready is not understood: of another version?", ready.status),
             ),
         },
-        Ok(_) => Report::plain(
+        Ok(_) => PluginLine::plain(
             Level::Critical,
             "the daemon answers, but its timer stands still: systemctl restart msi-tokend",
         ),
@@ -90,13 +90,13 @@ async fn look(daemon: &Daemon, arguments: &Arguments) -> Report {
                 NoAnswer::NoPermission | NoAnswer::System(_) => Level::Unknown,
                 _ => Level::Critical,
             };
-            Report::plain(level, daemon.unreachable(&reason).cause)
+            PluginLine::plain(level, daemon.unreachable(&reason).cause)
         }
     }
 }
 
 /// A warm token must be there and stay there; one that is merely in use only has to be worried about.
-fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
+fn assess(ready: &Ready, Arguments { warning, critical }: &Arguments) -> PluginLine {
     let level = |token: &TokenHealth| {
         let runs_short = |threshold: &Duration| Duration::from_secs(token.expires_in) < *threshold;
         let first_fetch = !token.ready && token.failures == 0;
@@ -139,7 +139,7 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
         }
     };
     let count = |what: fn(&&TokenHealth) -> bool| ready.tokens.iter().filter(what).count();
-    Report {
+    PluginLine {
         level: troubled.first().map_or(whole, |(level, _)| *level),
         text,
         perfdata: vec![
@@ -157,7 +157,7 @@ fn judge(ready: &Ready, Arguments { warning, critical }: &Arguments) -> Report {
     }
 }
 
-impl Report {
+impl PluginLine {
     fn plain(level: Level, text: impl Into<String>) -> Self {
         Self {
             level,
@@ -168,7 +168,7 @@ impl Report {
 }
 
 /// `MSI-TOKEND LEVEL - text | perfdata`; a bar in the text would begin the performance data.
-impl fmt::Display for Report {
+impl fmt::Display for PluginLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
             Level::Ok => "OK",
@@ -215,9 +215,9 @@ mod tests {
         }
     }
 
-    fn judged(tokens: Vec<TokenHealth>) -> Report {
+    fn assessed(tokens: Vec<TokenHealth>) -> PluginLine {
         let problems = Vec::new();
-        judge(&Ready { problems, tokens }, &ARGUMENTS)
+        assess(&Ready { problems, tokens }, &ARGUMENTS)
     }
 
     #[test]
@@ -235,28 +235,28 @@ mod tests {
             (false, 0, 1, Level::Warning),
             (false, 0, 0, Level::Ok),
         ] {
-            let report = judged(vec![token(warm, expires_in, failures)]);
+            let report = assessed(vec![token(warm, expires_in, failures)]);
             assert_eq!(report.level, level, "{warm} {expires_in} {failures}");
         }
-        assert_eq!(judged(vec![]).level, Level::Ok);
+        assert_eq!(assessed(vec![]).level, Level::Ok);
     }
 
     #[test]
     fn what_is_wrong_with_the_whole_is_a_warning_beside_what_is_wrong_with_tokens() {
-        let judged = |tokens| {
+        let assessed = |tokens| {
             let problems = vec!["callers wait".to_owned()];
-            judge(&Ready { problems, tokens }, &ARGUMENTS)
+            assess(&Ready { problems, tokens }, &ARGUMENTS)
         };
-        let report = judged(vec![token(true, 5000, 0)]);
+        let report = assessed(vec![token(true, 5000, 0)]);
         assert_eq!((report.level, &*report.text), (Level::Warning, "callers wait"));
-        let report = judged(vec![token(true, 0, 1)]);
+        let report = assessed(vec![token(true, 0, 1)]);
         assert_eq!(report.level, Level::Critical);
         assert_eq!(report.text, "https://0|/ for default: why; callers wait");
     }
 
     #[test]
     fn the_worst_comes_first_on_one_line_with_data_behind_a_single_bar() {
-        let report = judged(vec![
+        let report = assessed(vec![
             token(true, 5000, 1),
             token(true, 10, 1),
             token(true, 0, 1),
@@ -267,12 +267,12 @@ mod tests {
             "MSI-TOKEND CRITICAL - https://0// for default: why, and 2 more in trouble | \
              runway=0s;900:;300:;0 tokens=4;;;0 failing=3;;;0 missing=1;;;0"
         );
-        let report = judged(vec![token(true, 7200, 0), token(false, 43_200, 0)]);
+        let report = assessed(vec![token(true, 7200, 0), token(false, 43_200, 0)]);
         assert_eq!(
             report.to_string(),
             "MSI-TOKEND OK - 2 tokens, the shortest good for 2h | \
              runway=7200s;900:;300:;0 tokens=2;;;0 failing=0;;;0 missing=0;;;0"
         );
-        assert!(judged(vec![]).to_string().contains("runway=U;900:;300:;0 tokens=0"));
+        assert!(assessed(vec![]).to_string().contains("runway=U;900:;300:;0 tokens=0"));
     }
 }

@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
-use super::problem::{FaultKind, Problem, printable};
+use super::violation::{FaultKind, Violation, printable};
 
 /// Far beyond any real file, far below what could hurt.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -37,14 +37,14 @@ type Untrusted = (String, String);
 
 /// The main file, then `conf.d/*.toml` beside it in name order, as a shell's `*.toml` would find them. What cannot be
 /// read is a problem; a missing `conf.d` is none.
-pub(super) fn read_all(main: &Path, problems: &mut Vec<Problem>) -> Vec<Source> {
+pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut take = |path: &Path, opened: io::Result<File>| match read(path, opened) {
         Ok(text) => sources.push(Source {
             path: path.into(),
             text,
         }),
-        Err(refusal) => problems.push(problem(path, refusal)),
+        Err(refusal) => violations.push(problem(path, refusal)),
     };
 
     take(main, open(main, OFlag::empty()));
@@ -57,7 +57,7 @@ pub(super) fn read_all(main: &Path, problems: &mut Vec<Problem>) -> Vec<Source> 
             }
         }
         Ok(None) => {}
-        Err(refusal) => problems.push(problem(&drop_ins, refusal)),
+        Err(refusal) => violations.push(problem(&drop_ins, refusal)),
     }
     sources
 }
@@ -83,7 +83,7 @@ fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Untrusted> {
         Err(error) => return Err(unreadable(path, &error)),
     };
     let unreadable = |error: io::Error| unreadable(path, &error);
-    judge(path, &directory.metadata().map_err(unreadable)?)?;
+    check_trust(path, &directory.metadata().map_err(unreadable)?)?;
     let copy = directory.try_clone().map_err(unreadable)?;
     let mut entries = Dir::from_fd(copy.into()).map_err(|errno| unreadable(errno.into()))?;
     let mut names = Vec::new();
@@ -104,7 +104,7 @@ fn read(path: &Path, opened: io::Result<File>) -> Result<String, Untrusted> {
     if !metadata.is_file() {
         return Err(("is not a regular file".into(), "put a plain file there".into()));
     }
-    judge(path, &metadata)?;
+    check_trust(path, &metadata)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -121,7 +121,7 @@ fn read(path: &Path, opened: io::Result<File>) -> Result<String, Untrusted> {
 
 /// Only root and the user whom this process runs as may be able to write it. The group is not trusted either, not even
 /// root's: who is in it is decided elsewhere.
-fn judge(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
+fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let (owner, ours) = (metadata.uid(), geteuid().as_raw());
     if owner != 0 && owner != ours {
         let trusted = if ours == 0 {
@@ -165,8 +165,8 @@ fn unreadable(path: &Path, error: &io::Error) -> Untrusted {
     }
 }
 
-fn problem(path: &Path, (what, remedy): Untrusted) -> Problem {
-    Problem {
+fn problem(path: &Path, (what, remedy): Untrusted) -> Violation {
+    Violation {
         file: path.into(),
         line: None,
         key: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::files::Source;
 use super::load::understand;
-use super::{Account, Config, Loaded, Origin, Problems};
+use super::{Account, Config, Loaded, Origin, Violations};
 
 /// Begins the next file.
 const NEXT_FILE: &str = "\n#--\n";
@@ -23,12 +23,12 @@ pub fn config(input: &[u8]) -> bool {
         Ok(loaded) => {
             assert_is_sound(&loaded.config);
             let printed = loaded.effective.to_string();
-            let again = load(&printed).unwrap_or_else(|problems| panic!("{printed}\n{problems}"));
+            let again = load(&printed).unwrap_or_else(|violations| panic!("{printed}\n{violations}"));
             assert_eq!(without_places(again.config), without_places(loaded.config), "{printed}");
         }
-        Err(problems) => {
-            assert!(problems.iter().next().is_some());
-            for problem in problems.iter() {
+        Err(violations) => {
+            assert!(violations.iter().next().is_some());
+            for problem in violations.iter() {
                 let line = problem.to_string();
                 assert!(!line.chars().any(char::is_control), "{line:?}");
                 assert!(!problem.what.is_empty() && !problem.remedy.is_empty(), "{line}");
@@ -44,7 +44,7 @@ pub fn config(input: &[u8]) -> bool {
     is_good
 }
 
-fn load(text: &str) -> Result<Loaded, Problems> {
+fn load(text: &str) -> Result<Loaded, Violations> {
     let sources: Vec<Source> = text
         .split(NEXT_FILE)
         .enumerate()

@@ -7,10 +7,10 @@ use hyper::Uri;
 
 use super::effective::Printer;
 use super::files::{self, Source};
-use super::problem::FaultKind;
 use super::read::{Names, Origins, Reader};
-use super::schema::{Draft, Rule, Warm};
-use super::{Allow, Config, Effective, Listen, Origin, Problem, Problems};
+use super::schema::{AllowTable, Draft, Warm};
+use super::violation::FaultKind;
+use super::{Allow, Config, Effective, Listen, Origin, Violation, Violations};
 use crate::key::{Identity, Key};
 
 /// A configuration without fault.
@@ -27,19 +27,19 @@ pub struct Loaded {
 ///
 /// Each file must be a regular one, not a link, belong to root or to the user of this process and be writable by its
 /// owner alone; so must `conf.d`, which may be missing.
-pub fn load(main: &Path) -> Result<Loaded, Problems> {
-    let mut problems = Vec::new();
-    let sources = files::read_all(main, &mut problems);
-    understand(&sources, problems)
+pub fn load(main: &Path) -> Result<Loaded, Violations> {
+    let mut violations = Vec::new();
+    let sources = files::read_all(main, &mut violations);
+    understand(&sources, violations)
 }
 
-/// One file over the other; `problems` are those that reading them had.
-pub(super) fn understand(sources: &[Source], mut problems: Vec<Problem>) -> Result<Loaded, Problems> {
+/// One file over the other; `violations` are those that reading them had.
+pub(super) fn understand(sources: &[Source], mut violations: Vec<Violation>) -> Result<Loaded, Violations> {
     let names = names();
     let mut draft = Draft::new(Config::default());
     let mut origins = Origins::new();
     for source in sources {
-        let (mut reader, root) = Reader::parse(source, &names, &mut problems);
+        let (mut reader, root) = Reader::parse(source, &names, &mut violations);
         let Some(mut root) = root else { continue };
         reader.section(&mut root, "upstream", &mut origins, |v| draft.upstream_keys(v));
         reader.section(&mut root, "listen", &mut origins, |v| draft.listen_keys(v));
@@ -49,28 +49,28 @@ pub(super) fn understand(sources: &[Source], mut problems: Vec<Problem>) -> Resu
         for (origin, table) in reader.tables(&mut root, "warm") {
             let mut warm = Warm::default();
             let given = reader.table("warm", table, None, |v| warm.keys(v));
-            reader.judge(judge_warm(&given, &origin));
+            reader.note(check_warm(&given, &origin));
             draft.warm.push((origin, warm));
         }
         for (origin, table) in reader.tables(&mut root, "allow") {
-            let mut rule = Rule::default();
+            let mut rule = AllowTable::default();
             let given = reader.table("allow", table, None, |v| rule.keys(v));
-            reader.judge(judge_rule(&given, rule.default_identity, &origin));
+            reader.note(check_rule(&given, rule.default_identity, &origin));
             draft.allow.push((origin, rule));
         }
         reader.unknown_sections(&root);
     }
     // What a file that was not understood would have set is not known: judging the whole would be guessing.
-    let whole = problems.iter().all(|problem| problem.class > FaultKind::Syntax);
+    let whole = violations.iter().all(|problem| problem.class > FaultKind::Syntax);
     let config = complete(&mut draft);
     if whole {
-        judge_whole(&config, &draft, &origins, &mut problems);
+        check_whole(&config, &draft, &origins, &mut violations);
     }
-    if problems.is_empty() {
+    if violations.is_empty() {
         let effective = print(&mut draft, &origins);
         Ok(Loaded { config, effective })
     } else {
-        Err(Problems::new(problems))
+        Err(Violations::new(violations))
     }
 }
 
@@ -83,34 +83,34 @@ fn names() -> Names {
     draft.limits_keys(names.enter("limits"));
     draft.log_keys(names.enter("log"));
     Warm::default().keys(names.enter("warm"));
-    Rule::default().keys(names.enter("allow"));
+    AllowTable::default().keys(names.enter("allow"));
     names
 }
 
 /// Judged by the keys that were given: a key whose value was refused is told already, and is not missing.
-fn judge_warm(given: &[&str], origin: &Origin) -> Option<Problem> {
+fn check_warm(given: &[&str], origin: &Origin) -> Option<Violation> {
     if !given.contains(&"resource") {
         let remedy = "add resource, such as resource = \"https://storage.azure.com/\"";
-        Some(Problem::at(origin, "warm", "names no resource", remedy))
+        Some(Violation::at(origin, "warm", "names no resource", remedy))
     } else if given.len() > 2 {
         let what = "names more than one identity";
         let remedy = "keep one of client_id, object_id, resource_id, and add a [[warm]] for each other one";
-        Some(Problem::at(origin, "warm", what, remedy))
+        Some(Violation::at(origin, "warm", what, remedy))
     } else {
         None
     }
 }
 
-fn judge_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -> Option<Problem> {
+fn check_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -> Option<Violation> {
     let any_of = |keys: [&str; 3]| keys.iter().any(|key| given.contains(key));
     if !any_of(["users", "groups", "units"]) {
         let what = "says nobody who is allowed";
         let remedy = "add users, groups or units, or remove the rule";
-        Some(Problem::at(origin, "allow", what, remedy))
+        Some(Violation::at(origin, "allow", what, remedy))
     } else if default_identity == Some(false) && !any_of(["client_ids", "object_ids", "resource_ids"]) {
         let what = "says no identity that is allowed";
         let remedy = "list the identities in client_ids, or leave default_identity out to allow any identity";
-        Some(Problem::at(origin, "allow.default_identity", what, remedy))
+        Some(Violation::at(origin, "allow.default_identity", what, remedy))
     } else {
         None
     }
@@ -153,7 +153,7 @@ fn key_of(warm: &Warm) -> Option<Key> {
     ))
 }
 
-fn allow(rule: &Rule, origin: &Origin) -> Allow {
+fn allow(rule: &AllowTable, origin: &Origin) -> Allow {
     let lists = [&rule.client_ids, &rule.object_ids, &rule.resource_ids];
     let given = rule.default_identity.is_some() || lists.iter().any(|list| list.is_some());
     let default = rule.default_identity.unwrap_or(false).then_some(Identity::Default);
@@ -168,12 +168,12 @@ fn allow(rule: &Rule, origin: &Origin) -> Allow {
     }
 }
 
-fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut Vec<Problem>) {
+fn check_whole(config: &Config, draft: &Draft, origins: &Origins, violations: &mut Vec<Violation>) {
     if config.warm.len() > config.cache.max_tokens
         && let Some((origin, _)) = draft.warm.get(config.cache.max_tokens)
     {
         let (count, max) = (config.warm.len(), config.cache.max_tokens);
-        problems.push(Problem::at(
+        violations.push(Violation::at(
             origin,
             "warm",
             format!("is listed for {count} tokens and the cache holds {max}"),
@@ -186,7 +186,7 @@ fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut
             && reaches(&config.upstream.endpoint, address)
             && let Some(origin) = origins.get(&("listen", key))
         {
-            problems.push(Problem::at(
+            violations.push(Violation::at(
                 origin,
                 format!("listen.{key}"),
                 "is the address of upstream.endpoint: the daemon would ask itself",
@@ -200,7 +200,7 @@ fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut
         && let Some(origin) = origins.get(&("listen", "monitor"))
     {
         let what = "is the address of listen.sdk as well";
-        problems.push(Problem::at(origin, "listen.monitor", what, "choose another port"));
+        violations.push(Violation::at(origin, "listen.monitor", what, "choose another port"));
     }
     if config.listen.sdk_env == config.listen.socket
         && let Some(origin) = origins
@@ -208,7 +208,7 @@ fn judge_whole(config: &Config, draft: &Draft, origins: &Origins, problems: &mut
             .or_else(|| origins.get(&("listen", "socket")))
     {
         let what = "is the path of listen.socket as well";
-        problems.push(Problem::at(origin, "listen.sdk_env", what, "choose another name"));
+        violations.push(Violation::at(origin, "listen.sdk_env", what, "choose another name"));
     }
 }
 

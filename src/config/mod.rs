@@ -8,12 +8,12 @@ pub mod fuzz;
 mod load;
 mod names;
 mod numbers;
-mod problem;
 mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod values;
+mod violation;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,14 +27,14 @@ pub use self::account::Account;
 pub use self::effective::Effective;
 pub use self::load::{Loaded, load, reaches};
 pub use self::numbers::duration;
-pub use self::problem::{Problem, Problems};
+pub use self::violation::{Violation, Violations};
 use crate::key::{Identity, Key, Resource};
 
 /// The effective configuration: defaults, then `config.toml`, then `conf.d/*.toml` in name order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `[upstream]`
-    pub upstream: Upstream,
+    pub upstream: UpstreamSettings,
     /// `[listen]`
     pub listen: Listen,
     /// `[cache]`
@@ -51,7 +51,7 @@ pub struct Config {
 
 /// The endpoint that tokens come from, and how hard it may be asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// Which protocol it speaks.
     pub kind: Kind,
     /// Its `http` address; the kind's own default unless set.
@@ -177,7 +177,7 @@ impl Default for Config {
     fn default() -> Self {
         let socket = PathBuf::from("/run/msi-tokend/msi-tokend.sock");
         Self {
-            upstream: Upstream {
+            upstream: UpstreamSettings {
                 kind: Kind::Imds,
                 endpoint: Kind::Imds.default_endpoint(),
                 max_concurrent: 4,
@@ -217,6 +217,6 @@ impl Default for Config {
 /// `file:line`, on one line whatever the file is called.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", problem::printable(&self.file), self.line)
+        write!(f, "{}:{}", violation::printable(&self.file), self.line)
     }
 }

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Origin;
 use super::files::Source;
-use super::problem::{FaultKind, Problem};
+use super::violation::{FaultKind, Violation};
 
 /// A value with its place in the text.
 pub(super) type Node<'i> = Spanned<DeValue<'i>>;
@@ -127,7 +127,7 @@ pub(super) struct Reader<'a> {
     names: &'a Names,
     /// Offsets of the text's line ends.
     line_ends: Vec<usize>,
-    problems: &'a mut Vec<Problem>,
+    violations: &'a mut Vec<Violation>,
 }
 
 /// One table under reading.
@@ -145,14 +145,14 @@ impl<'a> Reader<'a> {
     pub(super) fn parse(
         source: &'a Source,
         names: &'a Names,
-        problems: &'a mut Vec<Problem>,
+        violations: &'a mut Vec<Violation>,
     ) -> (Self, Option<DeTable<'a>>) {
         let line_ends = source.text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let mut reader = Self {
             source,
             names,
             line_ends: line_ends.map(|(at, _)| at).collect(),
-            problems,
+            violations,
         };
         let (table, errors) = DeTable::parse_recoverable(&source.text);
         let sound = errors.is_empty();
@@ -252,8 +252,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds what the caller found by itself.
-    pub(super) fn judge(&mut self, problem: Option<Problem>) {
-        self.problems.extend(problem);
+    pub(super) fn note(&mut self, problem: Option<Violation>) {
+        self.violations.extend(problem);
     }
 
     /// Reports what is left at the top of the file.
@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
     }
 
     fn report(&mut self, class: FaultKind, at: Option<usize>, key: Option<String>, what: String, remedy: String) {
-        self.problems.push(Problem {
+        self.violations.push(Violation {
             file: Arc::clone(&self.source.path),
             line: at.map(|at| self.origin(at).line),
             key,

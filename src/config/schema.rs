@@ -11,12 +11,12 @@ use super::read::Visit;
 use super::values::{
     AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Size, Switch,
 };
-use super::{Account, Cache, Config, Kind, Limits, Listen, Log, Origin, Upstream};
+use super::{Account, Cache, Config, Kind, Limits, Listen, Log, Origin, UpstreamSettings};
 use crate::key::{Identity, Resource};
 
 /// A configuration while files are laid over it.
 pub(super) struct Draft {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: UpstreamSettings,
     /// Where set; else the kind decides, which a later file may change.
     pub(super) endpoint: Option<Uri>,
     pub(super) listen: Listen,
@@ -26,7 +26,7 @@ pub(super) struct Draft {
     pub(super) limits: Limits,
     pub(super) log: Log,
     pub(super) warm: Vec<(Origin, Warm)>,
-    pub(super) allow: Vec<(Origin, Rule)>,
+    pub(super) allow: Vec<(Origin, AllowTable)>,
 }
 
 /// One `[[warm]]` table as written.
@@ -40,7 +40,7 @@ pub(super) struct Warm {
 
 /// One `[[allow]]` table as written.
 #[derive(Default)]
-pub(super) struct Rule {
+pub(super) struct AllowTable {
     pub(super) users: Option<Vec<Account>>,
     pub(super) groups: Option<Vec<Account>>,
     pub(super) units: Option<Vec<String>>,
@@ -127,7 +127,7 @@ impl Warm {
     }
 }
 
-impl Rule {
+impl AllowTable {
     pub(super) fn keys(&mut self, v: &mut impl Visit) {
         v.value("users", &mut self.users, &Optional(List(UserOrGroup)));
         v.value("groups", &mut self.groups, &Optional(List(UserOrGroup)));

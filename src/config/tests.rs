@@ -43,19 +43,19 @@ impl Files {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn load(&self) -> Result<Loaded, Problems> {
+    fn load(&self) -> Result<Loaded, Violations> {
         load(&self.path("config.toml"))
     }
 
     fn config(&self) -> Config {
-        self.load().unwrap_or_else(|problems| panic!("{problems}")).config
+        self.load().unwrap_or_else(|violations| panic!("{violations}")).config
     }
 
     /// What is wrong, with paths relative to the directory.
-    fn problems(&self) -> Vec<String> {
+    fn violations(&self) -> Vec<String> {
         let prefix = format!("{}/", self.directory.path().display());
-        let problems = self.load().expect_err("the files are wrong");
-        problems
+        let violations = self.load().expect_err("the files are wrong");
+        violations
             .to_string()
             .lines()
             .map(|line| line.replace(&prefix, ""))
@@ -65,10 +65,10 @@ impl Files {
 
 /// Asserts that the one problem of `text` contains all of `parts`.
 fn assert_problem(text: &str, parts: &[&str]) {
-    let problems = Files::new(text).problems();
-    assert_eq!(problems.len(), 1, "{text}\n{problems:#?}");
+    let violations = Files::new(text).violations();
+    assert_eq!(violations.len(), 1, "{text}\n{violations:#?}");
     for part in parts {
-        assert!(problems[0].contains(part), "{text}\n{problems:#?}\nlacks {part}");
+        assert!(violations[0].contains(part), "{text}\n{violations:#?}\nlacks {part}");
     }
 }
 
@@ -138,7 +138,7 @@ audit = false
     .config();
     assert_eq!(
         config.upstream,
-        Upstream {
+        UpstreamSettings {
             kind: Kind::Arc,
             endpoint: Uri::from_static("http://127.0.0.1:9999/token"),
             max_concurrent: 1,
@@ -281,7 +281,7 @@ fn all_that_is_wrong_is_told_at_once_by_file_and_type_errors_first() {
     .drop_in("a.toml", "[log]\nlevel = \"loud\"\naudit = \n")
     .drop_in("b.toml", "[log]\nlevel = \"loud\"\n");
     assert_eq!(
-        files.problems(),
+        files.violations(),
         [
             "config.toml:4: cache.max_tokens must be an integer, not a string: write for example max_tokens = 100",
             "config.toml:2: cache.max_token is not known: did you mean max_tokens?",
@@ -299,7 +299,7 @@ fn all_that_is_wrong_is_told_at_once_by_file_and_type_errors_first() {
 #[test]
 fn an_overridden_value_is_judged_as_well() {
     let files = Files::new("cache.max_tokens = 0").drop_in("a.toml", "cache.max_tokens = 5");
-    assert!(files.problems()[0].contains("must be from 1 to"));
+    assert!(files.violations()[0].contains("must be from 1 to"));
 }
 
 #[test]
@@ -699,7 +699,7 @@ fn only_plain_files_that_nobody_else_can_write_are_read() {
     let files = Files::new("");
     for mode in [0o664, 0o646, 0o666] {
         files.chmod("config.toml", mode);
-        let problem = files.problems().remove(0);
+        let problem = files.violations().remove(0);
         assert!(
             problem.contains("written by others") && problem.contains("chmod go-w"),
             "{problem}"
@@ -710,34 +710,34 @@ fn only_plain_files_that_nobody_else_can_write_are_read() {
 
     let files = Files::new("").drop_in("a.toml", "");
     files.chmod("conf.d/a.toml", 0o666);
-    assert!(files.problems()[0].starts_with("conf.d/a.toml: can be written"));
+    assert!(files.violations()[0].starts_with("conf.d/a.toml: can be written"));
     files.chmod("conf.d/a.toml", 0o644);
     files.chmod("conf.d", 0o777);
-    assert!(files.problems()[0].contains("conf.d: can be written"));
+    assert!(files.violations()[0].contains("conf.d: can be written"));
 
     let files = Files::new("");
     fs::rename(files.path("config.toml"), files.path("real.toml")).unwrap();
-    let problem = files.problems().remove(0);
+    let problem = files.violations().remove(0);
     assert!(
         problem.contains("does not exist") && problem.contains("--config"),
         "{problem}"
     );
     symlink("real.toml", files.path("config.toml")).unwrap();
-    assert!(files.problems()[0].contains("symbolic link"));
+    assert!(files.violations()[0].contains("symbolic link"));
 
     let files = Files::new("").drop_in("real", "");
     symlink("real", files.path("conf.d/a.toml")).unwrap();
-    assert!(files.problems()[0].contains("symbolic link"));
+    assert!(files.violations()[0].contains("symbolic link"));
 
     let files = Files::new("");
     fs::create_dir(files.path("elsewhere")).unwrap();
     symlink("elsewhere", files.path("conf.d")).unwrap();
-    assert!(files.problems()[0].contains("is a symbolic link"));
+    assert!(files.violations()[0].contains("is a symbolic link"));
 
     let files = Files::new("").drop_in("a.toml", "");
     fs::remove_file(files.path("conf.d/a.toml")).unwrap();
     fs::create_dir(files.path("conf.d/a.toml")).unwrap();
-    assert!(files.problems()[0].contains("not a regular file"));
+    assert!(files.violations()[0].contains("not a regular file"));
 }
 
 /// A FIFO would hold the daemon's start until somebody writes into it.
@@ -746,7 +746,7 @@ fn a_fifo_is_refused_at_once() {
     let files = Files::new("");
     fs::remove_file(files.path("config.toml")).unwrap();
     nix::unistd::mkfifo(&files.path("config.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(files.problems()[0].contains("not a regular file"));
+    assert!(files.violations()[0].contains("not a regular file"));
 }
 
 #[test]
@@ -756,7 +756,7 @@ fn a_file_of_somebody_else_is_refused() {
     }
     let files = Files::new("");
     std::os::unix::fs::chown(files.path("config.toml"), Some(12345), None).unwrap();
-    assert!(files.problems()[0].contains("belongs to uid 12345"));
+    assert!(files.violations()[0].contains("belongs to uid 12345"));
 }
 
 #[test]
@@ -765,16 +765,16 @@ fn size_and_encoding_are_judged() {
     files.write("config.toml", "#".repeat(1024 * 1024));
     files.config();
     files.write("config.toml", "#".repeat(1024 * 1024 + 1));
-    assert!(files.problems()[0].contains("larger than 1048576 bytes"));
+    assert!(files.violations()[0].contains("larger than 1048576 bytes"));
     files.write("config.toml", b"# a\n# \xff\n");
-    assert!(files.problems()[0].contains("not UTF-8 text in line 2"));
+    assert!(files.violations()[0].contains("not UTF-8 text in line 2"));
     files.write("config.toml", "[log]\nlevel = \"\0\"");
-    assert_eq!(files.problems().len(), 1);
+    assert_eq!(files.violations().len(), 1);
 }
 
 #[test]
 fn unreadable_drop_ins_do_not_hide_what_else_is_wrong() {
     let files = Files::new("a = 1").drop_in("a.toml", "b = 1");
     files.chmod("conf.d/a.toml", 0o666);
-    assert_eq!(files.problems().len(), 2);
+    assert_eq!(files.violations().len(), 2);
 }

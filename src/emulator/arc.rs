@@ -3,7 +3,7 @@
 //! protocol.
 
 use super::imds;
-use super::issue::Issued;
+use super::issue::IssuedToken;
 use super::reply::{Reply, error};
 use super::request::{AskedToken, Query, header};
 use hyper::StatusCode;
@@ -73,6 +73,6 @@ pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply
 }
 
 /// The token reply, which names whatever identity the request named.
-pub(super) fn success(grant: &Issued, request: &AskedToken) -> Map<String, Value> {
+pub(super) fn success(grant: &IssuedToken, request: &AskedToken) -> Map<String, Value> {
     imds::success(grant, request)
 }

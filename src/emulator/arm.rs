@@ -7,7 +7,7 @@ use super::issue::TENANT_ID;
 use super::jwt;
 use super::reply::Reply;
 use super::request::Query;
-use super::state::State;
+use super::state::EmulatorState;
 use super::storage_account::StorageAccount;
 use super::wall_clock::unix_now;
 use base64::Engine as _;
@@ -28,7 +28,7 @@ pub(super) fn is_here(path: &str) -> bool {
 
 /// Answers a request: who asks is judged first, then what is asked. Before that the web server in front of it all turns
 /// away a POST that says nothing of its body, for which the tutorial's `curl` has its `-d ""`.
-pub(super) fn answer(state: &State, head: &Parts) -> Reply {
+pub(super) fn answer(state: &EmulatorState, head: &Parts) -> Reply {
     let has_body =
         |headers: &HeaderMap| headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
     if head.method == Method::POST && !has_body(&head.headers) {
@@ -71,10 +71,10 @@ fn authenticate(head: &Parts, now: i64) -> Result<(), Reply> {
     };
     let claims =
         jwt::claims(token).ok_or_else(|| unauthorized("InvalidAuthenticationToken", "The access token is invalid."))?;
-    judge(&claims, now).map_err(|(code, text)| unauthorized(code, &text))
+    check_claims(&claims, now).map_err(|(code, text)| unauthorized(code, &text))
 }
 
-fn judge(claims: &Map<String, Value>, now: i64) -> Result<(), (&'static str, String)> {
+fn check_claims(claims: &Map<String, Value>, now: i64) -> Result<(), (&'static str, String)> {
     let audience = claims.get("aud").and_then(Value::as_str).unwrap_or_default();
     if !AUDIENCES
         .iter()
@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn a_token_is_judged_by_audience_and_times() {
         let code = |aud: &str, nbf: i64, exp: i64| {
-            judge(json!({"aud": aud, "nbf": nbf, "exp": exp}).as_object().unwrap(), 100).map_err(|(code, _)| code)
+            check_claims(json!({"aud": aud, "nbf": nbf, "exp": exp}).as_object().unwrap(), 100)
+                .map_err(|(code, _)| code)
         };
         assert_eq!(code("https://management.azure.com/", 0, 200), Ok(()));
         assert_eq!(code("https://management.core.windows.net", 100, 101), Ok(()));

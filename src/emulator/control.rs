@@ -3,7 +3,7 @@
 use super::identity::IdentitySet;
 use super::reply::Reply;
 use super::script::Script;
-use super::state::State;
+use super::state::EmulatorState;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
@@ -12,7 +12,7 @@ use serde_json::json;
 pub(super) const PREFIX: &str = "/emulator/";
 
 /// Answers a control request; `body` is the TOML that a `PUT` brings.
-pub(super) fn answer(state: &State, head: &Parts, body: &str) -> Reply {
+pub(super) fn answer(state: &EmulatorState, head: &Parts, body: &str) -> Reply {
     let mut inner = state.inner.lock();
     let path = head.uri.path();
     let route = path.strip_prefix(PREFIX).unwrap_or(path);

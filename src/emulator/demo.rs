@@ -79,7 +79,7 @@ pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<O
     }
     let emulator = Emulator::start(Options::default()).await?;
     let home = Home::new()?;
-    let mut daemon = Daemon::start(&program, &home, &emulator.imds_endpoint())?;
+    let mut daemon = DaemonProcess::start(&program, &home, &emulator.imds_endpoint())?;
     let mut interrupted = pin!(interrupted);
     let shown = tokio::select! {
         shown = show(&emulator, &home, &mut daemon) => shown,
@@ -97,7 +97,7 @@ pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<O
 }
 
 /// Two requests of the same key, and whether each reached the endpoint.
-async fn show(emulator: &Emulator, home: &Home, daemon: &mut Daemon) -> Result<(), DemoError> {
+async fn show(emulator: &Emulator, home: &Home, daemon: &mut DaemonProcess) -> Result<(), DemoError> {
     let bad = |problem: String| DemoError::Answer {
         problem,
         log: home.end_of_log(),
@@ -175,7 +175,7 @@ struct TimedToken {
 /// One request over the socket, connecting included.
 async fn ask(socket: &Path) -> Result<TimedToken, String> {
     #[derive(Deserialize)]
-    struct Body {
+    struct TokenBody {
         access_token: String,
     }
     let start = Instant::now();
@@ -190,7 +190,8 @@ async fn ask(socket: &Path) -> Result<TimedToken, String> {
             String::from_utf8_lossy(&body)
         ));
     }
-    let body: Body = serde_json::from_slice(&body).map_err(|error| format!("the daemon's 200 is no token: {error}"))?;
+    let body: TokenBody =
+        serde_json::from_slice(&body).map_err(|error| format!("the daemon's 200 is no token: {error}"))?;
     Ok(TimedToken {
         token: body.access_token,
         took,
@@ -255,9 +256,9 @@ impl Drop for Home {
 
 /// The daemon's process; killed if this is dropped before it ended.
 #[derive(Debug)]
-struct Daemon(Child);
+struct DaemonProcess(Child);
 
-impl Daemon {
+impl DaemonProcess {
     fn start(program: &Path, home: &Home, endpoint: &str) -> Result<Self, DemoError> {
         let path = home.0.join("config.toml");
         let setup = |error| DemoError::Setup(path.clone(), error);
@@ -318,7 +319,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
         if let Ok(None) = self.0.try_wait() {
             // It may end between the two; then there is nothing to kill.

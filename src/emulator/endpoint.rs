@@ -3,12 +3,12 @@
 //! Each kind of endpoint is a file (`imds`, `vm_extension`, `arc`): its path, what it demands of a request, and the shape of
 //! its replies. Everything else is the same for all and stands here.
 
-use super::identity::{Identity, NoIdentity, Selector};
-use super::issue::{Issued, TENANT_ID, Wanted};
+use super::identity::{IdentitySelector, ManagedIdentity, NoIdentity};
+use super::issue::{IssuedToken, TENANT_ID, Wanted};
 use super::reply::{Reply, Reset, Sending, error};
 use super::request::{AskedToken, Query};
-use super::script::Fault;
-use super::state::State;
+use super::script::ScriptedFault;
+use super::state::EmulatorState;
 use super::traffic::Seen;
 use super::wall_clock::unix_now;
 use super::{arc, imds, vm_extension};
@@ -20,13 +20,13 @@ use std::collections::BTreeMap;
 
 /// The kinds of MSI endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(super) enum EndpointKind {
     Imds,
     VmExtension,
     Arc,
 }
 
-impl Endpoint {
+impl EndpointKind {
     pub const ALL: [Self; 3] = [Self::Imds, Self::VmExtension, Self::Arc];
 
     /// The kind at this path, with or without a slash at its end.
@@ -51,7 +51,7 @@ impl Endpoint {
         }
     }
 
-    fn success(self, grant: &Issued, request: &AskedToken) -> Map<String, Value> {
+    fn success(self, grant: &IssuedToken, request: &AskedToken) -> Map<String, Value> {
         match self {
             Self::Imds => imds::success(grant, request),
             Self::VmExtension => vm_extension::success(grant),
@@ -67,7 +67,7 @@ impl Endpoint {
     }
 
     /// What comes before the answer itself, for the kind that has such a thing.
-    fn challenge(self, state: &State, head: &Parts, fault: &Fault) -> Option<Reply> {
+    fn challenge(self, state: &EmulatorState, head: &Parts, fault: &ScriptedFault) -> Option<Reply> {
         match self {
             Self::Arc => state.inner.lock().challenges.challenge(head, fault.realm.as_deref()),
             Self::Imds | Self::VmExtension => None,
@@ -76,7 +76,12 @@ impl Endpoint {
 }
 
 /// Answers a token request; `form` is the body that came with it.
-pub(super) async fn answer(kind: Endpoint, state: &State, head: &Parts, form: &str) -> Result<Reply, Reset> {
+pub(super) async fn answer(
+    kind: EndpointKind,
+    state: &EmulatorState,
+    head: &Parts,
+    form: &str,
+) -> Result<Reply, Reset> {
     let parameters = parameters(head, form);
     let _in_flight = InFlight::begin(state, seen(head, parameters.as_ref().ok()));
     let request = parameters.map_err(|reason| error(StatusCode::BAD_REQUEST, "invalid_request", &reason));
@@ -108,7 +113,7 @@ fn parameters(head: &Parts, form: &str) -> Result<Query, String> {
     Query::from_query(head.uri.query().unwrap_or_default())
 }
 
-fn token(kind: Endpoint, state: &State, request: &AskedToken, fault: &Fault) -> Reply {
+fn token(kind: EndpointKind, state: &EmulatorState, request: &AskedToken, fault: &ScriptedFault) -> Reply {
     if !is_known_resource(&request.resource) {
         return unknown_resource(&request.resource);
     }
@@ -140,7 +145,7 @@ fn token(kind: Endpoint, state: &State, request: &AskedToken, fault: &Fault) -> 
     Reply::json(status, &body)
 }
 
-fn grant(state: &State, request: &AskedToken, fault: &Fault) -> Result<Issued, NoIdentity> {
+fn grant(state: &EmulatorState, request: &AskedToken, fault: &ScriptedFault) -> Result<IssuedToken, NoIdentity> {
     let now = unix_now();
     let inner = &mut *state.inner.lock();
     let identity = inner.identities.choose(&request.selector)?;
@@ -149,7 +154,7 @@ fn grant(state: &State, request: &AskedToken, fault: &Fault) -> Result<Issued, N
             .wrong_client_id
             .clone()
             .unwrap_or_else(|| identity.client_id.clone());
-        let foreign = Identity {
+        let foreign = ManagedIdentity {
             client_id,
             ..identity.clone()
         };
@@ -190,7 +195,7 @@ fn unknown_resource(resource: &str) -> Reply {
 }
 
 /// The answer of a fault that needs no token.
-fn canned(fault: &Fault) -> Option<Reply> {
+fn canned(fault: &ScriptedFault) -> Option<Reply> {
     let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok());
     if let Some(location) = fault
         .redirect
@@ -211,7 +216,7 @@ fn canned(fault: &Fault) -> Option<Reply> {
     }
     let status = status.filter(|status| !status.is_success())?;
     let (code, description) = match status.as_u16() {
-        400 => ("invalid_request", "Identity not found"),
+        400 => ("invalid_request", "ManagedIdentity not found"),
         403 => ("forbidden", "Access to this endpoint is forbidden"),
         404 => ("not_found", "The requested resource does not exist"),
         410 => ("gone", "The endpoint is being updated"),
@@ -231,7 +236,7 @@ pub(super) fn with_server(reply: Reply, server: Option<&'static str>) -> Reply {
 }
 
 /// What a fault changes about any answer.
-fn spoil(mut reply: Reply, fault: &Fault) -> Reply {
+fn spoil(mut reply: Reply, fault: &ScriptedFault) -> Reply {
     if let Some(value) = fault
         .retry_after
         .as_ref()
@@ -278,17 +283,17 @@ pub(super) fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
         identity: parameters
             .and_then(|parameters| parameters.selector().ok())
             .as_ref()
-            .map(Selector::to_string),
+            .map(IdentitySelector::to_string),
         at_ms: 0,
         concurrent: 0,
     }
 }
 
 /// Counts a request as being answered for as long as it lives, also when the caller hangs up.
-pub(super) struct InFlight<'a>(&'a State);
+pub(super) struct InFlight<'a>(&'a EmulatorState);
 
 impl<'a> InFlight<'a> {
-    pub fn begin(state: &'a State, seen: Seen) -> Self {
+    pub fn begin(state: &'a EmulatorState, seen: Seen) -> Self {
         state.inner.lock().traffic.begin(seen, tokio::time::Instant::now());
         Self(state)
     }
@@ -306,11 +311,17 @@ mod tests {
 
     #[test]
     fn a_path_may_end_in_a_slash_and_is_otherwise_exact() {
-        assert_eq!(Endpoint::at("/metadata/identity/oauth2/token"), Some(Endpoint::Imds));
-        assert_eq!(Endpoint::at("/metadata/identity/oauth2/token/"), Some(Endpoint::Imds));
-        assert_eq!(Endpoint::at("/oauth2/token"), Some(Endpoint::VmExtension));
-        assert_eq!(Endpoint::at("/Metadata/identity/oauth2/token"), None);
-        assert_eq!(Endpoint::at("/"), None);
+        assert_eq!(
+            EndpointKind::at("/metadata/identity/oauth2/token"),
+            Some(EndpointKind::Imds)
+        );
+        assert_eq!(
+            EndpointKind::at("/metadata/identity/oauth2/token/"),
+            Some(EndpointKind::Imds)
+        );
+        assert_eq!(EndpointKind::at("/oauth2/token"), Some(EndpointKind::VmExtension));
+        assert_eq!(EndpointKind::at("/Metadata/identity/oauth2/token"), None);
+        assert_eq!(EndpointKind::at("/"), None);
     }
 
     #[test]
@@ -337,32 +348,32 @@ mod tests {
 
     #[test]
     fn a_canned_answer_is_made_only_by_the_effects_that_need_no_token() {
-        let token_faults = Fault {
+        let token_faults = ScriptedFault {
             status: Some(201),
             retry_after: Some("7".into()),
-            ..Fault::default()
+            ..ScriptedFault::default()
         };
         assert!(canned(&token_faults).is_none());
-        let reply = canned(&Fault {
+        let reply = canned(&ScriptedFault {
             status: Some(429),
-            ..Fault::default()
+            ..ScriptedFault::default()
         })
         .unwrap();
         assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
         assert!(String::from_utf8(reply.body).unwrap().contains("too_many_requests"));
-        let reply = canned(&Fault {
+        let reply = canned(&ScriptedFault {
             status: Some(502),
             body: Some("<html>".into()),
-            ..Fault::default()
+            ..ScriptedFault::default()
         })
         .unwrap();
         assert_eq!(
             (reply.status.as_u16(), reply.body.as_slice()),
             (502, b"<html>".as_slice())
         );
-        let reply = canned(&Fault {
+        let reply = canned(&ScriptedFault {
             redirect: Some("http://x/".into()),
-            ..Fault::default()
+            ..ScriptedFault::default()
         })
         .unwrap();
         assert_eq!(reply.status, StatusCode::FOUND);

@@ -13,7 +13,7 @@ pub const DEFAULT_RESOURCE_ID: &str = "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb
 /// One managed identity. All ids compare without case, as in Azure.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct ManagedIdentity {
     /// What applications and RBAC call the `appId`.
     pub client_id: String,
     /// The service principal's id in the tenant, also called principal id.
@@ -27,11 +27,11 @@ pub struct Identity {
 
 /// The identities assigned to the VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentitySet(Vec<Identity>);
+pub struct IdentitySet(Vec<ManagedIdentity>);
 
 /// How a token request names its identity; at most one selector may be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Selector {
+pub(super) enum IdentitySelector {
     /// None given: the VM's default identity.
     Default,
     /// `client_id=`
@@ -47,7 +47,7 @@ pub(super) enum Selector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoIdentity {
     /// No identity has that id, or there is none at all.
-    #[error("Identity not found")]
+    #[error("ManagedIdentity not found")]
     NotFound,
     /// Several user-assigned ones, none system-assigned, and the request named none.
     #[error(
@@ -60,7 +60,7 @@ pub(super) enum NoIdentity {
 #[serde(deny_unknown_fields)]
 struct IdentityFile {
     #[serde(default)]
-    identity: Vec<Identity>,
+    identity: Vec<ManagedIdentity>,
 }
 
 impl IdentitySet {
@@ -104,18 +104,18 @@ impl IdentitySet {
     ///
     /// # Errors
     /// See [`NoIdentity`].
-    pub(super) fn choose(&self, selector: &Selector) -> Result<&Identity, NoIdentity> {
-        let find = |id: &str, of: fn(&Identity) -> &String| {
+    pub(super) fn choose(&self, selector: &IdentitySelector) -> Result<&ManagedIdentity, NoIdentity> {
+        let find = |id: &str, of: fn(&ManagedIdentity) -> &String| {
             self.0
                 .iter()
                 .find(|identity| of(identity).eq_ignore_ascii_case(id))
                 .ok_or(NoIdentity::NotFound)
         };
         match selector {
-            Selector::ClientId(id) => find(id, |identity| &identity.client_id),
-            Selector::ObjectId(id) => find(id, |identity| &identity.object_id),
-            Selector::ResourceId(id) => find(id, |identity| &identity.resource_id),
-            Selector::Default => match (
+            IdentitySelector::ClientId(id) => find(id, |identity| &identity.client_id),
+            IdentitySelector::ObjectId(id) => find(id, |identity| &identity.object_id),
+            IdentitySelector::ResourceId(id) => find(id, |identity| &identity.resource_id),
+            IdentitySelector::Default => match (
                 self.0.iter().find(|identity| identity.system_assigned),
                 self.0.as_slice(),
             ) {
@@ -130,7 +130,7 @@ impl IdentitySet {
 /// One user-assigned identity, the constants above.
 impl Default for IdentitySet {
     fn default() -> Self {
-        Self(vec![Identity {
+        Self(vec![ManagedIdentity {
             client_id: DEFAULT_CLIENT_ID.to_owned(),
             object_id: DEFAULT_OBJECT_ID.to_owned(),
             resource_id: DEFAULT_RESOURCE_ID.to_owned(),
@@ -139,7 +139,7 @@ impl Default for IdentitySet {
     }
 }
 
-impl Selector {
+impl IdentitySelector {
     /// Whether `name` is this selector: the whole label (`client_id:…`, `default`) or its id alone, without case.
     pub fn is_named(&self, name: &str) -> bool {
         let label = self.to_string();
@@ -149,7 +149,7 @@ impl Selector {
 }
 
 /// `default`, or kind and lower-cased id: `client_id:…`, `object_id:…`, `resource_id:…`.
-impl fmt::Display for Selector {
+impl fmt::Display for IdentitySelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -178,7 +178,10 @@ mod tests {
     #[test]
     fn a_single_user_assigned_identity_is_the_default() {
         assert_eq!(
-            IdentitySet::default().choose(&Selector::Default).unwrap().client_id,
+            IdentitySet::default()
+                .choose(&IdentitySelector::Default)
+                .unwrap()
+                .client_id,
             DEFAULT_CLIENT_ID
         );
     }
@@ -186,13 +189,16 @@ mod tests {
     #[test]
     fn several_without_a_system_assigned_one_have_no_default() {
         let two = IdentitySet::from_toml(TWO).unwrap();
-        assert_eq!(two.choose(&Selector::Default), Err(NoIdentity::Several));
+        assert_eq!(two.choose(&IdentitySelector::Default), Err(NoIdentity::Several));
         let with_vm = IdentitySet::from_toml(&format!(
             "{TWO}\n[[identity]]\nclient_id='c'\nobject_id='oc'\nresource_id='/vm'\nsystem_assigned=true"
         ));
-        assert_eq!(with_vm.unwrap().choose(&Selector::Default).unwrap().client_id, "c");
         assert_eq!(
-            IdentitySet::from_toml("").unwrap().choose(&Selector::Default),
+            with_vm.unwrap().choose(&IdentitySelector::Default).unwrap().client_id,
+            "c"
+        );
+        assert_eq!(
+            IdentitySet::from_toml("").unwrap().choose(&IdentitySelector::Default),
             Err(NoIdentity::NotFound)
         );
     }
@@ -201,14 +207,14 @@ mod tests {
     fn every_selector_finds_its_own_kind_of_id_without_case() {
         let two = IdentitySet::from_toml(TWO).unwrap();
         for selector in [
-            Selector::ClientId("aaaa".into()),
-            Selector::ObjectId("OA".into()),
-            Selector::ResourceId("/SUBSCRIPTIONS/s/A".into()),
+            IdentitySelector::ClientId("aaaa".into()),
+            IdentitySelector::ObjectId("OA".into()),
+            IdentitySelector::ResourceId("/SUBSCRIPTIONS/s/A".into()),
         ] {
             assert_eq!(two.choose(&selector).unwrap().client_id, "AAAA", "{selector}");
         }
         assert_eq!(
-            two.choose(&Selector::ObjectId("aaaa".into())),
+            two.choose(&IdentitySelector::ObjectId("aaaa".into())),
             Err(NoIdentity::NotFound)
         );
     }
@@ -234,10 +240,10 @@ mod tests {
 
     #[test]
     fn a_selector_is_named_by_label_or_by_id() {
-        let selector = Selector::ClientId("AbCd".into());
+        let selector = IdentitySelector::ClientId("AbCd".into());
         assert_eq!(selector.to_string(), "client_id:abcd");
         assert!(selector.is_named("abcd") && selector.is_named("client_id:ABCD"));
         assert!(!selector.is_named("object_id:abcd") && !selector.is_named("default"));
-        assert!(Selector::Default.is_named("default"));
+        assert!(IdentitySelector::Default.is_named("default"));
     }
 }

@@ -1,7 +1,7 @@
 //! The instance metadata service's token endpoint (`docs/protocol.md`, "Endpoints", row "instance metadata service").
 
-use super::identity::Selector;
-use super::issue::Issued;
+use super::identity::IdentitySelector;
+use super::issue::IssuedToken;
 use super::reply::{Reply, error};
 use super::request::{AskedToken, Query, header};
 use hyper::http::request::Parts;
@@ -101,7 +101,7 @@ pub(super) fn refuse(reason: &str) -> Reply {
 }
 
 /// The token reply: all strings, and the id that the request named.
-pub(super) fn success(grant: &Issued, request: &AskedToken) -> Map<String, Value> {
+pub(super) fn success(grant: &IssuedToken, request: &AskedToken) -> Map<String, Value> {
     let fields = [
         ("access_token", grant.access_token.clone()),
         ("client_id", grant.client_id.clone()),
@@ -113,9 +113,9 @@ pub(super) fn success(grant: &Issued, request: &AskedToken) -> Map<String, Value
         ("token_type", "Bearer".to_owned()),
     ];
     let echo = match &request.selector {
-        Selector::ObjectId(id) => Some(("object_id", id.clone())),
-        Selector::ResourceId(id) => Some(("msi_res_id", id.clone())),
-        Selector::Default | Selector::ClientId(_) => None,
+        IdentitySelector::ObjectId(id) => Some(("object_id", id.clone())),
+        IdentitySelector::ResourceId(id) => Some(("msi_res_id", id.clone())),
+        IdentitySelector::Default | IdentitySelector::ClientId(_) => None,
     };
     fields
         .into_iter()

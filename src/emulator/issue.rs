@@ -4,7 +4,7 @@
 //! request says `bypass_cache=true`; then a new one is made. (The real subsystem keeps a token for about as long as it
 //! lives; a third leaves a client that renews at half of the life its new token also where lifetimes are short.)
 
-use super::identity::Identity;
+use super::identity::ManagedIdentity;
 use super::jwt::{self, Canary};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ const CLOCK_SKEW: i64 = 300;
 
 /// A token with what the endpoint tells about it. Times are Unix seconds.
 #[derive(Debug, Clone)]
-pub(super) struct Issued {
+pub(super) struct IssuedToken {
     pub access_token: String,
     pub resource: String,
     pub client_id: String,
@@ -44,7 +44,7 @@ pub(super) enum Wanted {
 pub(super) struct Issuer {
     lifetime: Duration,
     canary: Option<Canary>,
-    issued: HashMap<IssueKey, Issued>,
+    issued: HashMap<IssueKey, IssuedToken>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,10 +67,10 @@ impl Issuer {
     pub fn grant(
         &mut self,
         now: i64,
-        (resource, identity, xms_cc): (&str, &Identity, Option<&str>),
+        (resource, identity, xms_cc): (&str, &ManagedIdentity, Option<&str>),
         wanted: Wanted,
         lifetime: Option<Duration>,
-    ) -> Issued {
+    ) -> IssuedToken {
         let key = IssueKey {
             resource: resource.to_owned(),
             client_id: identity.client_id.to_ascii_lowercase(),
@@ -97,7 +97,13 @@ impl Issuer {
     }
 
     /// A token that no later request will see.
-    pub fn one_off(&self, now: i64, resource: &str, identity: &Identity, lifetime: Option<Duration>) -> Issued {
+    pub fn one_off(
+        &self,
+        now: i64,
+        resource: &str,
+        identity: &ManagedIdentity,
+        lifetime: Option<Duration>,
+    ) -> IssuedToken {
         issue(
             now,
             resource,
@@ -112,15 +118,15 @@ impl Issuer {
 fn issue(
     now: i64,
     resource: &str,
-    identity: &Identity,
+    identity: &ManagedIdentity,
     xms_cc: Option<&str>,
     lifetime: Duration,
     canary: Option<&Canary>,
-) -> Issued {
+) -> IssuedToken {
     let life = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
     let (not_before, expires_on) = (now - CLOCK_SKEW, now.saturating_add(life));
     let claims = claims_of(resource, identity, xms_cc, not_before, expires_on);
-    Issued {
+    IssuedToken {
         access_token: jwt::build(&claims, canary),
         resource: resource.to_owned(),
         client_id: identity.client_id.clone(),
@@ -132,7 +138,13 @@ fn issue(
 }
 
 /// The claims of a version 1.0 app-only token, as Entra makes them for a managed identity.
-fn claims_of(resource: &str, identity: &Identity, xms_cc: Option<&str>, nbf: i64, exp: i64) -> Map<String, Value> {
+fn claims_of(
+    resource: &str,
+    identity: &ManagedIdentity,
+    xms_cc: Option<&str>,
+    nbf: i64,
+    exp: i64,
+) -> Map<String, Value> {
     let issuer = format!("https://sts.windows.net/{TENANT_ID}/");
     let mut claims = json!({
         "aud": resource,
@@ -168,14 +180,17 @@ fn claims_of(resource: &str, identity: &Identity, xms_cc: Option<&str>, nbf: i64
 
 #[cfg(test)]
 mod tests {
-    use super::super::identity::{IdentitySet, Selector};
+    use super::super::identity::{IdentitySelector, IdentitySet};
     use super::*;
 
     const NOW: i64 = 1_750_000_000;
     const STORAGE: &str = "https://storage.azure.com/";
 
-    fn ask(issuer: &mut Issuer, now: i64, wanted: Wanted) -> Issued {
-        let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
+    fn ask(issuer: &mut Issuer, now: i64, wanted: Wanted) -> IssuedToken {
+        let identity = IdentitySet::default()
+            .choose(&IdentitySelector::Default)
+            .unwrap()
+            .clone();
         issuer.grant(now, (STORAGE, &identity, None), wanted, None)
     }
 
@@ -228,7 +243,10 @@ mod tests {
 
     #[test]
     fn capabilities_are_a_claim_and_part_of_the_key() {
-        let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
+        let identity = IdentitySet::default()
+            .choose(&IdentitySelector::Default)
+            .unwrap()
+            .clone();
         let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let plain = ask(&mut issuer, NOW, Wanted::Usual);
         let able = issuer.grant(NOW, (STORAGE, &identity, Some("cp1,cp2")), Wanted::Usual, None);
@@ -241,11 +259,14 @@ mod tests {
 
     #[test]
     fn every_token_has_its_own_uti_and_a_one_off_is_not_kept() {
-        let identity = IdentitySet::default().choose(&Selector::Default).unwrap().clone();
+        let identity = IdentitySet::default()
+            .choose(&IdentitySelector::Default)
+            .unwrap()
+            .clone();
         let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let first = ask(&mut issuer, NOW, Wanted::Usual);
         let stray = issuer.one_off(NOW, STORAGE, &identity, None);
-        let uti = |grant: &Issued| jwt::claims(&grant.access_token).unwrap()["uti"].clone();
+        let uti = |grant: &IssuedToken| jwt::claims(&grant.access_token).unwrap()["uti"].clone();
         assert_ne!(uti(&stray), uti(&first));
         assert_eq!(ask(&mut issuer, NOW, Wanted::Usual).access_token, first.access_token);
     }

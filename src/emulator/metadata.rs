@@ -8,12 +8,12 @@
 //! Without `Metadata: true` every path is a 400 (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
 
 use super::endpoint::{InFlight, seen, with_server};
-use super::identity::Selector;
+use super::identity::IdentitySelector;
 use super::imds::{self, refuse};
 use super::issue::TENANT_ID;
 use super::reply::{Reply, error};
 use super::request::Query;
-use super::state::State;
+use super::state::EmulatorState;
 use hyper::StatusCode;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub(super) fn is_here(path: &str) -> bool {
 }
 
 /// Answers a request for anything but a token.
-pub(super) fn answer(state: &State, head: &Parts) -> Reply {
+pub(super) fn answer(state: &EmulatorState, head: &Parts) -> Reply {
     let parameters = Query::from_query(head.uri.query().unwrap_or_default());
     let _in_flight = InFlight::begin(state, seen(head, parameters.as_ref().ok()));
     let read = || {
@@ -69,7 +69,7 @@ fn compute(parameters: &Query) -> Result<Value, Reply> {
     }))
 }
 
-fn platform(state: &State, parameters: &Query) -> Result<Value, Reply> {
+fn platform(state: &EmulatorState, parameters: &Query) -> Result<Value, Reply> {
     if parameters.get("cred-api-version") != Some("2.0") {
         return Err(refuse(
             "cred-api-version is invalid or was not specified in the request",
@@ -78,7 +78,7 @@ fn platform(state: &State, parameters: &Query) -> Result<Value, Reply> {
     // The token route has another name for it.
     let resource_id = parameters
         .get("mi_res_id")
-        .map(|id| Selector::ResourceId(id.to_owned()));
+        .map(|id| IdentitySelector::ResourceId(id.to_owned()));
     let selector = resource_id.map_or_else(|| parameters.selector(), Ok);
     let selector = selector.map_err(|reason| refuse(&reason))?;
     let inner = state.inner.lock();

@@ -32,13 +32,13 @@ mod traffic;
 mod vm_extension;
 mod wall_clock;
 
-pub use identity::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, Identity, IdentitySet};
+pub use identity::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID, IdentitySet, ManagedIdentity};
 pub use issue::TENANT_ID;
 pub use jwt::{Canary, claims};
 pub use script::Script;
 pub use storage_account::StorageAccount;
 
-use endpoint::Endpoint;
+use endpoint::EndpointKind;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -48,7 +48,7 @@ use hyper_util::rt::TokioIo;
 use issue::Issuer;
 use parking_lot::Mutex;
 use reply::{Body, Reply, Reset};
-use state::{Inner, State};
+use state::{EmulatorState, Inner};
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
@@ -90,7 +90,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Emulator {
     address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<EmulatorState>,
     accepting: AbortOnDropHandle<Infallible>,
 }
 
@@ -139,7 +139,7 @@ impl Emulator {
         let cannot = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let state = Arc::new(State {
+        let state = Arc::new(EmulatorState {
             storage_accounts: options.storage_accounts,
             inner: Mutex::new(Inner {
                 identities: options.identities,
@@ -181,7 +181,7 @@ impl Emulator {
 }
 
 /// Accepts for ever; the connections end with this task.
-async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
+async fn accept(listener: TcpListener, state: Arc<EmulatorState>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
@@ -195,7 +195,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>) {
+async fn serve(stream: TcpStream, state: Arc<EmulatorState>) {
     let service = service_fn(move |request| Box::pin(answer(Arc::clone(&state), request)));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
@@ -206,7 +206,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+async fn answer(state: Arc<EmulatorState>, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
         return Ok(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "").into_response());
@@ -214,7 +214,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let body = body.to_bytes();
     let text = String::from_utf8_lossy(&body);
     let path = head.uri.path();
-    let reply = if let Some(kind) = Endpoint::at(path) {
+    let reply = if let Some(kind) = EndpointKind::at(path) {
         endpoint::answer(kind, &state, &head, &text).await?
     } else if metadata::is_here(path) {
         metadata::answer(&state, &head)

@@ -1,6 +1,6 @@
 //! What a token request says, read the same way for every kind of endpoint.
 
-use super::identity::Selector;
+use super::identity::IdentitySelector;
 use hyper::HeaderMap;
 use percent_encoding::percent_decode_str;
 
@@ -12,7 +12,7 @@ pub(super) struct Query(Vec<(String, String)>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AskedToken {
     pub resource: String,
-    pub selector: Selector,
+    pub selector: IdentitySelector,
     pub bypass_cache: bool,
     pub xms_cc: Option<String>,
 }
@@ -44,15 +44,18 @@ impl Query {
     ///
     /// # Errors
     /// More than one selector.
-    pub fn selector(&self) -> Result<Selector, String> {
+    pub fn selector(&self) -> Result<IdentitySelector, String> {
         let given = [
-            self.get("client_id").map(|id| Selector::ClientId(id.to_owned())),
-            self.get("object_id").map(|id| Selector::ObjectId(id.to_owned())),
-            self.get("msi_res_id").map(|id| Selector::ResourceId(id.to_owned())),
+            self.get("client_id")
+                .map(|id| IdentitySelector::ClientId(id.to_owned())),
+            self.get("object_id")
+                .map(|id| IdentitySelector::ObjectId(id.to_owned())),
+            self.get("msi_res_id")
+                .map(|id| IdentitySelector::ResourceId(id.to_owned())),
         ];
         let mut given = given.into_iter().flatten();
         match (given.next(), given.next()) {
-            (None, _) => Ok(Selector::Default),
+            (None, _) => Ok(IdentitySelector::Default),
             (Some(selector), None) => Ok(selector),
             (Some(_), Some(_)) => Err("client_id, object_id and msi_res_id are mutually exclusive".to_owned()),
         }
@@ -136,9 +139,9 @@ mod tests {
     #[test]
     fn each_selector_is_understood() {
         let selector = |query| Query::from_query(query).unwrap().selector().unwrap();
-        assert_eq!(selector("resource=r"), Selector::Default);
-        assert_eq!(selector("client_id=X"), Selector::ClientId("X".into()));
-        assert_eq!(selector("object_id=X"), Selector::ObjectId("X".into()));
-        assert_eq!(selector("msi_res_id=%2Fs"), Selector::ResourceId("/s".into()));
+        assert_eq!(selector("resource=r"), IdentitySelector::Default);
+        assert_eq!(selector("client_id=X"), IdentitySelector::ClientId("X".into()));
+        assert_eq!(selector("object_id=X"), IdentitySelector::ObjectId("X".into()));
+        assert_eq!(selector("msi_res_id=%2Fs"), IdentitySelector::ResourceId("/s".into()));
     }
 }

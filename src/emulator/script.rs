@@ -54,7 +54,7 @@
 //! | `stall_body = true` | sends half of the body, then nothing, and keeps the connection open |
 //! | `huge_body = 1000000` | the body is followed by white space until it has so many bytes |
 
-use super::identity::Selector;
+use super::identity::IdentitySelector;
 use crate::config;
 use serde::{Deserialize, Deserializer};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ use std::time::Duration;
     clippy::struct_excessive_bools,
     reason = "each is an effect of its own, and any may be combined"
 )]
-pub(super) struct Fault {
+pub(super) struct ScriptedFault {
     #[serde(rename = "match")]
     pub matching: Matching,
     pub times: Option<u64>,
@@ -110,7 +110,7 @@ pub struct Script(Vec<Step>);
 
 #[derive(Debug, Clone)]
 struct Step {
-    fault: Arc<Fault>,
+    fault: Arc<ScriptedFault>,
     passed: u64,
     applied: u64,
 }
@@ -119,7 +119,7 @@ struct Step {
 #[serde(deny_unknown_fields)]
 struct ScriptFile {
     #[serde(default)]
-    fault: Vec<Fault>,
+    fault: Vec<ScriptedFault>,
 }
 
 impl Script {
@@ -143,13 +143,13 @@ impl Script {
     }
 
     /// The fault for the next request, if the script has one for it.
-    pub(super) fn next(&mut self, resource: &str, selector: &Selector) -> Option<Arc<Fault>> {
+    pub(super) fn next(&mut self, resource: &str, selector: &IdentitySelector) -> Option<Arc<ScriptedFault>> {
         self.0.iter_mut().find_map(|step| step.take(resource, selector))
     }
 }
 
 impl Step {
-    fn take(&mut self, resource: &str, selector: &Selector) -> Option<Arc<Fault>> {
+    fn take(&mut self, resource: &str, selector: &IdentitySelector) -> Option<Arc<ScriptedFault>> {
         let times = self.fault.times.unwrap_or(1);
         if !self.fault.matching.covers(resource, selector) || (times > 0 && self.applied >= times) {
             return None;
@@ -164,7 +164,7 @@ impl Step {
 }
 
 impl Matching {
-    fn covers(&self, resource: &str, selector: &Selector) -> bool {
+    fn covers(&self, resource: &str, selector: &IdentitySelector) -> bool {
         self.resource
             .as_ref()
             .is_none_or(|part| resource.contains(part.as_str()))
@@ -172,7 +172,7 @@ impl Matching {
     }
 }
 
-impl Fault {
+impl ScriptedFault {
     fn check(&self) -> Result<(), String> {
         let effects = Self {
             matching: Matching::default(),
@@ -219,7 +219,7 @@ mod tests {
     fn statuses(script: &mut Script, resource: &str, requests: usize) -> Vec<u16> {
         let mut next = || {
             script
-                .next(resource, &Selector::Default)
+                .next(resource, &IdentitySelector::Default)
                 .and_then(|fault| fault.status)
                 .unwrap_or(200)
         };
@@ -246,7 +246,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(statuses(&mut script, VAULT, 2), [200, 200]);
-        let other = script.next(VAULT, &Selector::ClientId("abc".into())).unwrap();
+        let other = script.next(VAULT, &IdentitySelector::ClientId("abc".into())).unwrap();
         assert_eq!(other.status, Some(410));
         assert_eq!(statuses(&mut script, STORAGE, 2), [404, 200]);
     }

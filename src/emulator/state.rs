@@ -9,7 +9,7 @@ use super::traffic::Traffic;
 use parking_lot::Mutex;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct EmulatorState {
     pub storage_accounts: Vec<StorageAccount>,
     pub inner: Mutex<Inner>,
 }

@@ -4,7 +4,7 @@
 //! Its replies differ from the metadata service's in three ways: `resource` comes back without its last slash,
 //! `refresh_token` is an empty string, and neither `client_id` nor `ext_expires_in` is there.
 
-use super::issue::Issued;
+use super::issue::IssuedToken;
 use super::reply::{Reply, error};
 use super::request::{AskedToken, Query, header};
 use hyper::http::request::Parts;
@@ -35,7 +35,7 @@ pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply
 }
 
 /// The token reply: all strings.
-pub(super) fn success(grant: &Issued) -> Map<String, Value> {
+pub(super) fn success(grant: &IssuedToken) -> Map<String, Value> {
     let fields = [
         ("access_token", grant.access_token.clone()),
         ("refresh_token", String::new()),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::listener::ListenError;
 use super::secret::Secret;
-use super::unix::judge_directory;
+use super::unix::check_directory;
 
 /// The key that names the file.
 const SETTING: &str = "listen.sdk_env";
@@ -26,7 +26,7 @@ const HEADER: &str = "IDENTITY_HEADER=";
 /// Writes the file for a listener at `address` and returns the secret in it: the one that is there already, so that
 /// clients outlive a restart of ours, or else a new one. The directory is under /run, so a boot takes it away.
 pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> {
-    judge_directory(path, SETTING)?;
+    check_directory(path, SETTING)?;
     let failed = |source| ListenError::Unwritable {
         path: path.display().to_string(),
         source,

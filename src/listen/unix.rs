@@ -31,7 +31,7 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
     if let Some(listener) = passed {
         return Ok(Listener::from_systemd(Either::Left(into_tokio(listener, path)?)));
     }
-    judge_directory(path, SETTING)?;
+    check_directory(path, SETTING)?;
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
     let _lock = lock_directory(path)?;
     remove_stale(path)?;
@@ -41,7 +41,7 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
 }
 
 /// Whether nobody else can put a file of his own in place of ours at `path`, which `setting` names.
-pub(super) fn judge_directory(path: &Path, setting: &str) -> Result<(), ListenError> {
+pub(super) fn check_directory(path: &Path, setting: &str) -> Result<(), ListenError> {
     let directory = directory_of(path);
     let name = directory.display().to_string();
     // The directory itself is judged, not what a link points to.

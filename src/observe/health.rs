@@ -107,10 +107,10 @@ impl Health {
     pub fn of(engine: &Engine, front: Front) -> Self {
         let (_, entries) = engine.entries();
         let throttle = engine.throttle();
-        Self::judge(entries, throttle.as_ref().map(|failure| &*failure.text), front)
+        Self::from_entries(entries, throttle.as_ref().map(|failure| &*failure.text), front)
     }
 
-    fn judge(mut entries: Vec<Entry>, throttle: Option<&str>, front: Front) -> Self {
+    fn from_entries(mut entries: Vec<Entry>, throttle: Option<&str>, front: Front) -> Self {
         let cached = entries.len();
         let servable = entries.iter().filter(|entry| !entry.left.is_zero()).count();
         entries.retain(|entry| entry.warm || entry.asked_ago <= WATCHED);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn state(entries: &[Entry]) -> State {
-        Health::judge(entries.to_vec(), None, WELL).state
+        Health::from_entries(entries.to_vec(), None, WELL).state
     }
 
     #[test]
@@ -308,13 +308,13 @@ mod tests {
             );
         }
         let stuck = Front { live: false, ..WELL };
-        assert_eq!(Health::judge(vec![gone], None, stuck).state, State::Stuck);
+        assert_eq!(Health::from_entries(vec![gone], None, stuck).state, State::Stuck);
     }
 
     #[test]
     fn what_is_wrong_with_the_whole_degrades_it() {
-        let judge = |throttle, front| Health::judge(vec![], throttle, front);
-        let throttled = judge(Some("HTTP 429"), WELL);
+        let from_entries = |throttle, front| Health::from_entries(vec![], throttle, front);
+        let throttled = from_entries(Some("HTTP 429"), WELL);
         assert_eq!((throttled.state, throttled.ready), (State::Degraded, true));
         assert!(throttled.problems[0].ends_with("HTTP 429"), "{throttled:?}");
         for front in [
@@ -327,14 +327,14 @@ mod tests {
                 ..WELL
             },
         ] {
-            let health = judge(None, front);
+            let health = from_entries(None, front);
             assert_eq!((health.state, health.problems.len()), (State::Degraded, 1));
         }
     }
 
     #[test]
     fn the_line_says_what_is_served_and_what_is_wrong() {
-        let line = |entries: &[Entry], throttle| Health::judge(entries.to_vec(), throttle, WELL).line();
+        let line = |entries: &[Entry], throttle| Health::from_entries(entries.to_vec(), throttle, WELL).line();
         assert_eq!(line(&[], None), "serving 0 of 0 tokens");
         assert_eq!(
             line(&[entry("https://a", true, 500, None)], None),

@@ -4,8 +4,6 @@
 //! what others have in hand: a page in a local browser, an application that fetches whatever address it is told. Such a
 //! request carries a foreign `Host` or an `Origin`, or lacks the header that only code can add.
 
-use std::net::IpAddr;
-
 use hyper::body::Body;
 use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::uri::Authority;
@@ -14,6 +12,7 @@ use hyper::{Method, Request};
 use super::problem::Problem;
 use super::protocol::Protocol;
 use super::request::Route;
+use crate::http;
 use crate::listen::Secret;
 use crate::observe::labels::Denial;
 
@@ -156,19 +155,12 @@ impl ListenerKind {
     }
 }
 
-/// Whether a `Host` header names this machine by itself, and our port where it matters. A name out of DNS may lead here as
-/// well, but then it is somebody else's.
+/// Whether a `Host` header names this machine by itself, and our port where it matters.
 fn is_loopback(host: &str, port: Option<u16>) -> bool {
     let Some(authority) = host.parse::<Authority>().ok().filter(|_| !host.contains('@')) else {
         return false;
     };
-    let name = authority.host();
-    let address = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(name);
-    let ours = name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    ours && port.is_none_or(|port| authority.port_u16().unwrap_or(80) == port)
+    http::is_loopback(authority.host()) && port.is_none_or(|port| authority.port_u16().unwrap_or(80) == port)
 }
 
 #[cfg(test)]

@@ -38,11 +38,11 @@ type Ended = Result<(Response<ResponseBody>, Outcome), Problem>;
 /// How far a request gets at once.
 enum Progress<'s> {
     Ended(Ended),
-    Waits(Waiting<'s>),
+    Waits(Later<'s>),
 }
 
 /// How a request ends later, and how long it waited for its token by then.
-type Waiting<'s> = Pin<Box<dyn Future<Output = (Ended, Duration)> + Send + 's>>;
+type Later<'s> = Pin<Box<dyn Future<Output = (Ended, Duration)> + Send + 's>>;
 
 /// From one request to its answer. What need not wait is done before this returns: while anything of a request lives,
 /// hyper cannot use its buffer again and makes another, which costs 4 % of a hit.
@@ -117,7 +117,7 @@ fn get_token<'s>(
     } else {
         let settings = server.settings();
         let asked = TokenRequest::parse(protocol, uri.query(), None)?;
-        let allowed = judge(server, caller, asked, &settings)?;
+        let allowed = authorize(server, caller, asked, &settings)?;
         last_request.keep(protocol, uri, settings, allowed)
     };
     let Last { allowed, rendered, .. } = &mut *last;
@@ -135,7 +135,7 @@ async fn post_token(
     let allowed = async {
         let form = read_form(&mut request, settings.header_timeout).await?;
         let asked = TokenRequest::parse(protocol, request.uri().query(), Some(&form))?;
-        judge(server, caller, asked, &settings)
+        authorize(server, caller, asked, &settings)
     };
     match allowed.await {
         Err(problem) => (Err(problem), Duration::ZERO),
@@ -147,7 +147,12 @@ async fn post_token(
 }
 
 /// Before anything is looked up.
-fn judge(server: &Server, caller: &Caller, asked: TokenRequest, settings: &Settings) -> Result<Arc<Allowed>, Problem> {
+fn authorize(
+    server: &Server,
+    caller: &Caller,
+    asked: TokenRequest,
+    settings: &Settings,
+) -> Result<Arc<Allowed>, Problem> {
     let Some(grant) = settings.rules.judge(caller, &asked.key) else {
         server.audit.denied(caller, &asked.key);
         return Err(Problem::forbidden(caller, &asked.key));

@@ -42,7 +42,7 @@ pub struct Problem {
 
 /// `docs/protocol.md`, "Errors", row "Form", with what App Service has besides.
 #[derive(Serialize)]
-struct Body<'a> {
+struct ErrorJson<'a> {
     #[serde(rename = "statusCode", skip_serializing_if = "Option::is_none")]
     status_code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -282,7 +282,7 @@ impl Problem {
     /// The JSON body in the protocol of the route.
     pub fn body(&self, protocol: Protocol) -> Vec<u8> {
         let app_service = protocol == Protocol::AppService;
-        let body = Body {
+        let body = ErrorJson {
             status_code: app_service.then_some(self.status.as_u16()),
             message: app_service.then_some(&self.description),
             error: &self.error,

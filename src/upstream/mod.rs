@@ -45,7 +45,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Nothing is sent before the first [`Upstream::fetch`].
-    pub fn new(config: &config::Upstream) -> Self {
+    pub fn new(config: &config::UpstreamSettings) -> Self {
         Self {
             endpoint: match config.kind {
                 Kind::Imds => Box::new(imds::Imds),
@@ -134,7 +134,7 @@ mod tests {
     use crate::key::Resource;
 
     fn sent(kind: Kind, key: &Key, bypass: bool) -> String {
-        let config = config::Upstream {
+        let config = config::UpstreamSettings {
             kind,
             endpoint: Uri::from_static("http://127.0.0.1:1/p"),
             max_concurrent: 1,

@@ -1,4 +1,4 @@
-//! From the body of a 200 to a token, or to the reason why it is none. A reply is judged whole before it may replace a
+//! From the body of a 200 to a token, or to the reason why it is none. A reply is checked whole before it may replace a
 //! good token; of a body that fails, no text is kept.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -17,7 +17,7 @@ const LONGEST_LIFE: Duration = Duration::from_hours(28);
 
 /// The members that matter, typed as loosely as they come in the wild (`docs/protocol.md`, "Answers").
 #[derive(Deserialize)]
-struct Body {
+struct ReplyJson {
     access_token: Option<Zeroizing<String>>,
     token_type: Option<Value>,
     expires_on: Option<Value>,
@@ -39,11 +39,11 @@ pub fn token(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token,
 }
 
 /// What is wrong with a reply, as a code and for people.
-type Fault = (Cause, &'static str);
+type Flaw = (Cause, &'static str);
 
-fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Fault> {
+fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Flaw> {
     let no_token = |why| (Cause::NotAToken, why);
-    let body: Body = serde_json::from_slice(body).map_err(|_| no_token("no JSON object of the right form"))?;
+    let body: ReplyJson = serde_json::from_slice(body).map_err(|_| no_token("no JSON object of the right form"))?;
     let access_token = body.access_token.ok_or(no_token("access_token is missing"))?;
     if !body.token_type.as_ref().is_none_or(|kind| says(kind, "Bearer")) {
         return Err(no_token("token_type is not Bearer"));
@@ -181,7 +181,7 @@ mod tests {
         body
     }
 
-    fn judged(changes: &Value, identity: Identity) -> Result<Token, &'static str> {
+    fn checked(changes: &Value, identity: Identity) -> Result<Token, &'static str> {
         check(reply(changes).to_string().as_bytes(), &key(identity), false, NOW).map_err(|(_, why)| why)
     }
 
@@ -200,7 +200,7 @@ mod tests {
             (json!("2019-06-08T14:00:00.9Z"), 1_560_002_400),
             (json!(" 1560003600 "), 1_560_003_600),
         ] {
-            let token = judged(&json!({"expires_on": form}), Identity::Default).unwrap();
+            let token = checked(&json!({"expires_on": form}), Identity::Default).unwrap();
             assert_eq!(token.expires_on().as_secs(), seconds, "{form}");
         }
         for form in [
@@ -216,7 +216,7 @@ mod tests {
             json!("06/08/2019 14:00:00 +02:00"),
         ] {
             assert!(
-                judged(&json!({"expires_on": form}), Identity::Default).is_err(),
+                checked(&json!({"expires_on": form}), Identity::Default).is_err(),
                 "{form}"
             );
         }
@@ -233,7 +233,7 @@ mod tests {
             (u64::MAX, false),
         ] {
             assert_eq!(
-                judged(&json!({"expires_on": seconds}), Identity::Default).is_ok(),
+                checked(&json!({"expires_on": seconds}), Identity::Default).is_ok(),
                 good,
                 "{seconds}"
             );
@@ -255,7 +255,7 @@ mod tests {
             (json!({"access_token": 5}), false),
             (json!({"access_token": null}), false),
         ] {
-            assert_eq!(judged(&changes, Identity::Default).is_ok(), good, "{changes}");
+            assert_eq!(checked(&changes, Identity::Default).is_ok(), good, "{changes}");
         }
         for (echo, kept) in [
             (json!("ABC"), Some("ABC")),
@@ -264,7 +264,7 @@ mod tests {
             (json!("x".repeat(513)), None),
             (json!(7), None),
         ] {
-            let token = judged(&json!({"client_id": echo}), Identity::Default).unwrap();
+            let token = checked(&json!({"client_id": echo}), Identity::Default).unwrap();
             assert_eq!(token.client_id(), kept, "{echo}");
         }
         for body in ["", "[]", "null", "<html>", r#"{"ExceptionMessage":"x"}"#] {
@@ -277,21 +277,21 @@ mod tests {
 
     #[test]
     fn an_echoed_id_is_compared_with_a_selector_of_its_own_kind_only() {
-        assert!(judged(&json!({}), Identity::client_id("abc").unwrap()).is_ok());
-        assert!(judged(&json!({}), Identity::client_id("other").unwrap()).is_err());
-        assert!(judged(&json!({}), Identity::object_id("other").unwrap()).is_ok());
-        assert!(judged(&json!({"object_id": "o"}), Identity::object_id("other").unwrap()).is_err());
-        assert!(judged(&json!({"mi_res_id": "/S/X"}), Identity::resource_id("/s/x").unwrap()).is_ok());
-        assert!(judged(&json!({"msi_res_id": "/S/Y"}), Identity::resource_id("/s/x").unwrap()).is_err());
+        assert!(checked(&json!({}), Identity::client_id("abc").unwrap()).is_ok());
+        assert!(checked(&json!({}), Identity::client_id("other").unwrap()).is_err());
+        assert!(checked(&json!({}), Identity::object_id("other").unwrap()).is_ok());
+        assert!(checked(&json!({"object_id": "o"}), Identity::object_id("other").unwrap()).is_err());
+        assert!(checked(&json!({"mi_res_id": "/S/X"}), Identity::resource_id("/s/x").unwrap()).is_ok());
+        assert!(checked(&json!({"msi_res_id": "/S/Y"}), Identity::resource_id("/s/x").unwrap()).is_err());
     }
 
     #[test]
     fn an_endpoint_that_may_ignore_selectors_must_echo_them() {
-        let judged =
+        let checked =
             |changes: Value, identity| check(reply(&changes).to_string().as_bytes(), &key(identity), true, NOW);
-        assert!(judged(json!({}), Identity::client_id("abc").unwrap()).is_ok());
-        assert!(judged(json!({"client_id": null}), Identity::client_id("abc").unwrap()).is_err());
-        assert!(judged(json!({}), Identity::resource_id("/s/x").unwrap()).is_err());
-        assert!(judged(json!({"client_id": null}), Identity::Default).is_ok());
+        assert!(checked(json!({}), Identity::client_id("abc").unwrap()).is_ok());
+        assert!(checked(json!({"client_id": null}), Identity::client_id("abc").unwrap()).is_err());
+        assert!(checked(json!({}), Identity::resource_id("/s/x").unwrap()).is_err());
+        assert!(checked(json!({"client_id": null}), Identity::Default).is_ok());
     }
 }

@@ -68,7 +68,7 @@ fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
 /// `error` is a string for most endpoints, and an object with `code` and `message` for some (`docs/protocol.md`,
 /// "Errors", row "Nested error").
 #[derive(Deserialize)]
-struct ErrorBody {
+struct EndpointError {
     error: Option<Value>,
     error_description: Option<Value>,
     message: Option<Value>,
@@ -76,8 +76,8 @@ struct ErrorBody {
 
 fn refusal(body: &[u8]) -> Refusal {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    let (error, description) = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(ErrorBody {
+    let (error, description) = match serde_json::from_slice::<EndpointError>(body) {
+        Ok(EndpointError {
             error: Some(Value::Object(nested)),
             ..
         }) => (text(nested.get("code")), text(nested.get("message"))),
@@ -116,11 +116,11 @@ mod tests {
         boot: Duration::ZERO,
     };
 
-    fn judged(code: u16, headers: &[(&'static str, &'static str)], body: &str) -> Option<Failure> {
-        judged_of(Some("IMDS/"), code, headers, body)
+    fn checked(code: u16, headers: &[(&'static str, &'static str)], body: &str) -> Option<Failure> {
+        checked_of(Some("IMDS/"), code, headers, body)
     }
 
-    fn judged_of(
+    fn checked_of(
         server: Option<&str>,
         code: u16,
         headers: &[(&'static str, &'static str)],
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        assert_eq!(judged(200, &[], ""), None);
+        assert_eq!(checked(200, &[], ""), None);
         for (code, name) in [
             (404, "restarting"),
             (410, "restarting"),
@@ -168,13 +168,13 @@ mod tests {
             (408, "refused"),
             (499, "refused"),
         ] {
-            assert_eq!(judged(code, &[], "").unwrap().class.name(), name, "{code}");
+            assert_eq!(checked(code, &[], "").unwrap().class.name(), name, "{code}");
         }
     }
 
     #[test]
     fn retry_after_in_both_forms() {
-        let class = |value| judged(429, &[("retry-after", value)], "").unwrap().class;
+        let class = |value| checked(429, &[("retry-after", value)], "").unwrap().class;
         assert_eq!(class("7"), Class::Throttled(Some(Duration::from_secs(7))));
         assert_eq!(
             class("Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -196,14 +196,14 @@ mod tests {
         for odd in ["soon", "", "-5", "+5", "1.5", "5s", "Sun, 06 Nov 1960 08:00:00 GMT"] {
             assert_eq!(class(odd), Class::Throttled(None), "{odd:?}");
         }
-        assert_eq!(judged(429, &[], "").unwrap().class, Class::Throttled(None));
-        let elsewhere = judged(503, &[("retry-after", "7")], "").unwrap();
+        assert_eq!(checked(429, &[], "").unwrap().class, Class::Throttled(None));
+        let elsewhere = checked(503, &[("retry-after", "7")], "").unwrap();
         assert_eq!(elsewhere.class, Class::Faulty, "only a 429 silences us");
     }
 
     #[test]
     fn a_refusal_keeps_the_endpoints_words_bounded_and_printable() {
-        let class = |body: &str| judged(400, &[], body).unwrap().class;
+        let class = |body: &str| checked(400, &[], body).unwrap().class;
         let refused = |error: &str, description: &str| {
             Class::Refused(Refusal {
                 error: error.to_owned(),
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_500_that_the_metadata_service_did_not_send_says_so() {
-        let text = |server, headers: &[_]| judged_of(server, 500, headers, "").unwrap().text;
+        let text = |server, headers: &[_]| checked_of(server, 500, headers, "").unwrap().text;
         let foreign = [("server", "Microsoft-IIS/10.0")];
         assert!(text(Some("IMDS/"), &foreign).contains("restarting"));
         assert!(text(Some("IMDS/"), &[]).contains("restarting"));
@@ -252,8 +252,8 @@ mod tests {
     fn no_text_of_a_body_gets_into_a_cause_but_the_words_of_a_refusal() {
         let body = r#"{"access_token":"canary","error":"canary","error_description":"canary"}"#;
         for code in [201, 302, 404, 410, 429, 500, 503] {
-            assert!(!format!("{:?}", judged(code, &[], body)).contains("canary"), "{code}");
+            assert!(!format!("{:?}", checked(code, &[], body)).contains("canary"), "{code}");
         }
-        assert!(!format!("{:?}", judged(400, &[], r#"{"access_token":"canary"}"#)).contains("canary"));
+        assert!(!format!("{:?}", checked(400, &[], r#"{"access_token":"canary"}"#)).contains("canary"));
     }
 }

@@ -122,7 +122,7 @@ fn server() -> Arc<Server> {
         max_per_second: 1,
         warm: vec![key.clone()],
     };
-    let upstream = Upstream::new(&config::Upstream {
+    let upstream = Upstream::new(&config::UpstreamSettings {
         kind: Kind::Imds,
         endpoint: Uri::from_static(NOWHERE),
         max_concurrent: 1,

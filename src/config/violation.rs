@@ -8,7 +8,7 @@ use super::Origin;
 
 /// One violation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct Violation {
     /// The file, or the directory `conf.d`.
     pub file: Arc<Path>,
     /// From 1; none where the file as a whole is meant.
@@ -37,9 +37,9 @@ pub(super) enum FaultKind {
 
 /// All violations, one line each: by file in the order of reading, then by class, then by line. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
+pub struct Violations(Vec<Violation>);
 
-impl Problem {
+impl Violation {
     /// Something in a table as a whole, or in how values go together.
     pub(super) fn at(
         origin: &Origin,
@@ -58,28 +58,28 @@ impl Problem {
     }
 }
 
-impl Problems {
+impl Violations {
     /// Sorts within each file; the files keep the order in which they first appear.
-    pub(super) fn new(mut problems: Vec<Problem>) -> Self {
+    pub(super) fn new(mut violations: Vec<Violation>) -> Self {
         let mut files: Vec<Arc<Path>> = Vec::new();
-        for problem in &problems {
+        for problem in &violations {
             if !files.contains(&problem.file) {
                 files.push(Arc::clone(&problem.file));
             }
         }
-        problems.sort_by_key(|p| (files.iter().position(|file| *file == p.file), p.class, p.line));
-        Self(problems)
+        violations.sort_by_key(|p| (files.iter().position(|file| *file == p.file), p.class, p.line));
+        Self(violations)
     }
 
     /// In the order in which they are printed.
-    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+    pub fn iter(&self) -> impl Iterator<Item = &Violation> {
         self.0.iter()
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for Violations {}
 
-impl fmt::Display for Problems {
+impl fmt::Display for Violations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
             if index > 0 {
@@ -92,7 +92,7 @@ impl fmt::Display for Problems {
 }
 
 /// `file:line: key what: remedy`
-impl fmt::Display for Problem {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(&self.file))?;
         if let Some(line) = self.line {
