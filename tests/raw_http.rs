@@ -126,8 +126,6 @@ fn methods_and_versions() -> Vec<Case> {
         case("no method", by(""), Closes),
         case("an odd method", by("G(T"), Closes),
         Case("POST where only GET is", by("POST").replace("/oauth2", "/metadata/identity/oauth2").into(), 405, GoesOn),
-        case("h2c", format!("{TOKEN}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"), Closes),
-        case("websocket", format!("{TOKEN}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), Closes),
     ];
     cases.extend(
         ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "QUERY", "X"]

@@ -5,7 +5,7 @@
 //! request carries a foreign `Host` or an `Origin`, or lacks the header that only code can add.
 
 use hyper::body::Body;
-use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request};
 
@@ -46,16 +46,16 @@ pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<im
 
 /// Refuses what could be taken for more than one request, or for another one, and then reads nothing more; and what a
 /// proxy forwarded, which would make callers of strangers. Where a request has both lengths hyper goes by the chunks and
-/// reads nothing more, as RFC 9112 6.3 allows.
+/// reads nothing more, as RFC 9112 6.3 allows. An offer to upgrade, which Java's own client makes with each first request,
+/// is ignored as RFC 9110 7.8 allows.
 fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
     let refused = |text| Err(Problem::invalid_request(text).closing());
     let (uri, headers) = (request.uri(), request.headers());
-    let (mut hosts, mut has_encoding, mut upgrades, mut forwarded) = (0, false, false, false);
+    let (mut hosts, mut has_encoding, mut forwarded) = (0, false, false);
     // One pass over the few headers there are costs less than a look-up of each that there should not be.
     for name in headers.iter().map(|(name, _)| name) {
         hosts += usize::from(name == HOST);
         has_encoding |= name == TRANSFER_ENCODING;
-        upgrades |= name == UPGRADE;
         forwarded |= name == "x-forwarded-for";
     }
     if uri.scheme().is_some() || uri.authority().is_some() {
@@ -64,8 +64,6 @@ fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
         refused("More than one Host header.")
     } else if has_encoding && !is_chunked(headers) {
         refused("Transfer-Encoding: a body can only be chunked, and only once.")
-    } else if upgrades {
-        refused("Upgrade: only HTTP/1.1 is spoken here.")
     } else if request.method() == Method::GET && !request.body().is_end_stream() {
         refused("A GET request has no body here.")
     } else if forwarded {

@@ -112,7 +112,6 @@ impl<'a> Request<'a> {
             && self.target.starts_with('/')
             && self.all("host").len() <= 1
             && !self.has("x-forwarded-for")
-            && !self.has("upgrade")
     }
 }
 
