@@ -216,7 +216,7 @@ fn canned(fault: &ScriptedFault) -> Option<Reply> {
     }
     let status = status.filter(|status| !status.is_success())?;
     let (code, description) = match status.as_u16() {
-        400 => ("invalid_request", "ManagedIdentity not found"),
+        400 => ("invalid_request", "Identity not found"),
         403 => ("forbidden", "Access to this endpoint is forbidden"),
         404 => ("not_found", "The requested resource does not exist"),
         410 => ("gone", "The endpoint is being updated"),

@@ -47,7 +47,7 @@ pub(super) enum IdentitySelector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoIdentity {
     /// No identity has that id, or there is none at all.
-    #[error("ManagedIdentity not found")]
+    #[error("Identity not found")]
     NotFound,
     /// Several user-assigned ones, none system-assigned, and the request named none.
     #[error(
