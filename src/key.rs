@@ -28,6 +28,10 @@ pub enum InvalidKey {
     /// A control character, a space, or anything beyond ASCII.
     #[error("holds a byte that is not printable ASCII, or a space")]
     NotPrintable,
+    /// In a resource id, a character that no name in Azure has: a control or formatting character, a space, a symbol beyond
+    /// ASCII.
+    #[error("holds a character that is neither printable ASCII nor a letter or a digit")]
+    NoLetter,
 }
 
 /// The audience asked for, byte for byte as the caller wrote it: Microsoft Entra compares exactly, so neither case nor
@@ -73,22 +77,40 @@ impl Resource {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether both name one audience: they may differ by one slash at the end, which some SDKs take away and the documents
+    /// of the services have (`docs/protocol.md`, "Requests", row "Resource").
+    pub fn is_same_audience(&self, other: &Self) -> bool {
+        fn bare(text: &str) -> &str {
+            text.strip_suffix('/').unwrap_or(text)
+        }
+        bare(&self.0) == bare(&other.0)
+    }
 }
 
 impl Identity {
     /// A `client_id`, 1 to [`MAX_IDENTITY`] bytes of printable ASCII without space.
     pub fn client_id(text: &str) -> Result<Self, InvalidKey> {
-        folded(text).map(Self::ClientId)
+        check(text, MAX_IDENTITY)?;
+        Ok(Self::ClientId(folded(text)))
     }
 
     /// An `object_id`; bounds as for [`Identity::client_id`].
     pub fn object_id(text: &str) -> Result<Self, InvalidKey> {
-        folded(text).map(Self::ObjectId)
+        check(text, MAX_IDENTITY)?;
+        Ok(Self::ObjectId(folded(text)))
     }
 
-    /// An ARM resource id; bounds as for [`Identity::client_id`].
+    /// An ARM resource id, 1 to [`MAX_IDENTITY`] bytes of printable ASCII without space and of Unicode letters and digits,
+    /// which the name of a resource group may have (`docs/protocol.md`, "Requests", row "Resource id").
     pub fn resource_id(text: &str) -> Result<Self, InvalidKey> {
-        folded(text).map(Self::ResourceId)
+        check_length(text, MAX_IDENTITY)?;
+        let is_fit = |c: char| c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric());
+        if text.chars().all(is_fit) {
+            Ok(Self::ResourceId(folded(text)))
+        } else {
+            Err(InvalidKey::NoLetter)
+        }
     }
 }
 
@@ -113,20 +135,24 @@ impl Key {
 }
 
 fn check(text: &str, max: usize) -> Result<(), InvalidKey> {
-    if text.is_empty() {
-        Err(InvalidKey::Empty)
-    } else if text.len() > max {
-        Err(InvalidKey::TooLong(max))
-    } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        Err(InvalidKey::NotPrintable)
-    } else {
+    check_length(text, max)?;
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(())
+    } else {
+        Err(InvalidKey::NotPrintable)
     }
 }
 
-fn folded(text: &str) -> Result<Box<str>, InvalidKey> {
-    check(text, MAX_IDENTITY)?;
-    Ok(text.to_ascii_lowercase().into())
+fn check_length(text: &str, max: usize) -> Result<(), InvalidKey> {
+    match text.len() {
+        0 => Err(InvalidKey::Empty),
+        length if length > max => Err(InvalidKey::TooLong(max)),
+        _ => Ok(()),
+    }
+}
+
+fn folded(text: &str) -> Box<str> {
+    text.to_ascii_lowercase().into()
 }
 
 impl fmt::Display for Resource {
@@ -226,6 +252,79 @@ mod tests {
         );
         for odd in ["a b", "a\nb", "a\0", "\u{430}", "a\u{7f}"] {
             assert_eq!(Resource::new(odd), Err(InvalidKey::NotPrintable), "{odd:?}");
+            assert_eq!(Identity::client_id(odd), Err(InvalidKey::NotPrintable), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_resource_id_may_be_written_in_any_script_and_only_ascii_loses_its_case() {
+        for (written, folded) in [
+            ("/RG/FORMACI\u{d3}N", "/rg/formaci\u{d3}n"),
+            ("/rg/Gr\u{f6}\u{df}e", "/rg/gr\u{f6}\u{df}e"),
+            (
+                "/rg/\u{6771}\u{4eac}-\u{661}\u{662}",
+                "/rg/\u{6771}\u{4eac}-\u{661}\u{662}",
+            ),
+            ("/rg/\u{417}\u{430}\u{43f}_(1).x", "/rg/\u{417}\u{430}\u{43f}_(1).x"),
+        ] {
+            let id = Identity::resource_id(written).unwrap();
+            assert_eq!(id.to_string(), format!("resource_id:{folded}"));
+            assert_eq!(
+                Identity::try_from(id.to_string()),
+                Ok(id),
+                "the carried cache reads it back"
+            );
+        }
+        assert_ne!(Identity::resource_id("\u{d3}"), Identity::resource_id("\u{f3}"));
+        let longest = "\u{d3}".repeat(MAX_IDENTITY / 2);
+        assert!(Identity::resource_id(&longest).is_ok());
+        assert_eq!(
+            Identity::resource_id(&format!("{longest}a")),
+            Err(InvalidKey::TooLong(MAX_IDENTITY))
+        );
+        // Cc, Cf, Zs, Zl, Zp, and what is no letter either.
+        for odd in [
+            "\u{7f}",
+            "\u{85}",
+            "\n",
+            "\u{ad}",
+            "\u{200b}",
+            "\u{202e}",
+            "\u{feff}",
+            " ",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{2028}",
+            "\u{2029}",
+            "\u{2713}",
+            "\u{1f600}",
+        ] {
+            assert_eq!(
+                Identity::resource_id(&format!("/rg/a{odd}b")),
+                Err(InvalidKey::NoLetter),
+                "{odd:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_slash_at_the_end_makes_no_other_audience() {
+        let is_same = |a: &str, b: &str| {
+            let (a, b) = (Resource::new(a).unwrap(), Resource::new(b).unwrap());
+            assert_eq!(a.is_same_audience(&b), b.is_same_audience(&a));
+            a.is_same_audience(&b)
+        };
+        for (a, b) in [("https://a/", "https://a"), ("api://x/y/", "api://x/y"), ("a", "a")] {
+            assert!(is_same(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("https://a//", "https://a"),
+            ("https://A/", "https://a"),
+            ("https://a/b", "https://a"),
+            ("https://a//", "https://a/"),
+            ("/", "//"),
+        ] {
+            assert!(!is_same(a, b), "{a} {b}");
         }
     }
 }

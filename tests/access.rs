@@ -119,7 +119,7 @@ fn every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it() {
     assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
     assert_eq!(status(&daemon, BOB, 7001, &[]), 403);
     let requests = emulator.count();
-    for other in [MANAGEMENT, "https://storage.azure.com", "https://STORAGE.azure.com/"] {
+    for other in [MANAGEMENT, "https://storage.azure.com//", "https://STORAGE.azure.com/"] {
         assert_eq!(
             as_user(ALICE, 7001, &[], || daemon.get(&target(other)).status),
             403,
@@ -129,6 +129,50 @@ fn every_part_of_a_rule_must_match_and_no_other_key_is_opened_by_it() {
     let named = format!("{}&client_id=73444643-8088-4d70-9532-c3a0fdc190fa", target(STORAGE));
     assert_eq!(as_user(ALICE, 7001, &[], || daemon.get(&named).status), 403);
     assert_eq!(emulator.count(), requests, "a refusal asks nobody");
+}
+
+/// A rule is about an audience, and SDKs differ in the last slash.
+#[test]
+fn a_rule_allows_a_resource_with_and_without_its_last_slash_and_both_are_asked_for_as_they_are() {
+    if !are_to_be_had("a_rule_allows_a_resource_with_and_without_its_last_slash_and_both_are_asked_for_as_they_are") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let rules = format!(
+        "[[allow]]\nusers = [{ALICE}]\nresources = [\"{STORAGE}\", \"https://vault.azure.net\", \"api://a/b\"]"
+    );
+    let daemon = Daemon::start(&emulator, &rules);
+    let get = |resource: &str| as_user(ALICE, 7000, &[], || daemon.get(&target(resource)));
+    let allowed = [
+        STORAGE,
+        "https://storage.azure.com",
+        "https://vault.azure.net/",
+        "https://vault.azure.net",
+        "api://a/b/",
+    ];
+    for resource in allowed {
+        let reply = get(resource);
+        assert_eq!(reply.status, 200, "{resource}: {reply:?}");
+        assert_eq!(reply.json()["resource"], resource, "as asked");
+    }
+    let requests = emulator.requests();
+    let asked: Vec<_> = requests["requests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|request| &request["resource"])
+        .collect();
+    assert_eq!(asked, allowed, "byte for byte, a key each");
+    for resource in [
+        "https://storage.azure.com//",
+        "https://Vault.azure.net",
+        "api://a/",
+        "api://a/b/c",
+        "/",
+    ] {
+        assert_eq!(get(resource).status, 403, "{resource}");
+    }
+    assert_eq!(emulator.count(), 5);
 }
 
 #[test]

@@ -382,7 +382,7 @@ fn explain(config: &str, arguments: &str) -> Ran {
 #[test]
 fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() {
     let (_directory, config) = rules(&format!(
-        "[[allow]]\nusers = [\"7001\"]\nresources = [\"https://storage.azure.com\"]\n\
+        "[[allow]]\nusers = [\"7001\"]\nresources = [\"https://Storage.azure.com\"]\n\
          [[allow]]\ngroups = [\"7070\"]\nunits = [\"backup.service\"]\nclient_ids = [\"{CLIENT_ID}\"]\n\
          [[allow]]\nusers = [\"7002\", \"root\"]\n"
     ));
@@ -395,7 +395,7 @@ fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() 
         row.unwrap_or_else(|| panic!("{place}: {ran:?}")).to_owned()
     };
     assert!(
-        row(1).contains("resources https://storage.azure.com (compared byte for byte"),
+        row(1).contains("resources https://Storage.azure.com (nearly: upper and lower case count"),
         "{ran:?}"
     );
     assert!(row(4).contains("groups 7070; identities client_id:73444643"), "{ran:?}");

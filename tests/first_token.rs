@@ -10,6 +10,7 @@ use std::thread;
 
 use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEND, directory, eventually, exchange, request, write};
 use nix::sys::signal::Signal;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 /// What the daemon's requests were for.
 fn resources(emulator: &Emulator) -> Vec<String> {
@@ -109,6 +110,71 @@ fn identities_are_compared_without_case_and_kept_apart_by_kind() {
             .contains("Identity not found"),
         "{unknown:?}"
     );
+}
+
+/// The names of resource groups have letters of any script.
+#[test]
+fn a_resource_id_in_any_script_is_one_key_is_passed_on_encoded_and_named_everywhere() {
+    let emulator = Emulator::start(&[]);
+    let group =
+        |name: &str| format!("/subscriptions/0b1f6471/resourcegroups/{name}/providers/x/userAssignedIdentities/a");
+    let names = ["FORMACI\u{d3}N", "Gr\u{f6}\u{df}e-1", "\u{958b}\u{767a}\u{ff11}"];
+    for name in names {
+        let id = group(name);
+        emulator.identities(&format!(
+            "[[identity]]\nclient_id = \"c\"\nobject_id = \"o\"\nresource_id = \"{id}\""
+        ));
+        let daemon = Daemon::start(
+            &emulator,
+            &format!("[[allow]]\ngroups = [0]\nresource_ids = [\"{id}\"]"),
+        );
+        let before = emulator.count();
+        let encoded = percent_encode(id.as_bytes(), NON_ALPHANUMERIC).to_string();
+        for written in [&id, &encoded, &id.to_ascii_lowercase()] {
+            let reply = daemon.token(&format!("{STORAGE}&msi_res_id={written}"));
+            assert_eq!(reply.status, 200, "{written}: {reply:?}");
+        }
+        assert_eq!(emulator.count(), before + 1);
+        let identity = format!("resource_id:{}", id.to_ascii_lowercase());
+        let last = emulator.requests()["requests"].as_array().unwrap().last().unwrap()["identity"].clone();
+        assert_eq!(last, *identity);
+        assert_eq!(daemon.get("/status").json()["tokens"][0]["identity"], *identity);
+        assert!(
+            daemon
+                .get("/metrics")
+                .body
+                .contains(&format!("identity=\"{identity}\"")),
+            "{name}"
+        );
+        assert!(
+            daemon.log().contains(&format!("identity={identity}")),
+            "{}",
+            daemon.log()
+        );
+    }
+    let daemon = Daemon::start(&emulator, "");
+    for odd in ["%E2%80%8B", "%C2%A0", "%C2%85", "%E2%80%A8", "%E2%80%A9", "%EF%BB%BF"] {
+        let reply = daemon.token(&format!("{STORAGE}&msi_res_id=/rg/a{odd}b"));
+        assert_eq!(reply.status, 400, "{odd}: {reply:?}");
+        assert!(reply.body.contains("neither printable ASCII nor a letter"), "{reply:?}");
+    }
+}
+
+#[test]
+fn an_empty_selector_counts_as_absent() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let token = daemon.token(STORAGE).access_token();
+    for selectors in ["client_id=", "msi_res_id=&object_id=", "mi_res_id"] {
+        let reply = daemon.token(&format!("{STORAGE}&{selectors}"));
+        assert_eq!(reply.access_token(), token, "{selectors}");
+    }
+    let twice = daemon.token(&format!("{STORAGE}&client_id=&client_id="));
+    assert!(
+        twice.status == 400 && twice.body.contains("more than once"),
+        "{twice:?}"
+    );
+    assert_eq!(emulator.count(), 1);
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn parameters() -> Vec<Case> {
         "https://storage.\u{430}zure.com/", "https://storage.%D0%B0zure.com/", "a&resource=b", "a&RESOURCE=b",
         "a&%72esource=b", "a&resource%5b%5d=b", "a&client_id=x&client_id=x", "a&client_id=x&object_id=y",
         "a&client_id=%0d%0a", "a&api-version=1&api-version=1", "a&scope=b", "a&bypass_cache=1", "a&=b",
-        "a&&&client_id=", "",
+        "a&&&client_id=&client_id=", "a&msi_res_id=%e2%80%ae", "a&msi_res_id=%c2%a0x", "",
     ]
     .iter()
     .flat_map(|value| {

@@ -50,7 +50,15 @@ struct Asked {
 const USERS: &[&str] = &["1000", "1001", "65534", "0", "990", "no-such-user-here"];
 const GROUPS: &[&str] = &["50", "51", "65534", "no-such-group-here"];
 const UNITS: &[&str] = &["a.service", "a@1.service", "user@1000.service", "a.scope"];
-const RESOURCES: &[&str] = &["https://a/", "https://a", "https://A/", "https://b/"];
+const RESOURCES: &[&str] = &[
+    "https://a/",
+    "https://a",
+    "https://a//",
+    "https://A/",
+    "https://b/",
+    "a",
+    "/",
+];
 const IDS: &[&str] = &["id-1", "ID-1", "id-2", "/sub/x"];
 
 fn list(of_these: &'static [&'static str]) -> impl Strategy<Value = Option<Vec<&'static str>>> {
@@ -118,7 +126,17 @@ fn naive(rules: &[Written], who: &Asking, what: &Asked) -> Option<String> {
             };
         }
         if let Some(resources) = &rule.resources {
-            fits &= resources.contains(&what.resource);
+            // A slash is put behind what has none, so that one more or less is the same.
+            let with_slash = |text: &str| {
+                if text.ends_with('/') {
+                    text.to_owned()
+                } else {
+                    format!("{text}/")
+                }
+            };
+            fits &= resources
+                .iter()
+                .any(|resource| with_slash(resource) == with_slash(what.resource));
         }
         let lists = [
             ("client_id", &rule.client_ids),

@@ -184,7 +184,9 @@ impl Rule {
             Part::Users => self.is_for_user(caller),
             Part::Groups => self.is_for_groups(caller),
             Part::Units => self.is_for_unit(caller),
-            Part::Resources => any(self.resources.as_deref(), |resource| *resource == key.resource),
+            Part::Resources => any(self.resources.as_deref(), |resource| {
+                resource.is_same_audience(&key.resource)
+            }),
             Part::Identities => any(self.identities.as_deref(), |identity| *identity == key.identity),
         }
     }
@@ -326,7 +328,9 @@ mod tests {
         assert!(!judge(9, 70, "a.service", "https://a/", Identity::Default));
         assert!(!judge(7, 71, "a.service", "https://a/", Identity::Default));
         assert!(!judge(7, 70, "b.service", "https://a/", Identity::Default));
-        assert!(!judge(7, 70, "a.service", "https://a", Identity::Default));
+        assert!(judge(7, 70, "a.service", "https://a", Identity::Default));
+        assert!(!judge(7, 70, "a.service", "https://a//", Identity::Default));
+        assert!(!judge(7, 70, "a.service", "https://A/", Identity::Default));
         assert!(!judge(
             7,
             70,

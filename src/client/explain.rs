@@ -120,7 +120,7 @@ fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
         Part::Resources => {
             let resources = allow.resources.as_deref().unwrap_or_default();
             let hint = if resources.iter().any(|resource| nearly(resource, &key.resource)) {
-                " (compared byte for byte: case and the last slash count)"
+                " (nearly: upper and lower case count, only one slash at the end does not, and /.default belongs to a scope)"
             } else {
                 ""
             };
@@ -135,7 +135,11 @@ fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
 }
 
 fn nearly(a: &Resource, b: &Resource) -> bool {
-    let bare = |resource: &Resource| resource.as_str().trim_end_matches('/').to_ascii_lowercase();
+    let bare = |resource: &Resource| {
+        let text = resource.as_str().to_ascii_lowercase();
+        let audience = text.strip_suffix("/.default").unwrap_or(&text);
+        audience.trim_end_matches('/').to_owned()
+    };
     bare(a) == bare(b)
 }
 

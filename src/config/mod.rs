@@ -137,7 +137,7 @@ pub struct Allow {
     pub groups: Option<Vec<Account>>,
     /// systemd units, by full name.
     pub units: Option<Vec<String>>,
-    /// Audiences, byte for byte. `None` allows any.
+    /// Audiences, where one slash at the end makes no difference. `None` allows any.
     pub resources: Option<Vec<Resource>>,
     /// `client_ids`, `object_ids`, `resource_ids` and `default_identity` in one list. `None` allows any.
     pub identities: Option<Vec<Identity>>,

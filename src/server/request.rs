@@ -193,7 +193,9 @@ impl<'a> Parameters<'a> {
         ];
         let mut given = selectors
             .into_iter()
-            .filter_map(|(name, value, make)| Some((name, value.as_deref()?, make)));
+            .filter_map(|(name, value, make)| Some((name, value.as_deref()?, make)))
+            // A program that was given no identity may send an empty one.
+            .filter(|(_, value, _)| !value.is_empty());
         match (given.next(), given.next()) {
             (None, _) => Ok(Identity::Default),
             (Some((name, value, make)), None) => make(value).map_err(|why| unfit(name, why)),
@@ -390,8 +392,14 @@ mod tests {
             "resource=%00",
             "resource=a%20b",
             "resource=\u{440}",
-            "resource=a&client_id=",
+            "resource=a&client_id=&client_id=",
+            "resource=a&client_id=&client_id=b",
             "resource=a&client_id=b&object_id=c",
+            "resource=a&client_id=b&object_id=c&msi_res_id=",
+            "resource=a&client_id=%20",
+            "resource=a&client_id=\u{e9}",
+            "resource=a&msi_res_id=%C2%A0",
+            "resource=a&msi_res_id=%E2%80%8B",
             "resource=a&object_id=b&principal_id=b",
             "resource=a&msi_res_id=b&mi_res_id=b",
             "resource=a&authority=x",
@@ -419,6 +427,41 @@ mod tests {
         assert_eq!(
             identity("resource=a&mi_res_id=%2FX"),
             identity("resource=a&msi_res_id=/x")
+        );
+    }
+
+    #[test]
+    fn an_empty_selector_counts_as_absent() {
+        let identity = |text: &str| query(text).unwrap().key.identity;
+        for text in [
+            "resource=a&client_id=",
+            "client_id&resource=a",
+            "resource=a&msi_res_id=&object_id=",
+            "resource=a&client_id=&object_id=&principal_id=&msi_res_id=&mi_res_id=",
+        ] {
+            assert_eq!(identity(text), Identity::Default, "{text}");
+            assert_eq!(form(text), query(text), "{text}");
+        }
+        assert_eq!(
+            identity("resource=a&client_id=&object_id=x"),
+            Identity::object_id("x").unwrap()
+        );
+        assert_eq!(
+            identity("resource=a&mi_res_id=x&msi_res_id="),
+            Identity::resource_id("x").unwrap()
+        );
+    }
+
+    #[test]
+    fn a_resource_id_may_be_in_any_script_raw_or_encoded() {
+        let identity = |text: &str| query(text).unwrap().key.identity;
+        let expected = Identity::resource_id("/rg/formaci\u{d3}n").unwrap();
+        assert_eq!(identity("resource=a&msi_res_id=/RG/FORMACI%C3%93N"), expected);
+        assert_eq!(identity("resource=a&mi_res_id=%2Frg%2Fformaci\u{d3}n"), expected);
+        assert_ne!(
+            identity("resource=a&mi_res_id=/rg/formaci%C3%B3n"),
+            expected,
+            "only ASCII has no case"
         );
     }
 
