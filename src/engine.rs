@@ -20,7 +20,7 @@ use crate::heartbeat::{self, Heartbeat};
 use crate::token::Token;
 use crate::upstream::Upstream;
 
-/// Hears what the broker has to tell people and how the upstream answered.
+/// Learns of the broker's notes and of how the upstream answered.
 pub trait Observer: Send + Sync {
     /// The broker noticed a change, at this time.
     fn note(&self, note: &Note, now: Now);
@@ -54,7 +54,7 @@ pub struct Engine {
     rearm: Notify,
     /// The cache has changed.
     changed: Notify,
-    /// Of the timer's rounds.
+    /// Beats at each round of the timer.
     beat: Heartbeat,
 }
 
@@ -149,14 +149,14 @@ impl Engine {
         self.upstream.lock().name()
     }
 
-    /// What is worth carrying over to the next life of the process.
+    /// What the next process should take over.
     pub fn snapshot(&self) -> Vec<KeySnapshot> {
         self.state.lock().broker.snapshot()
     }
 
-    /// Takes over what a former life left.
-    pub fn restore(self: &Arc<Self>, carried: Vec<KeySnapshot>) {
-        self.with(|state, now, effects| state.broker.restore(now, carried, effects));
+    /// Takes over what the previous process left.
+    pub fn restore(self: &Arc<Self>, keys: Vec<KeySnapshot>) {
+        self.with(|state, now, effects| state.broker.restore(now, keys, effects));
     }
 
     /// Waits until the cache has changed since the last time.

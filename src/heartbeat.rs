@@ -1,17 +1,17 @@
-//! Whether a loop still comes round: what `/live` says and the watchdog is fed by.
+//! Whether a loop of the daemon still runs. `/live` and the watchdog depend on it.
 //!
-//! By the clock of the loops' own pauses, which stands while the machine sleeps: a loop does not stand still because the
-//! VM did. Nothing that judges a lifetime goes by it.
+//! It uses the clock that stops while the machine is suspended: a suspended VM is no hung loop. Lifetimes of tokens never use
+//! this clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A loop with nothing to do comes round at least this often.
+/// A loop with nothing to do beats at least this often.
 pub const PERIOD: Duration = Duration::from_secs(5);
 
-/// When a loop last came round.
+/// When a loop last beat.
 #[derive(Debug)]
 pub struct Heartbeat {
     began: Instant,
@@ -30,7 +30,7 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop comes round.
+    /// The loop runs.
     pub fn strike(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);

@@ -135,7 +135,7 @@ impl Governor {
         Some(window.max(throttle).max(now))
     }
 
-    /// Whoever said any 429 is not asked any more.
+    /// Another upstream is asked from now on; the 429s of the former one do not count.
     pub fn forget_throttles(&mut self) {
         (self.throttle, self.rounds, self.round_began) = (None, 0, None);
     }

@@ -29,7 +29,7 @@ impl Lease {
         }
     }
 
-    /// The same lease, with the boot-time end that it had in a former life of the process, should that be sooner.
+    /// The same lease, with the boot-time end that it had in the previous process, if that is sooner.
     pub fn until(self, expires_boot: Duration) -> Self {
         Self {
             expires_boot: self.expires_boot.min(expires_boot),

@@ -1,5 +1,5 @@
-//! DECIDES, and does nothing else: no I/O, no clock, no task. What happens comes in as a call with the time of it; what
-//! is to be done goes out as [`Effect`]s.
+//! Decides, and does nothing else: no I/O, no clock, no task. Each event is a call with its time; what must be done comes out
+//! as [`Effect`]s.
 //!
 //! The promises kept here: never an expired token; one request to the upstream per key, whatever the number of callers;
 //! never more requests than the governor allows; a token that can be served is served, whatever the upstream says;

@@ -1,4 +1,4 @@
-//! What one life of the process leaves to the next: every key with its token, its failures and its times.
+//! What one process leaves to the next: every key with its token, its failures and its times.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Broker {
         self.store.iter().map(KeySnapshot::from).collect()
     }
 
-    /// Takes over what a former life left, as far as it fits the bounds now in force: what is warm first, then what has a
+    /// Takes over what the previous process left, as far as it fits the bounds now in force: what is warm first, then what has a
     /// token, the latest used first, and no key that is known already. A token that has expired meanwhile is not taken.
     pub fn restore(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
         carried.sort_by_key(|carried| {
@@ -86,7 +86,7 @@ impl KeySnapshot {
         }
     }
 
-    /// No time of the former life may lie further ahead than this life would set it.
+    /// No time of the previous process may lie further ahead than this one would set it.
     fn into_slot(self, warm: bool, now: Now) -> Slot {
         let lease = self
             .token

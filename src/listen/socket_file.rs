@@ -24,7 +24,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.inode.is_some() && inode_at(&self.path) == self.inode {
-            // Nothing is lost if it stays: the next start finds it stale.
+            // If it cannot be removed, the next start finds it stale and removes it.
             _ = fs::remove_file(&self.path);
         }
     }

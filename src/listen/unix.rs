@@ -21,7 +21,7 @@ use super::socket_file::SocketFile;
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
-/// Starting takes a daemon far less than the product.
+/// A daemon starts in far less time than tries times pause.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -74,8 +74,8 @@ pub(super) fn check_directory(path: &Path, setting: &str) -> Result<(), ListenEr
     }
 }
 
-/// Keeps another daemon that starts at this moment away. Whoever can read the directory can hold the lock, too, so after
-/// a while it is left at the care of not starting two daemons at once.
+/// Keeps another daemon that starts at this moment away. Every user that can read the directory can hold this lock, so after
+/// some tries the daemon starts without it.
 fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, ListenError> {
     let mut directory = fs::File::open(directory_of(path)).map_err(|source| refused(path, source))?;
     for _ in 0..LOCK_TRIES {
@@ -113,12 +113,12 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     }
     match probe(path) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|source| refused(path, source)),
-        // Also a full queue (EAGAIN) belongs to somebody who lives.
+        // A full queue (EAGAIN) also belongs to a live server.
         _ => Err(ListenError::Live(name)),
     }
 }
 
-/// Tries to connect, without waiting in the queue of somebody who does not accept.
+/// Tries to connect, without waiting in the queue of a server that does not accept.
 fn probe(path: &Path) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

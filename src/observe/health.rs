@@ -96,7 +96,7 @@ pub struct TokenHealth {
 pub struct Front {
     /// The loops of the daemon have come round lately.
     pub live: bool,
-    /// The kernel has no descriptor for a caller that knocks.
+    /// No file descriptor is free for a new connection.
     pub out_of_descriptors: bool,
     /// `limits.max_connections`, where so many are taken.
     pub full_at: Option<usize>,

@@ -129,7 +129,7 @@ labels! {
 }
 
 labels! {
-    /// Why a connection was closed unheard.
+    /// Why a connection was closed before a request was read.
     Rejection {
         /// Its uid has its share of them.
         PerUid = "per_uid",

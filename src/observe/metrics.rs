@@ -26,7 +26,7 @@ pub struct Metrics {
     pub refresh_failures: Counters<Fetched>,
     /// Requests that were denied (403).
     pub denied: Counters<Denial>,
-    /// Connections that were closed unheard.
+    /// Connections that were closed before a request was read.
     pub rejected: Counters<Rejection>,
     /// Of requests for tokens, in seconds.
     pub request_duration: Histogram,

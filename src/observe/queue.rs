@@ -1,4 +1,4 @@
-//! A bounded queue and the one thread that writes what is in it: whoever logs never waits for the journal.
+//! A bounded queue and the one thread that writes what is in it: logging never waits for the journal.
 
 use std::io;
 use std::sync::Arc;

@@ -82,7 +82,7 @@ fn tokens(entries: &[Entry], now: Now) -> Vec<TokenTimes> {
 }
 
 /// When the token can be served no more: its own end, or sooner where the boot-time clock says so. Zero for a warm one that
-/// is not there, so that whoever watches for little time left sees that there is none.
+/// is not there, so that an alert on little time left fires for it, too.
 fn expiry(entry: &Entry, now: Now) -> Option<u64> {
     let Some(end) = entry.expires_on else {
         return entry.warm.then_some(0);
@@ -134,7 +134,7 @@ impl Scrape {
         let help =
             "Requests that found no token in the cache, or one with so little left that a better one was waited for.";
         counter(to, "msi_tokend_cache_misses", help, misses)?;
-        let help = "Requests that were denied (403), by why.";
+        let help = "Requests that were denied (403), by reason.";
         counters(
             to,
             "msi_tokend_denied",
@@ -172,7 +172,7 @@ impl Scrape {
             help,
             metrics.upstream.get(Fetched::Throttled),
         )?;
-        let help = "Tokens that could not be fetched or renewed, by why.";
+        let help = "Tokens that could not be fetched or renewed, by reason.";
         counters(
             to,
             "msi_tokend_refresh_failures",
@@ -217,7 +217,7 @@ impl Scrape {
         let metrics = &self.metrics;
         let help = "Connections of callers that are open.";
         gauge(to, "msi_tokend_connections", help, self.connections as u64)?;
-        let help = "Connections that were closed unheard, by why.";
+        let help = "Connections that were closed before a request was read, by reason.";
         counters(
             to,
             "msi_tokend_connections_rejected",

@@ -17,8 +17,8 @@ use crate::access::Socket;
 use crate::heartbeat::{self, Heartbeat};
 use crate::listen::{Acceptor, Listener, Stream};
 
-/// Out of descriptors or memory: this long until the next accept.
-const BREATHER: Duration = Duration::from_millis(200);
+/// After running out of descriptors or memory, accept pauses for this long.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Accepts callers at one listener until [`Server::stop`].
 ///
@@ -42,7 +42,8 @@ pub async fn accept(server: Arc<Server>, listener: Listener, kind: ListenerKind)
             () = tokio::time::sleep(heartbeat::PERIOD) => {}
         }
     }
-    // systemd keeps the callers in its socket's queue for the next process; those in ours have only us.
+    // systemd keeps its socket, and the callers in its queue, for the next process. The queue of a socket that the daemon
+    // bound itself ends with the process, so the callers in it are served now.
     if !listener.is_from_systemd() {
         while let Some(Ok(stream)) = one(listener.acceptor()).now_or_never() {
             connection::open(&server, stream, &kind, seats);
@@ -62,13 +63,13 @@ async fn next(acceptor: &Acceptor, seats: &Seats) -> io::Result<Stream> {
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => {
-                    debug!(%error, "a caller left before it was let in");
+                    debug!(%error, "a caller hung up before its connection was accepted");
                 }
                 Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     if seats.note_shortage(true) {
                         error!(%error, "no connection can be accepted until others close: raise LimitNOFILE or lower limits.max_connections");
                     }
-                    tokio::time::sleep(BREATHER).await;
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
                 }
                 _ => return Err(error),
             },

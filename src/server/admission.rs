@@ -1,8 +1,8 @@
 //! What a request must show before anything is done for it, by the listener that it came in at.
 //!
-//! Nobody but a local process reaches the Unix socket, and the kernel says which. A loopback port can also be reached by
-//! what others have in hand: a page in a local browser, an application that fetches whatever address it is told. Such a
-//! request carries a foreign `Host` or an `Origin`, or lacks the header that only code can add.
+//! Only local processes reach the Unix socket, and the kernel names them. A loopback port can also be reached through a
+//! page in a local browser, or through an application that fetches any address it is given. Such a request has a foreign
+//! `Host` or an `Origin`, or lacks the header that only code can add.
 
 use hyper::body::Body;
 use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING};
@@ -28,7 +28,7 @@ pub enum ListenerKind {
         /// What `X-IDENTITY-HEADER` must hold.
         secret: Secret,
     },
-    /// Loopback HTTP for monitoring agents, whoever they run as.
+    /// Loopback HTTP for monitoring agents of every user.
     Monitor,
 }
 
@@ -95,12 +95,12 @@ impl ListenerKind {
         }
     }
 
-    /// Refuses what a browser or a rebound DNS name brings in.
+    /// Refuses what comes from a web page or by a DNS name that was rebound to loopback.
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let port = match self {
             Self::Unix => return Ok(()),
             Self::Sdk { port, .. } => Some(*port),
-            // Nothing secret is told here, so a forwarded port does.
+            // This listener tells no secret, so a forwarded port is allowed.
             Self::Monitor => None,
         };
         if headers.contains_key(ORIGIN) {

@@ -32,10 +32,10 @@ use crate::observe::labels::Rejection;
 /// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
 /// is 400 KB for each connection.
 const MAX_HEAD: usize = 16 * 1024;
-/// One that gets no connection has this long to ask, and to hear why.
-const AT_THE_DOOR: Duration = Duration::from_secs(1);
-/// On the way out a connection gets this long to bring a request that was already on its way.
-const LAST_CALL: Duration = Duration::from_millis(250);
+/// A connection that is refused has this long to send its request and to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// When the daemon stops, a connection has this long to bring a request that its caller has sent already.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
 pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, seats: &Arc<Seats>) {
@@ -62,21 +62,21 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
     });
 }
 
-/// Says why there is no seat, where that takes nobody's place. A connection closed before the request was read would
-/// look broken to its caller.
+/// Answers the first request with a 429 and closes. A connection closed before its request was read would look broken to
+/// the caller.
 fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
     debug!(uid, "connection refused: this uid has its share of them");
-    let Some(place) = seats.at_the_door() else { return };
+    let Some(place) = seats.refusal_place() else { return };
     server.connections.spawn(async move {
         let service = service_fn(|request: Request<Incoming>| {
             let problem = Problem::too_many_connections(uid);
             let response = response::problem(Protocol::of(Route::at(request.uri().path())), &problem);
             async move { Ok::<_, Infallible>(response) }
         });
-        // Whether it was heard is not our concern.
+        // A caller that hangs up first needs no answer.
         _ = tokio::time::timeout(
-            AT_THE_DOOR,
-            http(AT_THE_DOOR).serve_connection(TokioIo::new(stream), service),
+            REFUSAL_TIMEOUT,
+            http(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service),
         )
         .await;
         drop(place);
@@ -95,7 +95,7 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
         biased;
         end = connection.as_mut() => end,
         () = server.stopping.cancelled() => {
-            if let Ok(end) = tokio::time::timeout(LAST_CALL, connection.as_mut()).await {
+            if let Ok(end) = tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await {
                 end
             } else {
                 connection.as_mut().graceful_shutdown();
@@ -126,7 +126,7 @@ fn caller_of(stream: &Stream, listener: &ListenerKind) -> io::Result<Caller> {
             // An answer goes out whole, so there is nothing to wait for to fill a packet with.
             tcp.set_nodelay(true)?;
             match Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?) {
-                // What is told there is told to anybody: the uid is only wanted for its share of the connections.
+                // The monitor listener answers everybody; the uid only counts its connections.
                 Err(_) if matches!(listener, ListenerKind::Monitor) => Ok(Caller::described(NOBODY, Vec::new(), None)),
                 caller => caller.map_err(io::Error::other),
             }

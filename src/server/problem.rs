@@ -16,7 +16,7 @@ use crate::failure::{Class, Codes, ErrorClass, Failure};
 use crate::key::Key;
 use crate::observe::labels::{Denial, Outcome};
 
-/// What a caller is told instead of a token.
+/// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// HTTP status.
@@ -104,7 +104,7 @@ impl Problem {
         Self::invalid_request(format!("Required header not specified: {name}."))
     }
 
-    /// 403 for a request that may be somebody else's idea.
+    /// 403 for a request that a web page, or an application that fetches what it is told, may have caused.
     pub fn untrusted(denial: Denial, description: impl Into<String>) -> Self {
         Self::denied(denial, description)
     }

@@ -19,7 +19,7 @@ use crate::observe::scrape;
 /// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece.
 pub struct ResponseBody(Option<Chain<Bytes, Bytes>>);
 
-/// The first piece as it was rendered last, for whoever asks again within the second.
+/// The first piece as it was rendered last. A request within the same second uses it again.
 #[derive(Default)]
 pub struct Rendered {
     of: Option<(Protocol, Duration)>,

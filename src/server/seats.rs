@@ -1,7 +1,7 @@
 //! The seats that connections take.
 //!
-//! A seat is free before a connection is accepted, so that a full house leaves callers in the kernel's queue rather
-//! than in our memory; no uid gets more than its share of them.
+//! A connection is accepted only when a seat is free. While all are taken, callers wait in the kernel's queue and cost no
+//! memory here. No uid gets more seats than its share.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Callers that are told at the same time that their uid has its share.
+/// Connections that are told at the same time that their uid has its share.
 const TOLD_AT_ONCE: usize = 16;
 
 /// How many connections there may be.
@@ -23,11 +23,11 @@ pub struct Bounds {
     pub per_uid: usize,
 }
 
-/// Who sits where.
+/// The seats, and who has them.
 pub struct Seats {
     taken: Mutex<Taken>,
     changed: Notify,
-    door: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     /// The kernel had no descriptor for a caller, and this was said.
     short: AtomicBool,
 }
@@ -45,7 +45,7 @@ pub struct Seat {
 }
 
 impl Seats {
-    /// An empty house.
+    /// All seats are free.
     pub fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             taken: Mutex::new(Taken {
@@ -54,12 +54,12 @@ impl Seats {
                 by_uid: HashMap::new(),
             }),
             changed: Notify::new(),
-            door: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
+            refusals: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
             short: AtomicBool::new(false),
         })
     }
 
-    /// Takes over new bounds; nobody who sits is thrown out.
+    /// Takes over new bounds. Connections that are open stay open.
     pub fn set_bounds(&self, bounds: Bounds) {
         self.taken.lock().bounds = bounds;
         self.changed.notify_waiters();
@@ -102,8 +102,7 @@ impl Seats {
         })
     }
 
-    /// Whether callers wait because there is no descriptor for them. That is over as soon as one can be had, also where
-    /// nobody knocks any more.
+    /// Whether callers wait because no file descriptor is free. This ends as soon as one is free, even if no caller comes.
     pub fn are_short(&self) -> bool {
         if self.short.load(Ordering::Relaxed) && File::open("/dev/null").is_ok() {
             self.short.store(false, Ordering::Relaxed);
@@ -122,9 +121,10 @@ impl Seats {
         self.short.swap(short, Ordering::Relaxed) != short
     }
 
-    /// A place at the door, for one who gets no seat and is told so; there are few, and none is waited for.
-    pub fn at_the_door(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.door).try_acquire_owned().ok()
+    /// A place for a connection that is closed after it was told that its uid has its share. There are few; without one the
+    /// connection is closed at once.
+    pub fn refusal_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.refusals).try_acquire_owned().ok()
     }
 }
 

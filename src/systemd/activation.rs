@@ -30,7 +30,7 @@ pub struct Activation {
     pub unix: Option<UnixListener>,
     /// The loopback listener for SDKs.
     pub sdk: Option<TcpListener>,
-    /// What the process before this one left; judged by whoever reads it.
+    /// What the previous process left in the descriptor store, not checked yet.
     pub tokens: Option<OwnedFd>,
 }
 

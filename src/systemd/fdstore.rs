@@ -1,9 +1,8 @@
 //! The cache over a restart, without touching a disk: it is written to a sealed memfd that systemd's descriptor store
-//! holds between two lives of the service (`sd_notify(3)`, `FDSTORE=1`).
+//! holds while the service restarts (`sd_notify(3)`, `FDSTORE=1`).
 //!
-//! Nothing is believed because it was in the store: seals, size, format, boot and user are judged, and each token goes
-//! through the same checks as a reply from the upstream. Where anything is odd the cache starts empty, as it does
-//! without systemd.
+//! What comes out of the store is checked before it is used: its seals, size, format, boot and user, and each token as a
+//! reply of the upstream is. If a check fails, the cache starts empty, as it does without systemd.
 
 use std::env;
 use std::fs::{self, File};
@@ -31,19 +30,19 @@ pub const NAME: &str = "tokens";
 
 /// A write costs a few milliseconds with a thousand tokens, and the one thread has callers to serve.
 const PAUSE: Duration = Duration::from_secs(3);
-/// At the end it is tried so often, this long apart.
+/// The last write is tried this many times, this far apart.
 const LAST_TRIES: u32 = 40;
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// Ten thousand of the largest tokens; more was not written by us.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
-/// Without these somebody could still change what was judged. Shrinking is left open: it is how the memory is given back
+/// Without these seals the memory could change after it was checked. Shrinking is left open: it is how the memory is given back
 /// while the store still holds the old descriptor.
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_WRITE);
 
-/// Why a former life's cache is not taken over.
+/// Why the cache of the previous process is not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The descriptor cannot be read.
@@ -60,17 +59,17 @@ pub enum RestoreError {
     Content(#[from] SnapshotError),
 }
 
-/// What systemd holds for us at this moment.
+/// The daemon's side of the store.
 #[derive(Debug)]
 pub struct FdStore {
     held: Option<File>,
     boot_id: String,
-    /// Why the cache could not be handed over, which was said.
+    /// Why the last write failed. It was logged.
     failing: Option<io::ErrorKind>,
 }
 
 impl FdStore {
-    /// Starts from what systemd passed, if anything; without a service manager there is nobody to carry for us.
+    /// Starts from what systemd passed, if anything. `None` without a service manager, which has no store.
     pub fn new(passed: Option<OwnedFd>) -> Option<Self> {
         let managed = passed.is_some() || env::var_os("NOTIFY_SOCKET").is_some();
         managed.then(|| Self {
@@ -80,7 +79,7 @@ impl FdStore {
         })
     }
 
-    /// Fills the cache with what the former life left.
+    /// Fills the cache with what the previous process left.
     pub fn restore(&mut self, engine: &Arc<Engine>) {
         match self.take_back(engine.now(), &engine.upstream_name()) {
             Ok(keys) if keys.is_empty() => {}
@@ -105,7 +104,7 @@ impl FdStore {
         }
     }
 
-    /// Puts the cache as it is now into the store. Why it is not there is said once, until it is again.
+    /// Puts the cache as it is now into the store. A failure is logged once, until a write succeeds again.
     pub fn save(&mut self, engine: &Engine) {
         let result = self.hand_over(&engine.snapshot(), &engine.upstream_name());
         let kind = result.as_ref().err().map(io::Error::kind);
@@ -113,11 +112,11 @@ impl FdStore {
         if let Err(error) = result
             && !said
         {
-            warn!(%error, "systemd cannot be handed the cache: a restart would start with an empty one");
+            warn!(%error, "the cache cannot be given to systemd: after a restart it would be empty");
         }
     }
 
-    /// The last [`FdStore::save`]: nobody is served any more, so it may take a moment.
+    /// The last [`FdStore::save`]. No caller is served any more, so it may take a moment.
     pub async fn close(&mut self, engine: &Engine) {
         for _ in 0..LAST_TRIES {
             self.save(engine);
@@ -128,12 +127,12 @@ impl FdStore {
         }
     }
 
-    /// systemd did not read, which it may do again.
+    /// systemd did not read the message; it may do so later.
     fn can_be_retried(&self) -> bool {
         self.failing == Some(io::ErrorKind::WouldBlock)
     }
 
-    /// What the former life left; nothing if it left nothing.
+    /// What the previous process left; empty if it left nothing.
     fn take_back(&mut self, now: Now, upstream: &str) -> Result<Vec<KeySnapshot>, RestoreError> {
         let Some(file) = &mut self.held else {
             return Ok(Vec::new());
@@ -163,7 +162,7 @@ impl FdStore {
     /// Puts `keys` into the store in place of what is there, whose memory is given back.
     fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
         let file = sealed(&snapshot::write(keys, self.place(upstream))?)?;
-        // The store has room for one, so that a daemon gone mad cannot fill it; the old one goes first.
+        // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
         notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
         if let Some(old) = self.held.replace(file) {

@@ -1,4 +1,4 @@
-//! All that is told to systemd and taken from it; nothing of it is needed where there is no systemd.
+//! What the daemon tells systemd and takes from it. Without systemd the daemon runs as well.
 
 mod activation;
 mod fdstore;

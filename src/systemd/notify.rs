@@ -1,8 +1,8 @@
 //! Telling systemd something (`sd_notify(3)`) without ever waiting for it.
 //!
-//! While PID 1 does not read, since it is busy, stopped or frozen after a crash of its own, the queue of its socket fills
-//! up, and the next send waits; with it would wait the one thread that serves callers. So what there is no room for is an
-//! error here, and for the caller to say again.
+//! While PID 1 does not read (it is busy, stopped, or frozen after a crash), the queue of its socket fills up, and the next
+//! send would wait, and with it the one thread that serves callers. Here a full queue is an error, and the caller sends the
+//! message again later.
 
 use std::env;
 use std::io::{self, IoSlice};
@@ -36,7 +36,7 @@ fn send(socket: &Path, state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]
         Ok(_) => Ok(()),
         Err(Errno::EAGAIN) => Err(io::Error::new(
             io::ErrorKind::WouldBlock,
-            "it does not read what it is told",
+            "it does not read its messages",
         )),
         Err(error) => Err(error.into()),
     }

@@ -1,5 +1,5 @@
-//! What the service manager is told (`sd_notify(3)`): ready, that we live, how we are, stopping. Outside systemd there
-//! is nobody to tell; how we are is also logged.
+//! The daemon's state, told to systemd (`sd_notify(3)`): ready, alive, the status line, stopping. Changes of state are also
+//! logged.
 
 use std::fs::File;
 use std::io;
@@ -13,30 +13,31 @@ use super::notify::notify;
 use crate::observe::events;
 use crate::observe::health::{Health, State};
 
-/// What systemd did not read is said again after this: by its watch a start would have failed, or a daemon be dead.
+/// A message that systemd did not read is sent again after this time; without it systemd would take a start for failed, or
+/// the daemon for dead.
 const SOON: Duration = Duration::from_millis(500);
-/// How we are is looked at this often.
+/// The state is looked at this often.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// No more callers are accepted.
+/// Tells systemd that the daemon stops.
 pub fn stopping() {
-    // Nobody is kept waiting by a systemd that does not hear it.
+    // A stop does not wait for systemd to read this.
     _ = tell(NotifyState::Stopping);
 }
 
-/// Says that we are ready, feeds the watchdog for as long as we live, keeps the line of `systemctl status`, and logs each
-/// change of our state. Callers are accepted when this begins. Never returns.
+/// Tells systemd that the daemon is ready, feeds the watchdog while the daemon's loops run, keeps the status line of
+/// `systemctl status`, and logs each change of state. Callers are accepted when this begins. Never returns.
 pub async fn keep_informed(health: impl Fn() -> Health) {
     let pause = sd_notify::watchdog_enabled().map_or(PERIOD, |limit| PERIOD.min(limit / 2));
     let mut spare = spare_descriptor();
-    // What is not said yet, since systemd may not read for a while.
+    // What systemd has read so far; it may not read for a while.
     let mut ready = false;
     let mut told = String::new();
     let mut logged = State::Ok;
     loop {
         let health = health();
-        // Each message takes a descriptor for a moment. One is kept for that, or a daemon that is merely out of them would
-        // be taken for dead.
+        // Each message takes a descriptor for a moment. One is kept for it; without it systemd would take a daemon that is out
+        // of descriptors for dead.
         drop(spare.take());
         let mut unread = false;
         let mut tell = |state: NotifyState<'_>| {
@@ -51,7 +52,7 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
             tell(NotifyState::Watchdog);
         }
         let line = health.line();
-        // A first request that is under way is neither news nor the end of what was bad before.
+        // A first request that is under way is no change of state.
         if health.state != logged && health.state != State::Waiting {
             log(health.state, &line);
             logged = health.state;
@@ -81,7 +82,7 @@ fn log(state: State, line: &str) {
     }
 }
 
-/// Why it does not go out is logged once, until it does again.
+/// A failure to send is logged once, until a message is sent again.
 fn tell(state: NotifyState<'_>) -> io::Result<()> {
     static SAID: AtomicBool = AtomicBool::new(false);
     let result = notify(&[state], &[]);
@@ -89,7 +90,7 @@ fn tell(state: NotifyState<'_>) -> io::Result<()> {
     if let Err(error) = &result
         && !said
     {
-        warn!(%error, "systemd cannot be told how we are");
+        warn!(%error, "systemd cannot be told the daemon's state");
     }
     result
 }
