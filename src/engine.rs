@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -54,6 +55,8 @@ pub struct Engine {
     rearm: Notify,
     /// The cache has changed.
     changed: Notify,
+    /// How often it has.
+    changes: AtomicU64,
     /// Beats at each round of the timer.
     beat: Heartbeat,
 }
@@ -80,6 +83,7 @@ impl Engine {
             observer,
             rearm: Notify::new(),
             changed: Notify::new(),
+            changes: AtomicU64::new(0),
             beat: Heartbeat::default(),
         })
     }
@@ -164,6 +168,11 @@ impl Engine {
         self.changed.notified().await;
     }
 
+    /// How often the cache has changed since the start. Hits are no change.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// The 429 for whose sake nothing is asked now.
     pub fn throttle(&self) -> Option<Arc<Failure>> {
         let state = self.state.lock();
@@ -211,6 +220,7 @@ impl Engine {
                 Effect::Fetch(fetch) => self.spawn(fetch),
                 Effect::Note(note) => {
                     self.changed.notify_one();
+                    self.changes.fetch_add(1, Ordering::Relaxed);
                     self.observer.note(&note, now);
                 }
                 Effect::Answer(..) => {}

@@ -126,7 +126,9 @@ fn a_client_that_does_not_read_is_given_up() {
 #[test]
 fn a_uid_at_its_bound_is_told_so_and_nobody_else_notices() {
     let emulator = Emulator::start(&[]);
-    let rule = format!("[limits]\nmax_connections_per_uid = 3\n[[allow]]\nusers = [\"{ALICE}\", \"{BOB}\"]");
+    let rule = format!(
+        "[limits]\nheader_timeout = \"10m\"\nmax_connections_per_uid = 3\n[[allow]]\nusers = [\"{ALICE}\", \"{BOB}\"]"
+    );
     let daemon = Daemon::start(&emulator, &rule);
     let root = nix::unistd::geteuid().as_raw();
     let mut held = vec![seated(&daemon), seated(&daemon), seated(&daemon)];

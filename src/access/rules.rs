@@ -103,9 +103,13 @@ impl Rules {
             .collect()
     }
 
-    /// How many rules are for this caller at all, whatever the token.
-    pub fn count_for(&self, caller: &Caller) -> usize {
-        self.rules.iter().filter(|rule| rule.is_for(caller)).count()
+    /// The rules that are for this caller at all, whatever the token, by their place.
+    pub fn numbers_for(&self, caller: &Caller) -> Vec<usize> {
+        let rules = self.rules.iter().enumerate();
+        rules
+            .filter(|(_, rule)| rule.is_for(caller))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     /// Whether any rule asks for the caller's unit.
@@ -378,7 +382,7 @@ mod tests {
                 ..allow()
             },
         ]);
-        let count = |uid, gids| rules.count_for(&Caller::described(uid, gids, None));
+        let count = |uid, gids| rules.numbers_for(&Caller::described(uid, gids, None)).len();
         assert_eq!((count(7, vec![70]), count(7, vec![]), count(8, vec![70])), (2, 1, 0));
     }
 

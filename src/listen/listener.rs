@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::either::Either;
 
@@ -13,6 +15,14 @@ use crate::access::Socket;
 pub type Acceptor = Either<UnixListener, TcpListener>;
 /// One caller's connection.
 pub type Stream = Either<Socket, TcpStream>;
+
+/// What the kernel may hold of answers that a caller does not read, in bytes. It takes twice as much for its own
+/// bookkeeping (`socket(7)`) and charges it to the daemon's cgroup, so the system's default of some 200 KB would let a
+/// few hundred callers that do not read use up all of `MemoryMax=`. The kernel cuts a write into pieces of half the
+/// doubled size, so a token of the usual length goes out as one.
+pub const SEND_BUFFER: usize = 4096;
+/// The same for requests that wait over TCP. Over the Unix socket those are charged to the caller.
+pub const RECEIVE_BUFFER: usize = 4096;
 
 /// A listener, and whose it is.
 #[derive(Debug)]
@@ -131,4 +141,16 @@ impl Listener {
     pub fn acceptor(&self) -> &Acceptor {
         &self.acceptor
     }
+}
+
+/// Bounds what the kernel holds for each connection of a TCP listener. A connection inherits it when it is made, also
+/// where it waits in the queue and data comes in before it is accepted, so this comes before `listen(2)`.
+pub(super) fn set_buffers(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    bound_unread(socket)
+}
+
+/// Bounds what the kernel holds of unread answers. A connection of a Unix socket does not inherit it from the listener.
+pub fn bound_unread(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER)?)
 }

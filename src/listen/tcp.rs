@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::either::Either;
 
-use super::listener::{ListenError, Listener};
+use super::listener::{ListenError, Listener, set_buffers};
 
 /// As many as the kernel allows (`net.core.somaxconn`): a caller finds a full queue slow.
 const BACKLOG: u32 = u16::MAX as u32;
@@ -21,6 +21,7 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Listener, Soc
         };
         // Connections of a daemon before us that linger do not bar the port; another listener still does.
         socket.set_reuseaddr(true)?;
+        set_buffers(&socket)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -40,6 +41,8 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Listener, Soc
 pub fn adopt(listener: StdListener, name: &str) -> Result<(Listener, SocketAddr), ListenError> {
     let adopt = || {
         listener.set_nonblocking(true)?;
+        // For those to come; who waits in the queue already has what the unit says.
+        set_buffers(&listener)?;
         let address = listener.local_addr()?;
         Ok((
             Listener::from_systemd(Either::Right(TcpListener::from_std(listener)?)),

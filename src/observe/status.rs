@@ -89,7 +89,7 @@ pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Status {
         caller: CallerStatus {
             uid: caller.uid,
             privileged: rules.is_privileged(caller.uid),
-            rules: rules.count_for(caller),
+            rules: rules.numbers_for(caller).len(),
         },
         tokens: visible.iter().map(|entry| TokenStatus::new(entry, now)).collect(),
     }

@@ -15,7 +15,7 @@ use super::seats::Seats;
 use super::shared::Server;
 use crate::access::Socket;
 use crate::heartbeat::{self, Heartbeat};
-use crate::listen::{Acceptor, Listener, Stream};
+use crate::listen::{Acceptor, Listener, Stream, bound_unread};
 
 /// After running out of descriptors or memory, accept pauses for this long.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
@@ -80,7 +80,11 @@ async fn next(acceptor: &Acceptor, seats: &Seats) -> io::Result<Stream> {
 /// The next connection that the kernel has.
 async fn one(acceptor: &Acceptor) -> io::Result<Stream> {
     Ok(match acceptor {
-        Either::Left(unix) => Either::Left(Socket::new(unix.accept().await?.0)),
+        Either::Left(unix) => {
+            let stream = unix.accept().await?.0;
+            bound_unread(&stream)?;
+            Either::Left(Socket::new(stream))
+        }
         Either::Right(tcp) => Either::Right(tcp.accept().await?.0),
     })
 }

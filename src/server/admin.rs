@@ -1,15 +1,17 @@
-//! `/live`, `/ready` and `/status`: what people and monitoring agents ask.
+//! `/live`, `/ready`, `/status` and `/metrics`: what people and monitoring agents ask.
 
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::response::{self, ResponseBody};
+use super::documents::Document;
+use super::response::{self, JSON, ResponseBody};
 use crate::access::{Caller, Rules};
 use crate::engine::Engine;
 use crate::observe::health::{AzureState, Health};
-use crate::observe::status;
+use crate::observe::metrics::Metrics;
+use crate::observe::{scrape, status};
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
 pub fn live(live: bool) -> Response<ResponseBody> {
@@ -25,18 +27,24 @@ pub fn live(live: bool) -> Response<ResponseBody> {
 }
 
 /// 200 when every warm token can be served now, else 503, with the reason per token.
-pub fn ready(health: &Health) -> Response<ResponseBody> {
+pub fn ready(health: &Health) -> Document {
     let status = if health.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    response::json(status, bytes(health))
+    Document::new(status, JSON, bytes(health))
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(engine: &Arc<Engine>, caller: &Caller, rules: &Rules) -> Response<ResponseBody> {
-    response::json(StatusCode::OK, bytes(&status::status(engine, caller, rules)))
+pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Document {
+    Document::new(StatusCode::OK, JSON, bytes(&status::status(engine, caller, rules)))
+}
+
+/// What is counted; `connections` are those open at this moment.
+pub fn metrics(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> Document {
+    let text = scrape::text(metrics, engine, connections);
+    Document::new(StatusCode::OK, scrape::CONTENT_TYPE, text.into_bytes())
 }
 
 /// The configuration on disk is the one in effect.

@@ -1,8 +1,10 @@
 //! One connection: whose it is, whether there is a seat for it, and HTTP over it until it ends.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::Request;
@@ -54,6 +56,8 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
         caller,
         listener: Arc::clone(listener),
         last_request: LastRequest::default(),
+        answered: AtomicBool::new(false),
+        end: server.stopping.child_token(),
     };
     let shared = Arc::clone(server);
     server.connections.spawn(async move {
@@ -93,8 +97,14 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
     tokio::pin!(connection);
     let end = tokio::select! {
         biased;
-        end = connection.as_mut() => end,
-        () = server.stopping.cancelled() => {
+        end = poll_fn(|cx| {
+            session.begin_turn();
+            connection.as_mut().poll(cx)
+        }) => end,
+        () = session.end.cancelled() => {
+            if !server.stopping.is_cancelled() {
+                return debug!(uid = session.caller.uid, "connection cut off: it did not read a document that must make room for newer ones");
+            }
             if let Ok(end) = tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await {
                 end
             } else {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::admin;
 use super::admission::admit;
+use super::documents::{Moment, Subject};
 use super::form::read_form;
 use super::last_request::{Allowed, Last};
 use super::problem::Problem;
@@ -26,7 +27,6 @@ use crate::access::Caller;
 use crate::broker::{Answer, Ask};
 use crate::engine::Asked;
 use crate::observe::labels::Outcome;
-use crate::observe::scrape;
 
 /// An answer that is there at once, or comes later.
 pub type Handling<'s> = Either<Ready<Handled>, Pin<Box<dyn Future<Output = Handled> + Send + 's>>>;
@@ -44,9 +44,22 @@ enum Progress<'s> {
 /// How a request ends later, and how long it waited for its token by then.
 type Later<'s> = Pin<Box<dyn Future<Output = (Ended, Duration)> + Send + 's>>;
 
-/// From one request to its answer. What need not wait is done before this returns: while anything of a request lives,
-/// hyper cannot use its buffer again and makes another, which costs 4 % of a hit.
+/// From one request to its answer. hyper answers many requests that came together before it lets another connection have
+/// its turn; here each waits for a turn of its own.
 pub fn handle<'s>(server: &'s Server, session: &'s Session, request: Request<Incoming>) -> Handling<'s> {
+    if session.takes_answer() {
+        return answer(server, session, request);
+    }
+    Either::Right(Box::pin(async move {
+        tokio::task::yield_now().await;
+        session.takes_answer();
+        answer(server, session, request).await
+    }))
+}
+
+/// What need not wait is done before this returns: while anything of a request lives, hyper cannot use its buffer again and
+/// makes another, which costs 4 % of a hit.
+fn answer<'s>(server: &'s Server, session: &'s Session, request: Request<Incoming>) -> Handling<'s> {
     let route = session.listener.route(request.uri().path());
     let protocol = Protocol::of(route);
     let mut metrics = RequestMetrics::start(&server.metrics, route);
@@ -75,7 +88,8 @@ fn begin<'s>(
         Route::Reload => Ok(Progress::Waits(Box::pin(async {
             (reload(server, &session.caller).await, Duration::ZERO)
         }))),
-        document => Ok(Progress::Ended(Ok(self::document(server, document, &session.caller)))),
+        Route::Live => Ok(Progress::Ended(Ok(counted(admin::live(server.is_live()))))),
+        document => Ok(Progress::Ended(Ok(counted(self::document(server, document, session))))),
     }
 }
 
@@ -202,16 +216,37 @@ fn respond(
     Ok(response::token(protocol, &answer, rendered))
 }
 
-/// What is asked by people and monitoring agents.
-fn document(server: &Server, route: Route, caller: &Caller) -> (Response<ResponseBody>, Outcome) {
-    let response = match route {
-        Route::Live => admin::live(server.is_live()),
-        Route::Ready => admin::ready(&server.health()),
-        Route::Metrics => response::metrics(scrape::text(&server.metrics, &server.engine, server.seats.taken())),
-        Route::Status | Route::Reload | Route::Token(_) => {
-            admin::status(&server.engine, caller, &server.settings().rules)
-        }
+/// What is asked by people and monitoring agents. Whoever administers the daemon sees what he has just done; all others
+/// share what was rendered within the second.
+fn document(server: &Server, route: Route, session: &Session) -> Response<ResponseBody> {
+    let Session { caller, end, .. } = session;
+    let settings = server.settings();
+    let subject = match route {
+        Route::Ready => Subject::Ready,
+        Route::Metrics => Subject::Metrics,
+        Route::Status | Route::Live | Route::Reload | Route::Token(_) => Subject::Status {
+            uid: caller.uid,
+            rules: settings.rules.numbers_for(caller),
+        },
     };
+    let render = || match subject {
+        Subject::Ready => admin::ready(&server.health()),
+        Subject::Metrics => admin::metrics(&server.metrics, &server.engine, server.seats.taken()),
+        Subject::Status { .. } => admin::status(&server.engine, caller, &settings.rules),
+    };
+    let now = Moment {
+        boot: server.engine.now().boot,
+        changes: server.engine.changes(),
+    };
+    let document = if settings.rules.is_privileged(caller.uid) {
+        server.documents.renew(&subject, now, render)
+    } else {
+        server.documents.get(&subject, now, render)
+    };
+    response::document(&document, end.clone())
+}
+
+fn counted(response: Response<ResponseBody>) -> (Response<ResponseBody>, Outcome) {
     let good = response.status().is_success();
     (response, if good { Outcome::Ok } else { Outcome::Unavailable })
 }

@@ -4,6 +4,7 @@ mod accept;
 mod admin;
 mod admission;
 mod connection;
+mod documents;
 mod form;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,11 +11,15 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 
+use super::documents::Document;
 use super::problem::Problem;
 use super::protocol::Protocol;
 use crate::broker::Served;
-use crate::observe::scrape;
+
+/// The content type of all answers but the metrics.
+pub const JSON: &str = "application/json; charset=utf-8";
 
 /// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece.
 pub struct ResponseBody(Option<Chain<Bytes, Bytes>>);
@@ -78,10 +83,11 @@ pub fn json(status: StatusCode, body: Vec<u8>) -> Response<ResponseBody> {
     response(status, ResponseBody(Some(Bytes::new().chain(body.into()))))
 }
 
-/// The metrics.
-pub fn metrics(text: String) -> Response<ResponseBody> {
-    let mut response = json(StatusCode::OK, text.into());
-    let content_type = HeaderValue::from_static(scrape::CONTENT_TYPE);
+/// A document that others may be given, too. `end` ends the connection that this answer goes to.
+pub fn document(document: &Arc<Document>, end: CancellationToken) -> Response<ResponseBody> {
+    let body = ResponseBody(Some(Bytes::new().chain(document.body(end))));
+    let mut response = response(document.status, body);
+    let content_type = HeaderValue::from_static(document.content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
@@ -90,10 +96,7 @@ fn response(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/json; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -120,8 +123,6 @@ impl Body for ResponseBody {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
     use zeroize::Zeroizing;

@@ -1,6 +1,9 @@
 //! What belongs to one connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
 
 use super::admission::ListenerKind;
 use super::last_request::LastRequest;
@@ -14,4 +17,20 @@ pub struct Session {
     pub listener: Arc<ListenerKind>,
     /// What it asked before.
     pub last_request: LastRequest,
+    /// Whether it was answered since it was last its turn.
+    pub answered: AtomicBool,
+    /// Ends this connection alone, or with all others at the daemon's end.
+    pub end: CancellationToken,
+}
+
+impl Session {
+    /// It is the connection's turn, among all those that have something to do.
+    pub fn begin_turn(&self) {
+        self.answered.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether one more answer may be given in this turn, which may be one.
+    pub fn takes_answer(&self) -> bool {
+        !self.answered.swap(true, Ordering::Relaxed)
+    }
 }

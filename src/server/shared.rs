@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::documents::Documents;
 use super::seats::{Bounds, Seats};
 use crate::access::Rules;
 use crate::engine::Engine;
@@ -44,6 +45,7 @@ pub struct Server {
     /// Apart from the callers', so that monitoring gets in when they have taken all of those.
     pub(super) monitor_seats: Arc<Seats>,
     pub(super) audit: Audit,
+    pub(super) documents: Documents,
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     /// Of each accept loop.
     pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
@@ -67,6 +69,7 @@ impl Server {
             seats: Seats::new(settings.bounds),
             monitor_seats: Seats::new(MONITORS),
             audit: Audit::new(settings.audit, now.boot),
+            documents: Documents::default(),
             settings: RwLock::new(Arc::new(settings)),
             reloads,
             stopping: CancellationToken::new(),
@@ -79,6 +82,7 @@ impl Server {
         self.seats.set_bounds(settings.bounds);
         self.audit.set(settings.audit);
         *self.settings.write() = Arc::new(settings);
+        self.documents.forget();
     }
 
     /// How the daemon fares.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::Uri;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::answers::{CACHED, TOKEN, answers};
@@ -105,6 +107,8 @@ fn session(uid: u32, is_sdk: bool) -> Session {
         caller: Caller::described(uid, Vec::new(), None),
         listener: Arc::new(listener),
         last_request: LastRequest::default(),
+        answered: AtomicBool::new(false),
+        end: CancellationToken::new(),
     }
 }
 

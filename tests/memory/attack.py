@@ -1,0 +1,177 @@
+"""Callers that ask for everything that has an answer, and do not read it, or only a little."""
+
+import contextlib
+import itertools
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+import urllib.parse
+
+from checks import PATIENCE
+from unix_http import TOKEN, get_request
+from users import become
+
+# Nearly all seats: all but a few of `limits.max_connections` and of `limits.max_connections_per_uid`.
+CONNECTIONS = 250
+# The monitor's seats are 16, 8 for each user.
+MONITORS = 4
+# An attack is at its height when nothing moves any more, but lasts at least the one time, since documents are rendered
+# anew each second, and at most the other.
+AT_LEAST, AT_MOST = 4, 15
+PROOF = "Metadata: true"
+
+
+def resource_name(number):
+    """As long as the names of applications get that are registered by a URI of their own."""
+    return f"api://{number}.example/" + "subscriptions/resourcegroups/" * 10
+
+
+def documents(host):
+    return b"".join(get_request(path, host=host) for path in ("/metrics", "/ready", "/status"))
+
+
+def tokens(host):
+    form = f"resource={urllib.parse.quote(resource_name(2))}"
+    post = f"POST /oauth2/token HTTP/1.1\r\nHost: {host}\r\n{PROOF}\r\nContent-Length: {len(form)}\r\n\r\n{form}"
+    return get_request(TOKEN + resource_name(1), PROOF, host=host) + post.encode()
+
+
+def errors(host):
+    """A 403 for those without a rule, 404 and 400 of each kind, with the longest text that they repeat."""
+    long = "x" * 1000
+    targets = [
+        TOKEN + resource_name(9) + "&client_id=" + "i" * 500,
+        "/msi/token?resource=" + long,
+        "/nowhere",
+        TOKEN + "https://a/&" + long,
+        TOKEN + "%zz",
+    ]
+    return b"".join(get_request(target, PROOF, host=host) for target in targets)
+
+
+def everything(host):
+    return tokens(host) + documents(host) + errors(host)
+
+
+def unfinished(host):
+    """A head that is nearly as long as any may be, and does not end."""
+    return get_request("/", "X-Long: " + "x" * 15000, host=host)[:-2]
+
+
+# What each attacker sends, to which listener, and how much of the answers it reads.
+ATTACKS = {
+    "documents, unread": (documents, "socket", "nothing"),
+    "documents, half read": (documents, "socket", "a little"),
+    "documents, read": (documents, "socket", "all"),
+    "tokens, unread": (tokens, "socket", "nothing"),
+    "errors, unread": (errors, "socket", "nothing"),
+    "unfinished requests": (unfinished, "socket", "nothing"),
+    "SDK listener, unread": (everything, "sdk", "nothing"),
+    "SDK listener, half read": (everything, "sdk", "a little"),
+    "SDK listener, unfinished requests": (unfinished, "sdk", "nothing"),
+    "monitor, unread": (documents, "monitor", "nothing"),
+    "all at once": (everything, "all", "mixed"),
+}
+
+
+class Sender:
+    """One connection of an attacker."""
+
+    def __init__(self, to, data, reads):
+        self.socket = socket.socket(socket.AF_INET if isinstance(to, tuple) else socket.AF_UNIX)
+        if reads != "all":
+            # Little room at this end, so that answers stay at the daemon's.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(to)
+        self.socket.setblocking(False)
+        self.data, self.reads, self.open = data, reads, True
+
+    def step(self):
+        """Sends what the kernel takes and reads what it may; how many bytes moved."""
+        moved = 0
+        try:
+            if self.reads != "nothing":
+                with contextlib.suppress(BlockingIOError):
+                    moved += len(self.socket.recv(1 << 20 if self.reads == "all" else 100))
+            sent = self.socket.send(self.data.rest())
+            moved += sent
+            self.data.went(sent)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+        return moved
+
+
+class Data:
+    """Bytes to send, once or again and again, from wherever the kernel stopped to take them."""
+
+    def __init__(self, data, again):
+        self.data, self.again, self.at = memoryview(data), again, 0
+
+    def rest(self):
+        if self.at == len(self.data):
+            if not self.again:
+                raise BlockingIOError
+            self.at = 0
+        return self.data[self.at :]
+
+    def went(self, count):
+        self.at += count
+
+
+def senders(addresses, what, where, reads):
+    places = ["socket", "sdk", "socket", "monitor"] if where == "all" else [where]
+    ways = ["nothing", "a little", "nothing", "all"] if reads == "mixed" else [reads]
+    monitors = 0
+    for place, way in itertools.islice(zip(itertools.cycle(places), itertools.cycle(ways)), CONNECTIONS):
+        monitors += place == "monitor"
+        if place == "monitor" and monitors > MONITORS:
+            continue
+        to = addresses[place]
+        host = f"{to[0]}:{to[1]}" if isinstance(to, tuple) else "localhost"
+        data = documents(host) if place == "monitor" else what(host)
+        again = what is not unfinished
+        yield Sender(to, Data(data * (20 if again else 1), again), way)
+
+
+def flood(addresses, what, where, reads, at_height):
+    """Calls `at_height` with the bytes sent when the attack is at its height, and goes on."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * CONNECTIONS), hard))
+    connections = list(senders(addresses, what, where, reads))
+    began, moved, still, told = time.monotonic(), 0, 0, False
+    while True:
+        now = sum(sender.step() for sender in connections if sender.open)
+        moved, still = moved + now, 0 if now else still + 1
+        took = time.monotonic() - began
+        if not told and (took > AT_MOST or (took > AT_LEAST and still > 20)):
+            at_height(moved)
+            told = True
+        time.sleep(0.02)
+
+
+class Process:
+    """A process of `uid` that runs `function` with a way to tell lines, until it is ended."""
+
+    def __init__(self, uid, function):
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                become(uid)
+                function(lambda line: os.write(writer, f"{line}\n".encode()))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        os.close(writer)
+        self.lines = os.fdopen(reader)
+
+    def end(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.lines.close()
