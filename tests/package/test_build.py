@@ -95,7 +95,7 @@ def test_contents(built):
                  "usr/share/man/man5/msi-tokend.toml.5.gz", "usr/share/bash-completion/completions/msi-token",
                  "usr/share/zsh/vendor-completions/_msi-token", "usr/share/fish/vendor_completions.d/msi-token.fish",
                  "usr/share/doc/msi-tokend/examples/storage-backup.toml", "usr/share/doc/msi-tokend/changelog.gz",
-                 *(f"usr/share/doc/msi-tokend/{page.name}" for page in REPOSITORY.glob("docs/*.md")),
+                 *(f"usr/share/doc/msi-tokend/{page.name}" for page in [*REPOSITORY.glob("docs/*.md"), REPOSITORY / "CHANGELOG.md"]),
                  "usr/share/doc/msi-tokend/copyright", "usr/share/doc/msi-tokend/examples/azure-arc.conf"]:
         assert f" ./{path}\n" in listed, path
     assert "emulator" not in listed, listed

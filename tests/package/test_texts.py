@@ -67,10 +67,11 @@ def test_file_page():
 
 
 def test_changelog():
-    """the Debian changelog's newest entry is about the version in Cargo.toml"""
+    """the version in Cargo.toml is the newest in the Debian changelog, and CHANGELOG.md has a section on it"""
     with open(REPOSITORY / "Cargo.toml", "rb") as file:
         version = tomllib.load(file)["package"]["version"]
     assert (PACKAGING / "debian/changelog").read_text().startswith(f"msi-tokend ({version}) ")
+    assert re.search(rf"(?m)^## {re.escape(version)}, [0-9-]+$", (REPOSITORY / "CHANGELOG.md").read_text()), version
 
 
 def test_cloud_init():
