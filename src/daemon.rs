@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::{Rules, units_unknown_because};
+use crate::access::{Machine, Rules, units_unknown_because};
 use crate::broker::Policy;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
@@ -177,7 +177,12 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
         Arc::new(Reporter::new(Arc::clone(&metrics))),
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
-    let server = Server::new(Arc::clone(&engine), metrics, settings(&config), reloads);
+    let machine = Machine::new(Arc::new(SystemClock));
+    let settings = settings(&config);
+    if sdk.is_some() {
+        follow_rules(&machine, &settings.rules).await;
+    }
+    let server = Server::new(Arc::clone(&engine), metrics, settings, Arc::clone(&machine), reloads);
 
     let mut fdstore = FdStore::new(passed.tokens);
     if let Some(fdstore) = &mut fdstore {
@@ -203,6 +208,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             address
         },
     );
+    let tcp = sdk.map(|address| (address, &*machine));
     if let Some((listener, address)) = monitor {
         info!(%address, "serving monitoring agents");
         accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Monitor));
@@ -219,12 +225,12 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
             _ = accepting.join_next() => return Err(DaemonError::TaskEnded("the accept loop")),
             signal = signals.next() => match signal {
                 // Who sends a signal is not told what became of it.
-                Some(SIGHUP) => _ = reload(config_path, &mut config, log, &engine, &server, sdk),
+                Some(SIGHUP) => _ = reload(config_path, &mut config, log, &engine, &server, tcp).await,
                 _ => break,
             },
             Some(asked) = asked_to_reload.recv() => {
                 // Whoever asked may have hung up meanwhile.
-                _ = asked.send(reload(config_path, &mut config, log, &engine, &server, sdk));
+                _ = asked.send(reload(config_path, &mut config, log, &engine, &server, tcp).await);
             }
         }
     }
@@ -262,13 +268,13 @@ async fn drain(server: &Server, mut accepting: JoinSet<io::Result<()>>) -> bool 
 
 /// All or nothing: a configuration with any fault, or one that moves the sockets, changes nothing. The error has a line
 /// for each fault; it is logged here.
-fn reload(
+async fn reload(
     path: &Path,
     config: &mut Config,
     log: &LogHandle,
     engine: &Arc<Engine>,
     server: &Server,
-    sdk: Option<SocketAddr>,
+    tcp: Option<(SocketAddr, &Machine)>,
 ) -> Result<(), String> {
     let refused = |why: String| {
         for line in why.lines() {
@@ -288,15 +294,19 @@ fn reload(
         return refused("[listen] changed: restart needed".to_owned());
     }
     // Where systemd's socket listens no file says.
-    if let Some(address) = sdk
+    if let Some((address, _)) = tcp
         && config::reaches(&loaded.upstream.endpoint, address)
     {
         return refused(ListenError::Loop(address).to_string());
     }
+    let settings = settings(&loaded);
+    if let Some((_, machine)) = tcp {
+        follow_rules(machine, &settings.rules).await;
+    }
     *config = loaded;
     log.set_level(config.log.level);
     engine.reconfigure(policy(config), Upstream::new(&config.upstream));
-    server.reconfigure(settings(config));
+    server.reconfigure(settings);
     info!(
         message_id = events::CONFIGURATION_RELOADED,
         outcome = "ok",
@@ -314,9 +324,20 @@ fn rules(config: &Config) -> Rules {
         && let Some(why) = units_unknown_because()
     {
         static SAID: Once = Once::new();
-        SAID.call_once(|| warn!("rules with units match nobody here: {why}"));
+        SAID.call_once(|| warn!("rules with units match nobody on the Unix socket: {why}"));
     }
     rules
+}
+
+/// For callers over TCP.
+async fn follow_rules(machine: &Machine, rules: &Rules) {
+    if rules.need_units()
+        && let Some(why) = machine.units_unknown_because()
+    {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| warn!("rules with units match nobody over TCP: {why}"));
+    }
+    machine.follow(rules.named_groups(), rules.named_units()).await;
 }
 
 fn settings(config: &Config) -> Settings {

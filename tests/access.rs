@@ -2,19 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "common/cgroups.rs"]
+mod cgroups;
 mod common;
 #[path = "common/users.rs"]
 mod users;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use cgroups::Cgroup;
 use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, exchange, request, upstream};
-use msi_tokend::access::{Caller, Socket};
+use msi_tokend::access::{Caller, Socket, loopback};
 use tempfile::TempDir;
 use users::{ALICE, BOB, are_to_be_had, as_user};
 
@@ -426,39 +429,6 @@ fn other_process() {
     println!("status={}", reply.status);
 }
 
-/// A directory in the unified cgroup hierarchy; its processes must be gone when it goes.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// `None` where this machine does not let us.
-    fn make(path: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let tree = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|parts| parts[2] == "cgroup2")?;
-        let path = PathBuf::from(tree[1]).join(path);
-        fs::create_dir_all(&path).ok()?;
-        Some(Self(path))
-    }
-
-    fn take(&self, process: &Process) {
-        fs::write(self.0.join("cgroup.procs"), process.pid().to_string()).unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for path in self
-            .0
-            .ancestors()
-            .take_while(|path| path.to_string_lossy().contains("msitokendtest"))
-        {
-            _ = fs::remove_dir(path);
-        }
-    }
-}
-
 #[test]
 fn an_unprivileged_daemon_knows_units_by_their_cgroups() {
     let name = "an_unprivileged_daemon_knows_units_by_their_cgroups";
@@ -489,7 +459,7 @@ fn an_unprivileged_daemon_knows_units_by_their_cgroups() {
     let status_in = |cgroup: Option<&Cgroup>| {
         let process = Process::start(&daemon.socket(), ALICE);
         if let Some(cgroup) = cgroup {
-            cgroup.take(&process);
+            cgroup.take(process.pid());
         }
         process.status()
     };
@@ -516,7 +486,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
         let mut process = Process::start(&path, ALICE);
         let mut expected = None;
         if let Some(cgroup) = &cgroup {
-            cgroup.take(&process);
+            cgroup.take(process.pid());
             expected = cgroup.0.file_name().and_then(|name| name.to_str());
         }
         process.go();
@@ -609,4 +579,36 @@ fn a_proc_that_hides_processes_is_told_and_opens_nothing() {
     let daemon = Daemon::start_how(&emulator, "[[allow]]\nunits = [\"a.service\"]", hidden);
     common::eventually("the reason is told", || daemon.log().contains("hidepid"));
     assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
+}
+
+#[test]
+fn forty_users_with_fifty_connections_each_are_told_apart() {
+    const USERS: u32 = 40;
+    const CONNECTIONS: u32 = 50;
+    if !are_to_be_had("forty_users_with_fifty_connections_each_are_told_apart") {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        for uid in ALICE..ALICE + USERS {
+            scope.spawn(move || {
+                as_user(uid, uid, &[], || {
+                    // Those of a user come and go while the others' are asked about; each says whose it is.
+                    for _ in 0..CONNECTIONS {
+                        let mut stream = TcpStream::connect(address).unwrap();
+                        stream.write_all(&uid.to_ne_bytes()).unwrap();
+                        _ = stream.read(&mut [0]);
+                    }
+                });
+            });
+        }
+        for _ in 0..USERS * CONNECTIONS {
+            let (mut stream, client) = listener.accept().unwrap();
+            let owner = loopback::owner(client, address).unwrap();
+            let mut says = [0; 4];
+            stream.read_exact(&mut says).unwrap();
+            assert_eq!(owner.uid, u32::from_ne_bytes(says));
+        }
+    });
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, TOKEN, directory, eventually, request};
-use msi_tokend::access::Rules;
+use msi_tokend::access::{Machine, Rules};
 use msi_tokend::broker::Policy;
 use msi_tokend::clock::{Clock, Now, SystemClock};
 use msi_tokend::config::Config;
@@ -362,7 +362,13 @@ impl Parts {
             audit: false,
         };
         let reloads = tokio::sync::mpsc::channel(1).0;
-        let server = Server::new(Arc::clone(&engine), metrics, settings, reloads);
+        let server = Server::new(
+            Arc::clone(&engine),
+            metrics,
+            settings,
+            Machine::new(Arc::new(SystemClock)),
+            reloads,
+        );
         Self { clock, engine, server }
     }
 

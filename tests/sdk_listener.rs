@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "common/cgroups.rs"]
+mod cgroups;
 mod common;
 
 use std::fmt::Write as _;
@@ -11,10 +13,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use cgroups::Cgroup;
 use common::{Daemon, Emulator, MANAGEMENT, Reply, STORAGE, TOKEND, directory, eventually, exchange, write};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -93,8 +95,19 @@ impl Environment {
 
     /// `curl` as `uid`, in no group but its own: the status and the body.
     fn curl(&self, uid: u32, resource: &str) -> (u16, String) {
-        let output = Command::new("curl")
+        self.curl_in(None, uid, uid, resource)
+    }
+
+    /// `curl` in a cgroup, as `uid` in one group.
+    fn curl_in(&self, cgroup: Option<&Path>, uid: u32, gid: u32, resource: &str) -> (u16, String) {
+        let procs = cgroup.map_or("/dev/null".into(), |cgroup| cgroup.join("cgroup.procs"));
+        let output = Command::new("sh")
+            .args(["-c", "echo $$ > \"$0\" && exec setpriv \"$@\""])
+            .arg(procs)
+            .args([format!("--reuid={uid}"), format!("--regid={gid}")])
             .args([
+                "--clear-groups",
+                "curl",
                 "--silent",
                 "--globoff",
                 "--noproxy",
@@ -105,8 +118,6 @@ impl Environment {
             ])
             .arg(self.secret())
             .arg(format!("{}?api-version=2019-08-01&resource={resource}", self.endpoint))
-            .uid(uid)
-            .gid(uid)
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -223,35 +234,69 @@ fn a_request_that_may_be_somebody_elses_idea_is_refused_before_anything_is_asked
 }
 
 #[test]
-fn users_are_told_apart_and_groups_and_units_never_match() {
+fn users_are_told_apart_and_groups_are_those_of_the_account() {
     if !root() {
         return;
     }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let accounts = passwd.lines().filter_map(|line| {
+        let mut ids = line.split(':').skip(2).map(|id| id.parse::<u32>().unwrap());
+        Some((ids.next()?, ids.next()?))
+    });
+    let (member, group) = accounts.into_iter().find(|(uid, gid)| *uid != 0 && *gid != 0).unwrap();
     let emulator = Emulator::start(&[]);
     let rules = format!(
         "{SDK}[[allow]]\nusers = [\"{FRIEND}\"]\nresources = [\"{STORAGE}\"]\n\
-         [[allow]]\nusers = [\"{STRANGER}\"]\ngroups = [\"{STRANGER}\"]\n\
-         [[allow]]\nusers = [\"{STRANGER}\"]\nunits = [\"a.service\", \"init.scope\"]\n"
+         [[allow]]\ngroups = [\"{group}\"]\nresources = [\"{STORAGE}\"]\n"
     );
     let daemon = Daemon::start(&emulator, &rules);
     let sdk = Environment::of(&daemon);
     assert_eq!(sdk.curl(FRIEND, STORAGE).0, 200);
     let (status, body) = sdk.curl(FRIEND, MANAGEMENT);
     assert_eq!(status, 403, "{body}");
-    let (status, body) = sdk.curl(STRANGER, STORAGE);
+    // Whichever groups its process is in.
+    assert_eq!(sdk.curl_in(None, member, STRANGER, STORAGE).0, 200);
+    assert_eq!(sdk.curl_in(None, member, group, MANAGEMENT).0, 403);
+    let (status, body) = sdk.curl_in(None, STRANGER, group, STORAGE);
     assert_eq!(status, 403, "{body}");
-    for part in [
-        "54321",
-        "[[allow]]",
-        "users = [",
-        STORAGE,
-        "groups or units never match",
-    ] {
+    for part in ["54321", "[[allow]]", "group", STORAGE] {
         let text = serde_json::from_str::<serde_json::Value>(&body).unwrap();
         assert!(text["message"].as_str().unwrap().contains(part), "{part}: {body}");
     }
     assert_eq!(sdk.curl(0, MANAGEMENT).0, 200, "root");
     assert_eq!(emulator.count(), 2);
+}
+
+#[test]
+fn units_are_told_apart_and_a_refusal_names_one_that_no_rule_does() {
+    let [allowed, other] =
+        ["allowed", "other"].map(|name| format!("msitokendtest{}-{name}.service", std::process::id()));
+    let groups = [&allowed, &other].map(|unit| Cgroup::make(unit));
+    let ([Some(in_allowed), Some(in_other)], true) = (&groups, root()) else {
+        return eprintln!("skipped: no cgroup2 tree that can be written to");
+    };
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, &format!("{SDK}[[allow]]\nunits = [\"{allowed}\"]\n"));
+    let sdk = Environment::of(&daemon);
+    for _ in 0..2 {
+        assert_eq!(sdk.curl_in(Some(&in_allowed.0), STRANGER, STRANGER, STORAGE).0, 200);
+        assert_eq!(sdk.curl_in(Some(&in_other.0), STRANGER, STRANGER, STORAGE).0, 403);
+    }
+    assert_eq!(sdk.curl(STRANGER, STORAGE).0, 403, "where the tests run");
+    for (verdict, unit) in [("allowed", &allowed), ("denied", &other)] {
+        eventually("a record", || daemon.log().contains(&format!("verdict={verdict} ")));
+        let log = daemon.log();
+        let records: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains(&format!("verdict={verdict} ")))
+            .collect();
+        assert!(records[0].contains(&format!("unit={unit} ")), "{log}");
+        assert!(!log.contains("cgroup="), "{log}");
+    }
+    // A reload that names it: what was not found before is looked for again.
+    daemon.reload(&format!("{SDK}[[allow]]\nunits = [\"{other}\"]\n"));
+    assert_eq!(sdk.curl_in(Some(&in_other.0), STRANGER, STRANGER, STORAGE).0, 200);
+    assert_eq!(sdk.curl_in(Some(&in_allowed.0), STRANGER, STRANGER, STORAGE).0, 403);
 }
 
 #[test]

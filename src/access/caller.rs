@@ -8,30 +8,47 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::loopback::{self, Unowned};
+use super::cgroups::unit_named;
+use super::loopback::{self, Owner, Unowned};
+use super::machine::Machine;
 use super::peer_groups::peer_groups;
 use super::socket::Socket;
 
-/// The process at the other end of a connection, as it was when it connected.
+/// The process at the other end of a connection, as it was when it connected; over TCP, as it was when it made its socket.
 #[derive(Debug)]
 pub struct Caller {
     /// Effective user id.
     pub uid: u32,
-    /// Effective group id; unknown on the loopback listener.
+    /// Effective group id; unknown over TCP.
     pub gid: Option<u32>,
-    /// Process id as seen from here; unknown on the loopback listener and across pid namespaces.
+    /// Process id as seen from here; unknown over TCP and across pid namespaces.
     pub pid: Option<i32>,
-    /// Whom to ask for the rest.
-    socket: Option<Socket>,
-    /// Supplementary groups, where known.
+    source: Source,
+    /// Supplementary groups, where the kernel tells them.
     groups: OnceLock<Box<[u32]>>,
-    unit: OnceLock<Option<Box<str>>>,
+    /// Once it is known; over TCP it may become known later.
+    unit: OnceLock<Option<Arc<str>>>,
+}
+
+/// Who tells the groups and the unit.
+#[derive(Debug)]
+enum Source {
+    /// The kernel, by the connection.
+    Unix(Socket),
+    /// The machine's accounts and cgroup tree.
+    Tcp {
+        /// The socket's cgroup.
+        cgroup: Option<u64>,
+        machine: Arc<Machine>,
+    },
+    /// Nobody: all that there is was said.
+    Described,
 }
 
 impl Caller {
@@ -43,19 +60,21 @@ impl Caller {
             uid: peer.uid(),
             gid: Some(peer.gid()),
             pid: Some(peer.pid()).filter(|pid| *pid > 0),
-            socket: Some(socket.clone()),
+            source: Source::Unix(socket.clone()),
             groups: OnceLock::new(),
             unit: OnceLock::new(),
         })
     }
 
-    /// The peer of a TCP connection within this machine, from `client` to `dialled`. Only its uid is known.
-    pub fn of_loopback(client: SocketAddr, dialled: SocketAddr) -> Result<Self, Unowned> {
+    /// The peer of a TCP connection within this machine, from `client` to `dialled`.
+    pub fn of_tcp(client: SocketAddr, dialled: SocketAddr, machine: &Arc<Machine>) -> Result<Self, Unowned> {
+        let Owner { uid, cgroup } = loopback::owner(client, dialled)?;
+        let machine = Arc::clone(machine);
         Ok(Self {
-            uid: loopback::owner(client, dialled)?,
+            uid,
             gid: None,
             pid: None,
-            socket: None,
+            source: Source::Tcp { cgroup, machine },
             groups: OnceLock::new(),
             unit: OnceLock::new(),
         })
@@ -67,44 +86,53 @@ impl Caller {
             uid,
             gid: None,
             pid: None,
-            socket: None,
+            source: Source::Described,
             groups: OnceLock::from(groups.into_boxed_slice()),
-            unit: OnceLock::from(unit.map(String::into_boxed_str)),
+            unit: OnceLock::from(unit.map(Arc::from)),
         }
     }
 
-    /// Whether it is in the group, by its effective gid or a supplementary one.
+    /// Whether it is in the group: by its effective gid or a supplementary one, over TCP by its account.
     pub fn is_in_group(&self, gid: u32) -> bool {
-        self.gid == Some(gid) || self.groups().contains(&gid)
-    }
-
-    /// Whether rules with groups or units can never match it: it came over loopback.
-    pub fn is_known_by_uid_only(&self) -> bool {
-        self.gid.is_none()
+        match &self.source {
+            Source::Tcp { machine, .. } => machine.accounts.is_in_group(self.uid, gid),
+            Source::Unix(_) | Source::Described => self.gid == Some(gid) || self.groups().contains(&gid),
+        }
     }
 
     /// The systemd unit it runs in. `None` wherever there is doubt.
     pub fn unit(&self) -> Option<&str> {
-        self.unit
-            .get_or_init(|| {
-                let pidfd = self.socket.as_ref()?.ask(|s| getsockopt(s, sockopt::PeerPidfd)).ok()?;
-                unit_of(pidfd.as_fd())
-            })
-            .as_deref()
+        if let Source::Tcp { cgroup, machine } = &self.source
+            && self.unit.get().is_none()
+        {
+            // What is not known now may be later, by other rules.
+            let found = machine.units.find((*cgroup)?, self.uid)?;
+            _ = self.unit.set(Some(found));
+        }
+        let unit = self.unit.get_or_init(|| match &self.source {
+            Source::Unix(socket) => unit_behind(socket),
+            Source::Tcp { .. } | Source::Described => None,
+        });
+        unit.as_deref()
+    }
+
+    /// For a record: its unit where that is known without a search, else the cgroup to find it by.
+    pub fn unit_or_cgroup(&self) -> (Option<&str>, Option<u64>) {
+        match (&self.source, self.unit.get()) {
+            (Source::Tcp { cgroup, .. }, None) => (None, *cgroup),
+            _ => (self.unit(), None),
+        }
     }
 
     fn groups(&self) -> &[u32] {
-        self.groups.get_or_init(|| {
-            let groups = self
-                .socket
-                .as_ref()
-                .map(|socket| socket.ask(|s| peer_groups(s.as_fd())));
-            groups.and_then(Result::ok).unwrap_or_default()
+        self.groups.get_or_init(|| match &self.source {
+            Source::Unix(socket) => socket.ask(|s| peer_groups(s.as_fd())).unwrap_or_default(),
+            Source::Tcp { .. } | Source::Described => Box::default(),
         })
     }
 }
 
-/// Why no caller's unit can be known on this machine, if so.
+/// Why no caller's unit can be known on the Unix socket, if so.
 pub fn units_unknown_because() -> Option<&'static str> {
     let (one, _other) = UnixStream::pair().ok()?;
     if getsockopt(&one, sockopt::PeerPidfd).err() == Some(Errno::ENOPROTOOPT) {
@@ -117,9 +145,14 @@ pub fn units_unknown_because() -> Option<&'static str> {
     }
 }
 
+fn unit_behind(socket: &Socket) -> Option<Arc<str>> {
+    let pidfd = socket.ask(|s| getsockopt(s, sockopt::PeerPidfd)).ok()?;
+    unit_of(pidfd.as_fd())
+}
+
 /// The unit of the process behind `pidfd`. The pid is read from the handle, then the cgroup from the pid; that the
 /// process is still alive afterwards proves that the pid was not reused in between.
-fn unit_of(pidfd: BorrowedFd<'_>) -> Option<Box<str>> {
+fn unit_of(pidfd: BorrowedFd<'_>) -> Option<Arc<str>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let pid: i32 = info
         .lines()
@@ -142,14 +175,12 @@ fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// The first component of the unified hierarchy's path that is not a slice: a service, a scope, or for whatever a user
-/// starts under a name of his choice, `user@UID.service`. systemd puts a `_` before names that the kernel would take for
-/// a file of its own, such as `memory.service`.
+/// starts under a name of his choice, `user@UID.service`.
 fn unit_in(cgroup: &str) -> Option<&str> {
     unified(cgroup)?
         .split('/')
-        .map(|part| part.strip_prefix('_').unwrap_or(part))
-        .find(|part| part.strip_suffix(".slice").is_none())
-        .filter(|part| !["", ".."].contains(part))
+        .find_map(unit_named)
+        .filter(|unit| !["", ".."].contains(unit))
 }
 
 /// The path in the unified hierarchy, without its first slash.

@@ -1,5 +1,6 @@
-//! Whose a loopback connection is. The kernel tells the owner of a TCP socket over `sock_diag(7)`; what is asked about is
-//! the client's own socket, by its exact addresses and ports, as the socket here belongs to us.
+//! Whose a TCP connection within this machine is. The kernel tells over `sock_diag(7)` which user made a TCP socket, and in
+//! which cgroup; what is asked about is the client's own socket, by its exact addresses and ports, as the socket here
+//! belongs to us.
 //!
 //! The one fixed question and the few fields of the answer that count are written out here: the crates for this protocol
 //! are some 4,500 lines with a derive macro.
@@ -22,9 +23,26 @@ const REQUEST: usize = 56;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `TCP_ESTABLISHED` of netinet/tcp.h
 const ESTABLISHED: u8 = 1;
+/// `struct inet_diag_msg`, after which come attributes
+const ANSWER: usize = 72;
+/// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`, an attribute that the kernel adds unasked since Linux 5.8
+const CGROUP_ID: u16 = 21;
+/// `NLA_TYPE_MASK` of `linux/netlink.h`
+const TYPE_MASK: u16 = 0x3fff;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+
+/// Who made a client's socket. What its process does later, such as moving to another cgroup or ending, changes nothing
+/// (`docs/protocol.md`, "The kernel and systemd", row "Unit behind a loopback connection").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Effective user id.
+    pub uid: u32,
+    /// The id of the cgroup in the unified hierarchy: never used again, not even for a group of the same name. `None`
+    /// where the kernel does not tell it.
+    pub cgroup: Option<u64>,
+}
 
 /// Why the kernel does not name the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,13 +55,14 @@ pub enum Unowned {
     Kernel(#[from] Errno),
 }
 
-/// The user behind the connection from `client` to `dialled`: whoever made the client's socket.
+/// Who is behind the connection from `client` to `dialled`, which is where the client meant to connect to, also where a
+/// firewall rule led it elsewhere.
 ///
 /// A closed socket that the kernel only keeps for the protocol's sake (`FIN_WAIT2`, `TIME_WAIT`) has no owner any more and
 /// reads as uid 0; it has no inode either. And where the socket is gone, the kernel's look-up falls back to whoever listens
 /// on its port. So only a connected socket with an inode counts (`docs/protocol.md`, "The kernel and systemd", row "Peer of
 /// a loopback connection").
-pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<u32, Unowned> {
+pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<Owner, Unowned> {
     let kernel = NetlinkAddr::new(0, 0);
     // A socket for each question, which costs a few microseconds: no answer can then be taken for another question's.
     let netlink = socket(
@@ -68,15 +87,16 @@ pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<u32, Unowned> {
 }
 
 /// Asks about a connection of our own, so that a kernel that cannot tell is found out before callers come.
-pub fn try_out() -> std::io::Result<()> {
+pub fn try_out() -> std::io::Result<Owner> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let dialled = listener.local_addr()?;
     let client = TcpStream::connect(dialled)?;
     let owner = owner(client.local_addr()?, dialled).map_err(std::io::Error::other)?;
-    if owner == geteuid().as_raw() {
-        Ok(())
+    if owner.uid == geteuid().as_raw() {
+        Ok(owner)
     } else {
-        Err(std::io::Error::other(format!("sock_diag(7) takes us for uid {owner}")))
+        let uid = owner.uid;
+        Err(std::io::Error::other(format!("sock_diag(7) takes us for uid {uid}")))
     }
 }
 
@@ -102,7 +122,7 @@ fn question(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
 }
 
 /// `None` for what is no answer to our question.
-fn understood(message: &[u8]) -> Option<Result<u32, Unowned>> {
+fn understood(message: &[u8]) -> Option<Result<Owner, Unowned>> {
     let (header, body) = message.split_at_checked(HEADER)?;
     let kind = u16::from_ne_bytes(header.get(4..6)?.try_into().ok()?);
     let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
@@ -116,11 +136,26 @@ fn understood(message: &[u8]) -> Option<Result<u32, Unowned>> {
     }
     // struct inet_diag_msg: four bytes, the socket's identity (48 bytes), three words, then these.
     let (state, uid, inode) = (*body.get(1)?, word(64)?, word(68)?);
+    let cgroup = attribute(body.get(ANSWER..)?, CGROUP_ID);
+    let cgroup = cgroup.and_then(|value| Some(u64::from_ne_bytes(value.try_into().ok()?)));
     (kind == SOCK_DIAG_BY_FAMILY).then_some(if state == ESTABLISHED && inode != 0 {
-        Ok(uid)
+        Ok(Owner { uid, cgroup })
     } else {
         Err(Unowned::Gone)
     })
+}
+
+/// The value of the first attribute of this kind: each is a `struct rtattr` with its value, padded to four bytes.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let (head, rest) = attributes.split_at_checked(4)?;
+        let half = |at: usize| Some(u16::from_ne_bytes(head.get(at..at + 2)?.try_into().ok()?));
+        let (length, kind) = (usize::from(half(0)?).checked_sub(4)?, half(2)? & TYPE_MASK);
+        if kind == wanted {
+            return rest.get(..length);
+        }
+        attributes = rest.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// As `struct inet_diag_sockid` holds an address: 16 bytes, an IPv4 one in the first four.
@@ -148,7 +183,7 @@ mod tests {
     }
 
     fn owner_of(server: &TcpStream) -> Result<u32, Unowned> {
-        owner(server.peer_addr().unwrap(), server.local_addr().unwrap())
+        owner(server.peer_addr().unwrap(), server.local_addr().unwrap()).map(|owner| owner.uid)
     }
 
     #[test]
@@ -160,7 +195,7 @@ mod tests {
         assert_eq!(owner_of(&other.1), Ok(us));
         let v6 = connection("[::1]:0", |port| (Ipv6Addr::LOCALHOST, port).into());
         assert_eq!(owner_of(&v6.1), Ok(us));
-        try_out().unwrap();
+        assert_eq!(try_out().unwrap().uid, us);
     }
 
     #[test]
@@ -188,7 +223,7 @@ mod tests {
             assert_eq!(owner_of(&server), Err(Unowned::Gone));
             let (peer, local) = (server.peer_addr().unwrap(), server.local_addr().unwrap());
             drop(server);
-            assert_eq!(owner(peer, local), Err(Unowned::Gone));
+            assert_eq!(owner(peer, local).err(), Some(Unowned::Gone));
         }
     }
 
@@ -197,21 +232,54 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap();
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert_eq!(owner(port, nobody), Err(Unowned::Gone));
+        assert_eq!(owner(port, nobody).err(), Some(Unowned::Gone));
+    }
+
+    /// An answer about a connected socket of uid 1, with the attributes that are given.
+    fn answer(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut answer = vec![0; HEADER];
+        answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        answer.extend([AF_INET, ESTABLISHED]);
+        answer.resize(HEADER + ANSWER, 0);
+        answer[HEADER + 64..HEADER + 72].copy_from_slice(&[1_u32.to_ne_bytes(), 2_u32.to_ne_bytes()].concat());
+        for (kind, value) in attributes {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            answer.extend([length.to_ne_bytes(), kind.to_ne_bytes()].concat());
+            answer.extend(*value);
+            answer.resize(answer.len().next_multiple_of(4), 0);
+        }
+        answer
     }
 
     #[test]
     fn an_answer_that_is_cut_short_or_of_another_kind_names_nobody() {
-        let mut answer = vec![0; HEADER];
-        answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        answer.extend([AF_INET, ESTABLISHED]);
-        answer.resize(HEADER + 72, 0);
-        answer[HEADER + 64..HEADER + 72].copy_from_slice(&[1_u32.to_ne_bytes(), 2_u32.to_ne_bytes()].concat());
-        assert_eq!(understood(&answer), Some(Ok(1)));
+        let mut answer = answer(&[]);
+        let uid_alone = Owner { uid: 1, cgroup: None };
+        assert_eq!(understood(&answer), Some(Ok(uid_alone)));
         for length in 0..answer.len() {
             assert_eq!(understood(&answer[..length]), None, "{length}");
         }
         answer[4] = 3;
         assert_eq!(understood(&answer), None, "NLMSG_DONE");
+    }
+
+    #[test]
+    fn the_cgroup_is_found_among_the_attributes_whole_or_not_at_all() {
+        let id = 0x1_0000_0007_u64.to_ne_bytes();
+        let cgroup = |answer: &[u8]| understood(answer).unwrap().unwrap().cgroup;
+        let whole = answer(&[(8, &[0]), (22, &[0; 2]), (CGROUP_ID, &id), (15, &[0; 4])]);
+        assert_eq!(cgroup(&whole), Some(0x1_0000_0007));
+        let end = HEADER + ANSWER + 8 + 8 + 12;
+        for length in HEADER + ANSWER..end {
+            assert_eq!(cgroup(&whole[..length]), None, "{length}");
+        }
+        assert_eq!(cgroup(&whole[..end]), Some(0x1_0000_0007));
+        for odd in [
+            answer(&[(CGROUP_ID, &id[..4])]),
+            answer(&[(CGROUP_ID, &[id, id].concat())]),
+            [answer(&[]), vec![0, 0, 0, 0]].concat(),
+        ] {
+            assert_eq!(cgroup(&odd), None, "{odd:?}");
+        }
     }
 }

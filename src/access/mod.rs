@@ -1,12 +1,18 @@
 //! Who is calling, and what they may have. The kernel names the caller; the rules judge each request before anything
 //! is looked up.
 
+mod accounts;
 mod caller;
+mod cgroups;
 pub mod loopback;
+mod machine;
 mod peer_groups;
 mod rules;
 mod socket;
+mod units;
 
 pub use self::caller::{Caller, units_unknown_because};
+pub use self::machine::Machine;
 pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, UnknownName, gid_of, uid_of};
 pub use self::socket::Socket;
+pub use self::units::UnitNames;

@@ -1,5 +1,6 @@
 //! What a caller may have: pure judgement, the same for a request and for `msi-token explain`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -115,6 +116,18 @@ impl Rules {
     /// Whether any rule asks for the caller's unit.
     pub fn need_units(&self) -> bool {
         self.rules.iter().any(|rule| rule.units.is_some())
+    }
+
+    /// The units that rules ask for.
+    pub fn named_units(&self) -> HashSet<Box<str>> {
+        let units = self.rules.iter().filter_map(|rule| rule.units.as_ref()).flatten();
+        units.map(|unit| unit.as_str().into()).collect()
+    }
+
+    /// The groups that rules ask for.
+    pub fn named_groups(&self) -> HashSet<u32> {
+        let groups = self.rules.iter().filter_map(|rule| rule.groups.as_ref()).flatten();
+        groups.copied().collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who was given or refused which token: one record for each uid, key and hour. A record names the token by its `uti`
-//! claim alone.
+//! claim alone. Where the caller's unit is not known yet the record has the id of its cgroup; the log's thread puts the unit
+//! in its place.
 //!
 //! A refusal costs a caller nothing, so the memory of them is bounded for each uid and in all, and what is beyond is
 //! counted: nobody can fill the journal, or hide another's refusal behind his own. Of grants nothing may go unrecorded:
@@ -83,13 +84,15 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller.uid, key) {
             return;
         }
+        let (unit, cgroup) = caller.unit_or_cgroup();
         info!(
             verdict = "allowed",
             outcome = "ok",
             uid = caller.uid,
             gid = caller.gid,
             pid = caller.pid,
-            unit = caller.unit(),
+            unit,
+            cgroup,
             resource = %key.resource,
             identity = %key.identity,
             rule = %grant,
@@ -103,6 +106,7 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller.uid, key) {
             return;
         }
+        let (unit, cgroup) = caller.unit_or_cgroup();
         warn!(
             message_id = events::ACCESS_DENIED,
             verdict = "denied",
@@ -110,7 +114,8 @@ impl Audit {
             uid = caller.uid,
             gid = caller.gid,
             pid = caller.pid,
-            unit = caller.unit(),
+            unit,
+            cgroup,
             resource = %key.resource,
             identity = %key.identity,
             rule = "none",

@@ -1,6 +1,7 @@
 //! The log: `tracing` events to the journal when systemd started us, else to stderr.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +14,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use super::journal::Journal;
 use super::queue::Queue;
 use super::record::Record;
+use crate::access::UnitNames;
 use crate::clock::{Clock, SystemClock};
 
 /// The log of this process.
@@ -74,21 +76,23 @@ impl<S: Subscriber> Layer<S> for Records {
 
 /// Where records go, decided once: the journal, or stderr. systemd tells by `JOURNAL_STREAM` that stderr is the
 /// journal's too; then a line needs no time of its own.
-fn writer() -> impl FnMut(&Record) -> io::Result<()> + Send + 'static {
+fn writer() -> impl FnMut(Record) -> io::Result<()> + Send + 'static {
     let stderr_is_journal = connected_to_journal();
     let journal = stderr_is_journal.then(Journal::connect).and_then(Result::ok);
-    move |record| {
+    let mut units = UnitNames::new(Arc::new(SystemClock));
+    move |mut record| {
+        record.name_unit(|cgroup| units.find(cgroup).map(str::to_owned));
         // While journald restarts its socket may be away; its stream on stderr outlives that.
         if let Some(journal) = &journal
-            && journal.write(record).is_ok()
+            && journal.write(&record).is_ok()
         {
             return Ok(());
         }
         let line = if stderr_is_journal {
-            stream_line(record)
+            stream_line(&record)
         } else {
             let now = UNIX_EPOCH + SystemClock.now().wall;
-            format!("{} {}", humantime::format_rfc3339_millis(now), line(record))
+            format!("{} {}", humantime::format_rfc3339_millis(now), line(&record))
         };
         io::stderr().lock().write_all(line.as_bytes())
     }

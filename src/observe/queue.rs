@@ -32,7 +32,7 @@ struct Shared {
 
 impl Queue {
     /// Starts the thread. `write` may block; a record that it fails on counts as dropped.
-    pub(super) fn start(write: impl FnMut(&Record) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(write: impl FnMut(Record) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(CAPACITY);
         let shared = Arc::new(Shared::default());
         let of_writer = Arc::clone(&shared);
@@ -72,7 +72,7 @@ impl Queue {
 }
 
 impl Shared {
-    fn run(&self, receiver: &Receiver<Record>, mut write: impl FnMut(&Record) -> io::Result<()>) {
+    fn run(&self, receiver: &Receiver<Record>, mut write: impl FnMut(Record) -> io::Result<()>) {
         let mut reported = 0;
         loop {
             let record = match receiver.try_recv() {
@@ -85,7 +85,7 @@ impl Shared {
                 }
                 Err(TryRecvError::Disconnected) => return,
             };
-            if write(&record).is_err() {
+            if write(record).is_err() {
                 self.dropped.inc();
             }
             *self.written.lock() += 1;
@@ -93,13 +93,13 @@ impl Shared {
         }
     }
 
-    fn report_dropped(&self, reported: &mut u64, write: &mut impl FnMut(&Record) -> io::Result<()>) {
+    fn report_dropped(&self, reported: &mut u64, write: &mut impl FnMut(Record) -> io::Result<()>) {
         let dropped = self.dropped.get();
         if dropped > *reported {
             let lost = dropped - *reported;
             let record = Record::new(Level::WARN, module_path!(), format_args!("{lost} log records dropped"));
             // Where it cannot be written, neither could they; it is tried again with the next record.
-            if write(&record).is_ok() {
+            if write(record).is_ok() {
                 *reported = dropped;
             }
         }

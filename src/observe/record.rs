@@ -43,6 +43,17 @@ impl Record {
         Some(record)
     }
 
+    /// Puts the unit in the place of the cgroup's id, or nothing where `find` finds none.
+    pub(super) fn name_unit(&mut self, find: impl FnOnce(u64) -> Option<String>) {
+        let Some(at) = self.fields.iter().position(|(name, _)| *name == "cgroup") else {
+            return;
+        };
+        let (_, id) = self.fields.remove(at);
+        if let Some(unit) = id.parse().ok().and_then(find) {
+            self.fields.insert(at, ("unit", bounded(format_args!("{unit}"))));
+        }
+    }
+
     /// The message and its fields for people: `message key=value key="a value"`. The id of the message is for machines.
     pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();

@@ -27,7 +27,7 @@ use super::seats::Seats;
 use super::session::Session;
 use super::shared::Server;
 use super::write_timeout::WriteTimeout;
-use crate::access::{Caller, NOBODY};
+use crate::access::{Caller, Machine, NOBODY};
 use crate::listen::Stream;
 use crate::observe::labels::Rejection;
 
@@ -41,7 +41,7 @@ const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
 pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, seats: &Arc<Seats>) {
-    let caller = match caller_of(&stream, listener) {
+    let caller = match caller_of(&stream, listener, &server.machine) {
         Ok(caller) => caller,
         Err(error) => {
             server.metrics.rejected.inc(Rejection::UnknownCaller);
@@ -129,13 +129,13 @@ fn http(header_timeout: Duration) -> http1::Builder {
 }
 
 /// Who is at the other end, as the kernel has it.
-fn caller_of(stream: &Stream, listener: &ListenerKind) -> io::Result<Caller> {
+fn caller_of(stream: &Stream, listener: &ListenerKind, machine: &Arc<Machine>) -> io::Result<Caller> {
     match stream {
         Either::Left(unix) => Ok(Caller::of_unix(unix)?),
         Either::Right(tcp) => {
             // An answer goes out whole, so there is nothing to wait for to fill a packet with.
             tcp.set_nodelay(true)?;
-            match Caller::of_loopback(tcp.peer_addr()?, tcp.local_addr()?) {
+            match Caller::of_tcp(tcp.peer_addr()?, tcp.local_addr()?, machine) {
                 // The monitor listener answers everybody; the uid only counts its connections.
                 Err(_) if matches!(listener, ListenerKind::Monitor) => Ok(Caller::described(NOBODY, Vec::new(), None)),
                 caller => caller.map_err(io::Error::other),

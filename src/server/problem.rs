@@ -125,18 +125,12 @@ impl Problem {
         if what.to_ascii_lowercase().contains("unreachable") {
             "this resource and identity".clone_into(&mut what);
         }
-        let remedy = if caller.is_known_by_uid_only() {
-            format!(
-                "with users = [\"{uid}\"] to /etc/msi-tokend/config.toml; on this listener rules with groups or units never match"
-            )
-        } else {
-            "to /etc/msi-tokend/config.toml or put the user into a group that has one".to_owned()
-        };
         Self::denied(
             Denial::NoRule,
             format!(
                 "No rule of msi-tokend allows uid {uid} a token for {what}. An administrator can add an [[allow]] rule \
-                 {remedy}; `msi-token explain` shows what each rule asks for."
+                 to /etc/msi-tokend/config.toml or put the user into a group that has one; `msi-token explain` shows \
+                 what each rule asks for."
             ),
         )
     }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::documents::Documents;
 use super::seats::{Bounds, Seats};
-use crate::access::Rules;
+use crate::access::{Machine, Rules};
 use crate::engine::Engine;
 use crate::heartbeat::Heartbeat;
 use crate::observe::audit::Audit;
@@ -46,6 +46,7 @@ pub struct Server {
     pub(super) monitor_seats: Arc<Seats>,
     pub(super) audit: Audit,
     pub(super) documents: Documents,
+    pub(super) machine: Arc<Machine>,
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     /// Of each accept loop.
     pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
@@ -59,6 +60,7 @@ impl Server {
         engine: Arc<Engine>,
         metrics: Arc<Metrics>,
         settings: Settings,
+        machine: Arc<Machine>,
         reloads: mpsc::Sender<ReloadRequest>,
     ) -> Arc<Self> {
         let now = engine.now();
@@ -71,6 +73,7 @@ impl Server {
             audit: Audit::new(settings.audit, now.boot),
             documents: Documents::default(),
             settings: RwLock::new(Arc::new(settings)),
+            machine,
             reloads,
             stopping: CancellationToken::new(),
             connections: TaskTracker::new(),

@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 
 use super::answers::{CACHED, TOKEN, answers};
 use super::reference::requests;
-use crate::access::{Caller, Rules};
+use crate::access::{Caller, Machine, Rules};
 use crate::broker::{Failing, KeySnapshot, Note, Policy};
-use crate::clock::{Clock, Now};
+use crate::clock::{Clock, Now, SystemClock};
 use crate::config::{self, Account, Allow, Kind, Origin};
 use crate::engine::{Engine, Observer};
 use crate::failure::{Cause, Class, Failure};
@@ -176,7 +176,13 @@ fn server() -> Arc<Server> {
         audit: true,
     };
     let metrics = Arc::new(Metrics::new(Counter::default(), NOW.wall));
-    Server::new(engine, metrics, settings, mpsc::channel(1).0)
+    Server::new(
+        engine,
+        metrics,
+        settings,
+        Machine::new(Arc::new(SystemClock)),
+        mpsc::channel(1).0,
+    )
 }
 
 /// What the connection handler answers to `pieces`, before the caller hangs up.

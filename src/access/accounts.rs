@@ -1,0 +1,169 @@
+//! Which accounts are in the groups that rules name, for callers of whom the kernel tells the uid alone.
+//!
+//! Members come from the group database, whatever its sources, and those who have the group as their primary one from
+//! `/etc/passwd`: a directory service may take long to list all its users, or refuse to. An account that is in neither is
+//! not in the group. The databases can take their time, so a thread of its own asks them.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use nix::unistd::{Gid, Group, User};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+/// How often the files are looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A start or a reload waits this long for the databases.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The uids in each group that a rule names.
+type Members = HashMap<u32, HashSet<u32>>;
+
+/// Knows nobody before [`Accounts::look_for`].
+#[derive(Default)]
+pub struct Accounts {
+    members: Arc<RwLock<Members>>,
+    reader: Mutex<Option<Sender<Wanted>>>,
+}
+
+/// What the reading thread shall read from now on.
+struct Wanted {
+    groups: HashSet<u32>,
+    read: oneshot::Sender<()>,
+}
+
+impl Accounts {
+    /// Whether the account is in the group.
+    pub fn is_in_group(&self, uid: u32, gid: u32) -> bool {
+        self.members.read().get(&gid).is_some_and(|uids| uids.contains(&uid))
+    }
+
+    /// Reads who is in these groups, now and whenever a file changes. Returns when they are read, or will be later.
+    pub async fn look_for(&self, groups: HashSet<u32>) {
+        let (read, done) = oneshot::channel();
+        if let Err(error) = self.ask(Wanted { groups, read }) {
+            return warn!("rules with groups match nobody over TCP: the thread that reads the accounts: {error}");
+        }
+        if tokio::time::timeout(PATIENCE, done).await.is_err() {
+            let waited = PATIENCE.as_secs();
+            warn!(
+                "the group database has not answered within {waited} s: until it does, a rule with groups that is new \
+                 matches nobody over TCP"
+            );
+        }
+    }
+
+    fn ask(&self, wanted: Wanted) -> io::Result<()> {
+        let mut reader = self.reader.lock();
+        if reader.is_none() {
+            if wanted.groups.is_empty() {
+                _ = wanted.read.send(());
+                return Ok(());
+            }
+            let (sender, receiver) = channel();
+            let members = Arc::clone(&self.members);
+            std::thread::Builder::new()
+                .name("accounts".into())
+                .spawn(move || keep_reading(&receiver, &members))?;
+            *reader = Some(sender);
+        }
+        let sent = reader.as_ref().map(|reader| reader.send(wanted));
+        sent.transpose().map(drop).map_err(io::Error::other)
+    }
+}
+
+/// Ends when nobody can ask any more.
+fn keep_reading(wanted: &Receiver<Wanted>, members: &RwLock<Members>) {
+    let (mut groups, mut read) = (HashSet::new(), None);
+    loop {
+        let waiting = match wanted.recv_timeout(PERIOD) {
+            Ok(Wanted { groups: new, read }) => {
+                groups = new;
+                Some(read)
+            }
+            Err(RecvTimeoutError::Timeout) if groups.is_empty() || read == Some(state()) => continue,
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // Looked at first: what changes while they are read is read again.
+        read = Some(state());
+        let now = members_of(&groups);
+        *members.write() = now;
+        if let Some(waiting) = waiting {
+            // Whoever asked may have stopped waiting.
+            _ = waiting.send(());
+        }
+    }
+}
+
+/// Changes whenever one of the files does, also where another one takes its place.
+fn state() -> [Option<(u64, u64, i64, i64)>; 2] {
+    [PASSWD, GROUP].map(|path| {
+        let file = fs::metadata(path).ok()?;
+        Some((file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
+    })
+}
+
+fn members_of(groups: &HashSet<u32>) -> Members {
+    let passwd = fs::read(PASSWD).unwrap_or_else(|error| {
+        warn!("{PASSWD}: {error}: over TCP nobody is in a group for having it as the primary one");
+        Vec::new()
+    });
+    let primary: Vec<_> = accounts(&String::from_utf8_lossy(&passwd)).collect();
+    let members = |gid: u32| {
+        let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+        let listed = group.map(|group| group.mem).unwrap_or_default();
+        let listed = listed.iter().filter_map(|name| User::from_name(name).ok().flatten());
+        let by_name = listed.map(|user| user.uid.as_raw());
+        by_name
+            .chain(primary.iter().filter(|(_, group)| *group == gid).map(|(uid, _)| *uid))
+            .collect()
+    };
+    groups.iter().map(|gid| (*gid, members(*gid))).collect()
+}
+
+/// The uid and the primary group of each line of passwd(5) that has them.
+fn accounts(passwd: &str) -> impl Iterator<Item = (u32, u32)> {
+    passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_numbers_is_nobody() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\n\n# a comment\n+::::::\nshort:x:7\nodd:x:-1:5::/:\n\
+                      big:x:4294967296:5::/:\nlast:x:1000:50:\u{fffd}:/:/bin/sh";
+        assert_eq!(accounts(passwd).collect::<Vec<_>>(), [(0, 0), (1000, 50)]);
+    }
+
+    #[tokio::test]
+    async fn an_account_is_in_its_primary_group_and_nobody_is_in_one_that_was_not_asked_about() {
+        let known = Accounts::default();
+        assert!(!known.is_in_group(0, 0), "nothing is read yet");
+        known.look_for([0, 4_294_967_000].into()).await;
+        assert!(known.is_in_group(0, 0) && !known.is_in_group(1_918_273, 0));
+        assert!(!known.is_in_group(0, 4_294_967_000), "a group that does not exist");
+        known.look_for(HashSet::new()).await;
+        assert!(!known.is_in_group(0, 0));
+    }
+
+    #[tokio::test]
+    async fn without_groups_there_is_no_thread() {
+        let known = Accounts::default();
+        known.look_for(HashSet::new()).await;
+        assert!(known.reader.lock().is_none());
+    }
+}

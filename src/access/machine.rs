@@ -1,0 +1,49 @@
+//! What is known of this machine, for callers of whom the kernel tells no more than a uid and a cgroup.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use super::loopback;
+use super::units::Units;
+use crate::clock::Clock;
+
+/// Its units and accounts.
+pub struct Machine {
+    pub(super) units: Units,
+    pub(super) accounts: Accounts,
+}
+
+impl Machine {
+    /// Knows the units; of the accounts nothing before [`Machine::follow`].
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            units: Units::new(clock),
+            accounts: Accounts::default(),
+        })
+    }
+
+    /// Takes over which groups and units rules name; these rules shall be in force right after it returns.
+    pub async fn follow(&self, groups: HashSet<u32>, units: HashSet<Box<str>>) {
+        self.accounts.look_for(groups).await;
+        self.units.look_for(units);
+    }
+
+    /// Why no caller's unit can be known over TCP, if so.
+    pub fn units_unknown_because(&self) -> Option<&'static str> {
+        if !self.units.can_be_found() {
+            return Some("there is no unified cgroup hierarchy");
+        }
+        let ours = loopback::try_out().ok()?;
+        ours.cgroup
+            .is_none()
+            .then_some("this kernel does not tell the cgroup of a connection, which came with Linux 5.8")
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").finish_non_exhaustive()
+    }
+}
