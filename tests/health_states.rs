@@ -480,7 +480,8 @@ fn a_service_manager_that_does_not_read_keeps_nobody_from_a_token() {
     daemon.token(STORAGE).access_token();
     eventually("it says so", || {
         let log = daemon.log();
-        log.contains("systemd cannot be told the daemon's state") && log.contains("the cache cannot be given to systemd")
+        log.contains("systemd cannot be told the daemon's state")
+            && log.contains("the cache cannot be given to systemd")
     });
     daemon.token(STORAGE).access_token();
 
