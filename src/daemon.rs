@@ -305,8 +305,9 @@ async fn reload(
     }
     *config = loaded;
     log.set_level(config.log.level);
-    engine.reconfigure(policy(config), Upstream::new(&config.upstream));
+    // The rules first: whoever is answered by what changes next is judged by them.
     server.reconfigure(settings);
+    engine.reconfigure(policy(config), Upstream::new(&config.upstream));
     info!(
         message_id = events::CONFIGURATION_RELOADED,
         outcome = "ok",

@@ -259,6 +259,143 @@ fn a_reload_counts_from_the_next_request_on_also_on_an_open_connection() {
     assert_eq!((ask(&mut alice, STORAGE), ask(&mut bob, STORAGE)), (200, 403));
 }
 
+/// Each way for the user to ask for the token of [`STORAGE`], on either listener: a connection, and the request in two pieces, the
+/// second of which is empty but for a form.
+fn ways(daemon: &Daemon, user: u32) -> Vec<(Box<dyn Stream>, String, &'static str)> {
+    let variables = fs::read_to_string(daemon.directory().join("sdk.env")).unwrap();
+    let variable = |name: &str| {
+        let line = variables.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name}: {variables}")).to_owned()
+    };
+    let address = variable("IDENTITY_ENDPOINT=http://");
+    let address = address.split('/').next().unwrap();
+    let secret = variable("IDENTITY_HEADER=");
+    let imds = format!("GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource={STORAGE}");
+    let vm_extension = format!("GET {}", target(STORAGE));
+    let app_service = format!("GET /msi/token?api-version=2019-08-01&resource={STORAGE}");
+    let form = "resource=https://storage.azure.com/";
+    let mut ways: Vec<(Box<dyn Stream>, String, &'static str)> = Vec::new();
+    for sdk in [false, true] {
+        for (target, form) in [
+            (&imds, ""),
+            (&vm_extension, ""),
+            (&app_service, ""),
+            (&"POST /oauth2/token".to_owned(), form),
+        ] {
+            let stream: Box<dyn Stream> = as_user(user, 7000, &[], || -> Box<dyn Stream> {
+                if sdk {
+                    Box::new(TcpStream::connect(address).unwrap())
+                } else {
+                    Box::new(daemon.connect())
+                }
+            });
+            let head = format!(
+                "{target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nMetadata: true\r\n\
+                 X-IDENTITY-HEADER: {secret}\r\n"
+            );
+            let length = if form.is_empty() {
+                String::new()
+            } else {
+                format!("Content-Length: {}\r\n", form.len())
+            };
+            ways.push((stream, format!("{head}{length}\r\n"), form));
+        }
+    }
+    ways
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// The status of each answer, and the requests' first lines.
+fn statuses(ways: Vec<(Box<dyn Stream>, String, &'static str)>) -> Vec<(String, u16)> {
+    let status = |(stream, head, _): (Box<dyn Stream>, String, _)| {
+        let reply = exchange(stream, "");
+        let told = reply.json()["error"].as_str().map(str::to_owned);
+        assert_eq!(
+            told.as_deref() == Some("access_denied"),
+            reply.status == 403,
+            "{reply:?}"
+        );
+        (head.lines().next().unwrap().to_owned(), reply.status)
+    };
+    ways.into_iter().map(status).collect()
+}
+
+/// All that came in before is read: each of these takes a connection and a request of its own.
+fn catch_up(daemon: &Daemon) {
+    (0..3).for_each(|_| assert_eq!(daemon.get("/live").status, 200));
+}
+
+fn for_users(emulator: &Emulator, users: &[u32]) -> String {
+    let users: Vec<_> = users.iter().map(|user| format!("\"{user}\"")).collect();
+    let users = users.join(", ");
+    format!(
+        "{}[listen]\nsdk = \"127.0.0.1:0\"\n[[allow]]\nusers = [{users}]\n",
+        upstream(emulator)
+    )
+}
+
+#[test]
+fn a_caller_that_waits_while_its_rule_goes_gets_nothing() {
+    if !are_to_be_had("a_caller_that_waits_while_its_rule_goes_gets_nothing") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 410\n");
+    let daemon = Daemon::with_config(&for_users(&emulator, &[ALICE, BOB]));
+    catch_up(&daemon);
+    let waiting = [ALICE, BOB].map(|user| {
+        let mut ways = ways(&daemon, user);
+        for (stream, head, form) in &mut ways {
+            write!(stream, "{head}{form}").unwrap();
+        }
+        ways
+    });
+    catch_up(&daemon);
+    common::eventually("the endpoint is asked in vain", || emulator.count() > 0);
+    daemon.reload(&for_users(&emulator, &[BOB]));
+    emulator.script("");
+    let [alice, bob] = waiting.map(statuses);
+    assert!(alice.iter().all(|(_, status)| *status == 403), "{alice:?}");
+    assert!(bob.iter().all(|(_, status)| *status == 200), "{bob:?}");
+    common::eventually("the refusal is recorded", || {
+        let log = daemon.log();
+        let of_alice = || log.lines().filter(|line| line.contains(&format!("uid={ALICE}")));
+        of_alice().any(|line| line.contains("verdict=denied"))
+            && !of_alice().any(|line| line.contains("verdict=allowed"))
+    });
+}
+
+#[test]
+fn a_form_that_comes_after_its_rule_has_gone_brings_nothing() {
+    if !are_to_be_had("a_form_that_comes_after_its_rule_has_gone_brings_nothing") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::with_config(&for_users(&emulator, &[ALICE, BOB]));
+    assert_eq!(daemon.token(STORAGE).status, 200);
+    let split = [ALICE, BOB].map(|user| {
+        let mut posts = ways(&daemon, user);
+        posts.retain(|(_, _, form)| !form.is_empty());
+        for (stream, head, form) in &mut posts {
+            write!(stream, "{head}{}", &form[..9]).unwrap();
+        }
+        posts
+    });
+    catch_up(&daemon);
+    daemon.reload(&for_users(&emulator, &[BOB]));
+    let [alice, bob] = split.map(|mut posts| {
+        for (stream, _, form) in &mut posts {
+            write!(stream, "{}", &form[9..]).unwrap();
+        }
+        statuses(posts)
+    });
+    assert_eq!((alice.len(), bob.len()), (2, 2));
+    assert!(alice.iter().all(|(_, status)| *status == 403), "{alice:?}");
+    assert!(bob.iter().all(|(_, status)| *status == 200), "{bob:?}");
+}
+
 #[test]
 fn a_connection_that_was_handed_on_stays_whose_it_was() {
     if !are_to_be_had("a_connection_that_was_handed_on_stays_whose_it_was") {

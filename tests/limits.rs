@@ -250,6 +250,37 @@ fn keys_are_bounded_by_uid_and_another_has_his_own() {
     }
 }
 
+/// The user who asked first for a key asks for more keys than it may have, while the endpoint is away and another lives by
+/// that key.
+#[test]
+fn nobody_throws_out_a_token_that_another_uses() {
+    let name = "nobody_throws_out_a_token_that_another_uses";
+    if !are_to_be_had(name) {
+        return;
+    }
+    let mut emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, &format!("[[allow]]\nusers = [\"{ALICE}\", \"{BOB}\"]"));
+    let token = |uid| as_user(uid, 7000, &[], || daemon.token(STORAGE));
+    assert_eq!((token(ALICE).status, token(BOB).status), (200, 200));
+    emulator.stop();
+    let nonsense = |number: u32| {
+        let target = format!("/oauth2/token?resource=https://nonsense{number}/");
+        request("GET", &target, &["Metadata: true"], "")
+    };
+    let mut held = as_user(ALICE, 7000, &[], || {
+        (0..64).map(|_| daemon.connect()).collect::<Vec<_>>()
+    });
+    for (number, stream) in (0..).zip(&mut held) {
+        stream.write_all(nonsense(number).as_bytes()).unwrap();
+    }
+    eventually("all are taken in", || {
+        daemon.get("/status").body.matches("nonsense").count() == 64
+    });
+    let one_more = as_user(ALICE, 7000, &[], || exchange(daemon.connect(), &nonsense(64)));
+    assert_eq!((one_more.status, one_more.header("retry-after")), (429, Some("10")));
+    assert_eq!((token(BOB).status, token(ALICE).status), (200, 200));
+}
+
 /// At the bound and one beyond it.
 #[test]
 fn endless_keys_take_no_more_room_than_the_bound() {

@@ -22,7 +22,7 @@ use super::request::{Route, TokenRequest};
 use super::request_metrics::RequestMetrics;
 use super::response::{self, Rendered, ResponseBody};
 use super::session::Session;
-use super::shared::{Server, Settings};
+use super::shared::Server;
 use crate::access::Caller;
 use crate::broker::{Answer, Ask};
 use crate::engine::Asked;
@@ -129,10 +129,9 @@ fn get_token<'s>(
     let mut last = if let Some(last) = last_request.find(protocol, uri, &server.settings.read()) {
         last
     } else {
-        let settings = server.settings();
         let asked = TokenRequest::parse(protocol, uri.query(), None)?;
-        let allowed = authorize(server, caller, asked, &settings)?;
-        last_request.keep(protocol, uri, settings, allowed)
+        let allowed = authorize(server, caller, asked)?;
+        last_request.keep(protocol, uri, allowed)
     };
     let Last { allowed, rendered, .. } = &mut *last;
     Ok(ask(server, caller, protocol, allowed, rendered))
@@ -145,11 +144,11 @@ async fn post_token(
     mut request: Request<Incoming>,
 ) -> (Ended, Duration) {
     let caller = &session.caller;
-    let settings = server.settings();
+    let patience = server.settings().header_timeout;
     let allowed = async {
-        let form = read_form(&mut request, settings.header_timeout).await?;
+        let form = read_form(&mut request, patience).await?;
         let asked = TokenRequest::parse(protocol, request.uri().query(), Some(&form))?;
-        authorize(server, caller, asked, &settings)
+        authorize(server, caller, asked)
     };
     match allowed.await {
         Err(problem) => (Err(problem), Duration::ZERO),
@@ -160,18 +159,24 @@ async fn post_token(
     }
 }
 
-/// Before anything is looked up.
-fn authorize(
-    server: &Server,
-    caller: &Caller,
-    asked: TokenRequest,
-    settings: &Settings,
-) -> Result<Arc<Allowed>, Problem> {
-    let Some(grant) = settings.rules.judge(caller, &asked.key) else {
+/// By the rules in force at this moment, before anything is looked up.
+fn authorize(server: &Server, caller: &Caller, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+    let by = server.settings();
+    let Some(grant) = by.rules.judge(caller, &asked.key) else {
         server.audit.denied(caller, &asked.key);
         return Err(Problem::forbidden(caller, &asked.key));
     };
-    Ok(Arc::new(Allowed { asked, grant }))
+    Ok(Arc::new(Allowed { asked, grant, by }))
+}
+
+/// What counts are the rules at the moment of the answer, and a reload may have come while the caller waited for it.
+fn authorize_again(server: &Server, caller: &Caller, allowed: Arc<Allowed>) -> Result<Arc<Allowed>, Problem> {
+    let unchanged = Arc::ptr_eq(&allowed.by, &server.settings.read());
+    if unchanged {
+        Ok(allowed)
+    } else {
+        authorize(server, caller, allowed.asked.clone())
+    }
 }
 
 fn ask<'s>(
@@ -195,7 +200,8 @@ fn ask<'s>(
             let allowed = Arc::clone(allowed);
             Progress::Waits(Box::pin(async move {
                 let (answer, waited) = waiting.answer().await;
-                let response = respond(server, caller, protocol, &allowed, answer, &mut Rendered::default());
+                let response = authorize_again(server, caller, allowed)
+                    .and_then(|allowed| respond(server, caller, protocol, &allowed, answer, &mut Rendered::default()));
                 (response.map(|response| (response, Outcome::Miss)), waited)
             }))
         }
@@ -210,7 +216,7 @@ fn respond(
     answer: Answer,
     rendered: &mut Rendered,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let Allowed { asked, grant } = allowed;
+    let Allowed { asked, grant, .. } = allowed;
     let answer = answer.map_err(|reason| Problem::unserved(&asked.key, &reason))?;
     server.audit.allowed(caller, &asked.key, grant, &answer.token);
     Ok(response::token(protocol, &answer, rendered))

@@ -19,6 +19,8 @@ pub struct Allowed {
     pub asked: TokenRequest,
     /// Why it may be.
     pub grant: Grant,
+    /// By whose rules.
+    pub by: Arc<Settings>,
 }
 
 /// Belongs to one connection, and so to one caller. Refusals are not kept.
@@ -30,8 +32,6 @@ pub struct Last {
     protocol: Protocol,
     /// Path and query, copied: hyper's buffer is free for the next request.
     target: Box<str>,
-    /// By whose rules it was judged.
-    settings: Arc<Settings>,
     /// The request, judged.
     pub allowed: Arc<Allowed>,
     /// Its last answer.
@@ -51,23 +51,16 @@ impl LastRequest {
             && target
                 .path_and_query()
                 .is_some_and(|target| target.as_str() == &*last.target)
-            && Arc::ptr_eq(&last.settings, settings);
+            && Arc::ptr_eq(&last.allowed.by, settings);
         same.then_some(last)
     }
 
     /// Keeps what this request came to.
-    pub fn keep(
-        &self,
-        protocol: Protocol,
-        target: &Uri,
-        settings: Arc<Settings>,
-        allowed: Arc<Allowed>,
-    ) -> MappedMutexGuard<'_, Last> {
+    pub fn keep(&self, protocol: Protocol, target: &Uri, allowed: Arc<Allowed>) -> MappedMutexGuard<'_, Last> {
         let target = target.path_and_query().map_or("", PathAndQuery::as_str).into();
         let last = Last {
             protocol,
             target,
-            settings,
             allowed,
             rendered: Rendered::default(),
         };
