@@ -173,7 +173,7 @@ impl Engine {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// The 429 for whose sake nothing is asked now.
+    /// The 429 in force, if any: nothing is asked until its end.
     pub fn throttle(&self) -> Option<Arc<Failure>> {
         let state = self.state.lock();
         state.broker.throttle(self.clock.now())

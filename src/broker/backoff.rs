@@ -8,7 +8,7 @@ use crate::failure::Class;
 const RESTART_PATIENCE: Duration = Duration::from_mins(2);
 /// No back-off grows beyond it.
 const LONGEST: Duration = Duration::from_mins(1);
-/// No `Retry-After` silences us for longer, and no failure.
+/// No `Retry-After` and no failure delays the next try for longer.
 pub const LONGEST_THROTTLE: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -16,11 +16,11 @@ const SECOND: Duration = Duration::from_secs(1);
 /// between two kinds of failure is still asked less and less.
 #[derive(Clone, Debug, Default)]
 pub struct Streak {
-    /// When the first failure of the row came by which the endpoint restarts, on the boot-time clock.
+    /// When the endpoint was first taken for restarting, on the boot-time clock.
     pub restarting_since: Option<Duration>,
-    /// Tries that were refused since then, while it is believed to restart.
+    /// Tries since then, while callers are held.
     pub restarts: u32,
-    /// Failures that are backed off from.
+    /// Other failures, which grow the back-off.
     pub faults: u32,
     /// Refusals.
     pub refusals: u32,

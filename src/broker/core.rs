@@ -25,7 +25,7 @@ pub struct Broker {
     pub(super) governor: Governor,
     pub(super) rng: fastrand::Rng,
     last_seen: Now,
-    /// How often it was changed.
+    /// How often the upstream was changed.
     pub(super) upstream: u64,
 }
 
@@ -136,8 +136,8 @@ impl Broker {
         self.tick(now, effects);
     }
 
-    /// Another upstream is asked from now on, of which nothing bad is known: it is asked at once for what failed at the
-    /// former one, and soon for what that one's throttle put off. What can be served is served as before.
+    /// Another upstream is asked from now on. It is asked at once for keys that failed at the former one, and soon for keys
+    /// that the former one's 429 delayed. Tokens that can be served are served as before.
     pub fn upstream_changed(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.upstream += 1;
         self.governor.forget_throttles();
@@ -151,7 +151,7 @@ impl Broker {
         self.tick(now, effects);
     }
 
-    /// The 429 for whose sake nothing is asked now.
+    /// The 429 in force, if any: nothing is asked until its end.
     pub fn throttle(&self, now: Now) -> Option<Arc<Failure>> {
         let throttle = self.governor.throttled(now.boot)?;
         Some(throttle.failure.clone())

@@ -36,9 +36,9 @@ pub struct Policy {
 pub struct Ask<'a> {
     /// Which token.
     pub key: &'a Key,
-    /// Who asks, for fairness and bounds.
+    /// The caller's uid, for fairness and bounds.
     pub uid: u32,
-    /// What of it.
+    /// Whether the cached token will do.
     pub renewal: Renewal,
 }
 
@@ -85,7 +85,7 @@ pub enum Bound {
 /// The answer to a caller.
 pub type Answer = Result<Served, Unserved>;
 
-/// The broker's word on one request.
+/// What the broker decides about one request.
 #[derive(Debug)]
 pub enum Decision {
     /// Answer now.
@@ -94,14 +94,14 @@ pub enum Decision {
     Wait(WaiterId),
 }
 
-/// What somebody else must now do.
+/// What the engine must now do.
 #[derive(Debug)]
 pub enum Effect {
     /// Ask the upstream, detached from every caller, and come back with [`super::Broker::reply`].
     Fetch(Fetch),
     /// Wake this caller.
     Answer(WaiterId, Answer),
-    /// Tell people.
+    /// Log this, and count it.
     Note(Note),
 }
 
@@ -110,18 +110,18 @@ pub enum Effect {
 pub struct Fetch {
     /// What to ask for.
     pub key: Arc<Key>,
-    /// Past the upstream's own cache.
+    /// The upstream is to answer past its own cache.
     pub bypass: bool,
-    /// After so many changes of the upstream.
+    /// How often the upstream had changed when this was asked for.
     pub(super) upstream: u64,
 }
 
-/// A change that people may want to know of.
+/// A change that is logged or counted.
 #[derive(Clone, Debug)]
 pub enum Note {
     /// The upstream gave a token.
     Refreshed {
-        /// Which.
+        /// The key.
         key: Arc<Key>,
         /// How long it can be served.
         left: Duration,
@@ -129,22 +129,22 @@ pub enum Note {
         expires_on: Duration,
         /// Until it is renewed.
         next_in: Duration,
-        /// It is the one that was there before.
+        /// It is the same token as before.
         same: bool,
         /// Failures in a row before it.
         failures: u32,
-        /// The last of them, unless all were throttles, which are everybody's.
+        /// The last of these failures, unless all were throttles: those concern every key and are noted by themselves.
         after: Option<Arc<Failure>>,
     },
     /// The upstream failed.
     Failed {
-        /// For which key.
+        /// The key.
         key: Arc<Key>,
-        /// Why.
+        /// What happened.
         failure: Arc<Failure>,
         /// Failures in a row by now.
         failures: u32,
-        /// The first of its class in that row; never a throttle, which is everybody's.
+        /// The first failure of its class in that row. Never true for a throttle, which is noted by itself.
         first: bool,
         /// What can still be served of the token; zero if nothing.
         left: Duration,
@@ -153,9 +153,9 @@ pub enum Note {
         /// Until the next try.
         next_in: Duration,
     },
-    /// A token is over because it could not be renewed: callers are refused from now on. Once for each token.
+    /// A token has expired because it could not be renewed: callers are refused from now on. Noted once for each token.
     Lapsed {
-        /// Which.
+        /// The key.
         key: Arc<Key>,
         /// When it ended, since 1970.
         expires_on: Duration,
@@ -164,23 +164,23 @@ pub enum Note {
         /// Failures in a row by now.
         failures: u32,
     },
-    /// The upstream answered 429, which silences all keys. Once for each round of requests that ran together.
+    /// The upstream answered 429, so nothing is asked for any key. Noted once for all requests that ran together.
     Throttled {
-        /// What it said.
+        /// The failure.
         failure: Arc<Failure>,
         /// Rounds in a row by now.
         rounds: u32,
         /// Until anything is asked again.
         next_in: Duration,
     },
-    /// The upstream answered something else again.
+    /// The upstream answered something else than 429 again.
     Unthrottled {
         /// Rounds of 429s before it.
         rounds: u32,
     },
     /// The default identity's token belongs to another client id than the one before it.
     IdentityChanged {
-        /// For which key.
+        /// The key.
         key: Arc<Key>,
         /// The client id before.
         old: Option<String>,
@@ -193,14 +193,14 @@ pub enum Note {
     Evicted(Arc<Key>),
     /// The wall clock was stepped, or the boot-time clock stood still; refreshes were planned anew.
     ClockStepped {
-        /// How far the clocks parted.
+        /// By how much the two clocks differ from what was expected.
         by: Duration,
-        /// The wall clock went ahead.
+        /// The wall clock was stepped forward.
         forward: bool,
     },
 }
 
-/// One cached key, for people.
+/// One cached key, for `/status`, `/ready` and `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Which token.
@@ -219,7 +219,7 @@ pub struct Entry {
     pub last_failure: Option<Arc<Failure>>,
     /// Failures in a row.
     pub failures: u32,
-    /// Since somebody last asked.
+    /// Time since somebody last asked.
     pub asked_ago: Duration,
     /// Answers given from the cache.
     pub hits: u64,

@@ -24,7 +24,7 @@ pub enum Lane {
     Caller(u32),
 }
 
-/// A throttle by the upstream, which silences all keys.
+/// A 429 of the upstream: until its end nothing is asked for any key.
 #[derive(Clone, Debug)]
 pub struct Throttle {
     /// Until when, on the boot-time clock.

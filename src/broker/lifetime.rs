@@ -10,7 +10,7 @@ use crate::token::Token;
 /// do", row "Five minutes").
 pub const LOW: Duration = Duration::from_mins(5);
 
-/// A token and how long we may hand it out, on both clocks.
+/// A token and how long it may be served, on both clocks.
 #[derive(Clone, Debug)]
 pub struct Lease {
     /// What is handed out.
@@ -38,7 +38,7 @@ impl Lease {
     }
 
     /// What is left by the clock that says less; zero means: not servable. Whole seconds count as they do for clients,
-    /// so a token with a fraction of a second left is over.
+    /// so a token with a fraction of a second left has expired.
     pub fn left(&self, now: Now) -> Duration {
         let wall = self.token.expires_on().saturating_sub(now.wall);
         let boot = self.expires_boot.saturating_sub(now.boot);

@@ -17,7 +17,7 @@ use crate::token::Token;
 const NO_ROOM: &str = "the cache has no room for the token: cache.max_bytes is reached";
 
 impl Broker {
-    /// The upstream's answer to the [`Fetch`] with this key, or what came in its place.
+    /// The fetch has ended, with a token or a failure.
     pub fn reply(&mut self, now: Now, fetch: &Fetch, outcome: Result<Token, Failure>, effects: &mut Vec<Effect>) {
         self.observe_clocks(now, effects);
         self.governor.finished();
@@ -33,7 +33,7 @@ impl Broker {
             if over { Err(faulty()) } else { Ok(lease) }
         });
         match lease {
-            // The former upstream's failure. The one there is now has not been asked.
+            // The failure of an upstream that was replaced meanwhile. The present one has not been asked yet.
             Err(_) if fetch.upstream != self.upstream => {
                 if let Some(mut slot) = self.store.edit(&fetch.key) {
                     slot.next_try = now.boot;
@@ -113,7 +113,7 @@ impl Broker {
         self.settle(now, &fetch.key, None, effects);
     }
 
-    /// `rounds` of throttles came before this one, if it is one.
+    /// `rounds` is how many rounds of 429s came before this failure, where it is a 429 itself.
     fn failed(&mut self, now: Now, key: &Arc<Key>, failure: &Arc<Failure>, rounds: u32, effects: &mut Vec<Effect>) {
         let Some(mut slot) = self.store.edit(key) else { return };
         let mut trouble = slot.trouble.take().unwrap_or_else(|| Failing::new(failure.clone()));
@@ -143,8 +143,8 @@ impl Broker {
         self.settle(now, key, told, effects);
     }
 
-    /// The upstream said that the VM asks too much: nothing starts before the next try of the key that was told so, and
-    /// whoever waits for a fetch that will not start now is told as well.
+    /// The upstream answered 429: no fetch starts before the next try of that key. Callers that wait for a fetch that will
+    /// not start now get the failure as well.
     fn silence(&mut self, now: Now, started: Duration, key: &Key, failure: Arc<Failure>, effects: &mut Vec<Effect>) {
         let Some(until) = self.store.get(key).map(|slot| slot.next_try) else {
             return;
@@ -175,8 +175,7 @@ impl Broker {
         }
     }
 
-    /// A fetch of the key ended, or will not start: its callers are served, or told, or held on where nothing is to be
-    /// told.
+    /// A fetch of the key ended, or will not start. Its callers get the token, or else `told`; without either they wait on.
     fn settle(&mut self, now: Now, key: &Key, told: Option<Unserved>, effects: &mut Vec<Effect>) {
         let Some(mut slot) = self.store.edit(key) else { return };
         let Some(answer) = slot.served(now).map(Ok).or(told.map(Err)) else {

@@ -1,4 +1,4 @@
-//! Who must go for whom: the bounds on keys, in all and by uid, and on the bytes of their tokens.
+//! The bounds on keys, in all and by uid, and on the bytes of their tokens; and which key is evicted when one is reached.
 //!
 //! A key without a live token goes first, then the least recently used of the heaviest user; never a warm one, nor one
 //! whose fetch runs. Nobody loses a live token for somebody else's new key, so a uid that asks for endless keys throws
@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::clock::Now;
 use crate::key::Key;
 
-/// What something must go for.
+/// For what a key is evicted.
 #[derive(Clone, Copy, Debug)]
 enum Claim {
     /// A key of this uid that has no live token yet.
@@ -112,7 +112,7 @@ impl Store {
         self.shrink_to(policy.max_bytes, None, Claim::Kept, now, effects);
     }
 
-    /// Makes one key less count for the uid; false where that cannot be.
+    /// Makes room for one more key of the uid: passes a key on to another uid, or evicts one. False where neither can be.
     fn relieve(&mut self, uid: u32, cause: Claim, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
         let owned = self.owned.of(uid).filter_map(|key| self.slots.get(key));
         let first = self.first_to_go(owned, cause, now);
@@ -148,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Among these slots, of those that may go.
+    /// The slot to evict first, of those among `slots` that may be evicted.
     fn first_to_go<'s>(&self, slots: impl Iterator<Item = &'s Slot>, cause: Claim, now: Now) -> Option<Arc<Key>> {
         slots
             .filter(|slot| cause.may_take(slot, now))

@@ -36,11 +36,11 @@ pub struct Slot {
     pub next_try: Duration,
     /// When a fetch last started.
     pub last_try: Option<Duration>,
-    /// When a caller last asked to force one, or such a one last started.
+    /// When a caller last forced a fetch, or a forced fetch last started.
     pub forced_at: Option<Duration>,
     /// What has failed since the last good reply.
     pub trouble: Option<Failing>,
-    /// It was said that the token is over.
+    /// The expiry of this token was noted already.
     pub lapse_told: bool,
     /// When somebody last asked; the slot's creation where nobody did.
     pub last_asked: Duration,
@@ -63,22 +63,22 @@ pub struct Flight {
 /// Failures in a row.
 #[derive(Clone, Debug)]
 pub struct Failing {
-    /// The last one.
+    /// The last failure.
     pub failure: Arc<Failure>,
-    /// What the next wait follows from.
+    /// Counts them for the next back-off.
     pub streak: Streak,
     /// How many there were.
     pub failures: u32,
     /// Callers without a token are held until the next try.
     pub hold_callers: bool,
-    /// The classes of failure that were told; throttles, which are everybody's, apart.
+    /// The classes of failure that were noted already; throttles are noted for all keys together.
     pub told: Vec<String>,
 }
 
 /// What a caller wants of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// The token there is.
+    /// The token that is cached.
     Current,
     /// A new one.
     Fresh,
@@ -109,7 +109,7 @@ impl Failing {
         }
     }
 
-    /// Whether a failure of this class is to be told; true once for each.
+    /// Whether a failure of this class is to be noted: true once for each class.
     pub fn is_first_of(&mut self, class: &Class) -> bool {
         let name = class.name();
         let first = !matches!(class, Class::Throttled(_)) && !self.told.iter().any(|told| told == name);
@@ -157,7 +157,7 @@ impl Slot {
         self.lease.as_ref().map_or(0, |lease| lease.token.size())
     }
 
-    /// The answer that the token is, unless it has expired.
+    /// The token as an answer, unless it has expired.
     pub fn served(&self, now: Now) -> Option<Served> {
         let lease = self.lease.as_ref()?;
         let left = lease.left(now);
@@ -172,7 +172,7 @@ impl Slot {
         self.next_try = self.next_try.min(now.boot.saturating_add(latest));
     }
 
-    /// Tells people, once, that the token has expired because it could not be renewed.
+    /// Notes, once, that the token has expired because it could not be renewed.
     pub fn note_lapse(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if let (Some(lease), Some(trouble)) = (&self.lease, &self.trouble)
             && !self.lapse_told

@@ -19,9 +19,9 @@ pub struct Waiters {
 pub struct Waiter {
     pub key: Arc<Key>,
     pub uid: u32,
-    /// Until when it waits for what it came for, on the boot-time clock.
+    /// Until when it waits for the token that it asked for, on the boot-time clock.
     pub deadline: Duration,
-    /// Until when it waits if there is nothing at all to answer with then.
+    /// Until when it waits where there is no token at all to answer with.
     pub patience: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Waiters {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// A waiter whose wait is over.
+    /// Takes out a waiter whose deadline has passed.
     pub fn pop_over(&mut self, now: Duration) -> Option<(WaiterId, Waiter)> {
         let (deadline, id) = *self.deadlines.first()?;
         if deadline > now {

@@ -1,4 +1,4 @@
-//! From files to a [`Config`]: one file over the other, then what only the whole can tell.
+//! From files to a [`Config`]: the files are merged, then rules that concern several keys are checked.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::violation::FaultKind;
 use super::{Allow, Config, Effective, Listen, Origin, Violation, Violations};
 use crate::key::{Identity, Key};
 
-/// A configuration without fault.
+/// A configuration without violations.
 #[derive(Debug)]
 pub struct Loaded {
     /// To act by.
@@ -60,7 +60,7 @@ pub(super) fn understand(sources: &[Source], mut violations: Vec<Violation>) -> 
         }
         reader.unknown_sections(&root);
     }
-    // What a file that was not understood would have set is not known: judging the whole would be guessing.
+    // What a file that could not be read would have set is not known, so rules on several keys are not checked.
     let whole = violations.iter().all(|problem| problem.class > FaultKind::Syntax);
     let config = complete(&mut draft);
     if whole {
@@ -87,7 +87,7 @@ fn names() -> Names {
     names
 }
 
-/// Judged by the keys that were given: a key whose value was refused is told already, and is not missing.
+/// Looks at which keys were given: a key with a bad value was reported already and is not missing.
 fn check_warm(given: &[&str], origin: &Origin) -> Option<Violation> {
     if !given.contains(&"resource") {
         let remedy = "add resource, such as resource = \"https://storage.azure.com/\"";

@@ -141,7 +141,7 @@ pub(super) struct Table<'r, 'a, 'i> {
 }
 
 impl<'a> Reader<'a> {
-    /// Parses a source. On a syntax error there is nothing to read further: a half understood file says little.
+    /// Parses a source. After a syntax error nothing of the file is read.
     pub(super) fn parse(
         source: &'a Source,
         names: &'a Names,
@@ -321,7 +321,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Visit for Table<'_, '_, '_> {
-    /// Leaves `place` as it was where the key is missing or its value will not do.
+    /// Leaves `place` as it was where the key is missing or its value is bad.
     fn value<T>(&mut self, key: &'static str, place: &mut T, form: &impl Form<T>) {
         let Some((name, node)) = self.left.remove_entry(key) else {
             return;
@@ -348,9 +348,9 @@ impl Visit for Table<'_, '_, '_> {
     }
 }
 
-/// The name that was probably meant.
+/// The known name that looks most like this one.
 fn nearest(wrong: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    /// Below it two names look less alike than a slip of the finger leaves them.
+    /// Below this similarity two names differ by more than a typing error.
     const ALIKE: f64 = 0.8;
     names
         .map(|name| (strsim::jaro_winkler(&wrong.to_lowercase(), name), name))
