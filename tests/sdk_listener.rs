@@ -375,24 +375,72 @@ fn ipv6_callers_are_known_as_well() {
 }
 
 #[test]
-fn the_secret_is_kept_over_a_restart_and_the_file_is_for_the_service_alone() {
+fn the_file_is_for_the_service_alone_and_goes_when_the_daemon_stops_listening() {
     let emulator = Emulator::start(&[]);
     let mut daemon = Daemon::start(&emulator, SDK);
     let path = daemon.directory().join("sdk.env");
     let before = Environment::of(&daemon);
     let meta = fs::metadata(&path).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o640, geteuid().as_raw()));
-    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(before.token(STORAGE).status, 200);
+    assert!(!daemon.log().contains(&before.secret));
+    // A request under way holds the daemon, and not the file.
+    let mut held = daemon.connect();
+    held.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\n").unwrap();
+    daemon.signal(Signal::SIGTERM);
+    eventually("the file is gone", || !path.exists());
+    drop(held);
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.start_again();
+    assert_ne!(Environment::of(&daemon).secret, before.secret);
+}
+
+#[test]
+fn a_crash_keeps_the_secret_for_the_next_start_and_the_file_only_while_somebody_listens() {
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start(&emulator, SDK);
+    let path = daemon.directory().join("sdk.env");
+    let crash = |daemon: &mut Daemon| {
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        assert!(path.exists());
+    };
+    let before = Environment::of(&daemon);
+    crash(&mut daemon);
     daemon.start_again();
     let after = Environment::of(&daemon);
-    assert_eq!(before.secret, after.secret);
-    assert_eq!(after.token(STORAGE).status, 200);
-    assert!(!daemon.log().contains(&after.secret));
+    assert_eq!((&after.secret, after.token(STORAGE).status), (&before.secret, 200));
 
-    daemon.stop();
-    fs::remove_file(&path).unwrap();
+    crash(&mut daemon);
+    write(&daemon.config_path(), &common::upstream(&emulator));
     daemon.start_again();
-    assert_ne!(Environment::of(&daemon).secret, before.secret, "as after a boot");
+    assert_eq!(daemon.send("GET", "/live", &[], "").status, 200);
+    assert!(!path.exists());
+    eventually("the log says so", || {
+        daemon.log().contains("nobody listens where it led SDKs")
+    });
+}
+
+/// It would lead the programs of this machine to whoever took the port meanwhile.
+#[test]
+fn a_file_that_a_crash_left_goes_when_the_port_is_taken() {
+    let emulator = Emulator::start(&[]);
+    let mut daemon = Daemon::start(&emulator, SDK);
+    let sdk = Environment::of(&daemon);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    let _stranger = TcpListener::bind(&sdk.address).unwrap();
+    let config = fs::read_to_string(daemon.config_path()).unwrap();
+    write(&daemon.config_path(), &config.replace("127.0.0.1:0", &sdk.address));
+    let code = Command::new(TOKEND)
+        .arg("--config")
+        .arg(daemon.config_path())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .code();
+    assert_eq!(code, Some(69));
+    assert!(!daemon.directory().join("sdk.env").exists());
 }
 
 #[test]
@@ -529,6 +577,7 @@ fn systemds_sockets_are_taken_by_name_and_callers_wait_in_them_over_a_restart() 
     assert_eq!(sdk.token(STORAGE).status, 200);
     assert_eq!(first.stop(), Some(0));
     assert!(path.join("s").exists(), "the socket is systemd's");
+    assert!(path.join("sdk.env").exists(), "so is the port, and it stays");
 
     let mut waiting = sdk.connect();
     let request = format!(
@@ -555,4 +604,10 @@ fn systemds_sockets_are_taken_by_name_and_callers_wait_in_them_over_a_restart() 
     assert_eq!(refused.code(), Some(71), "other machines could call");
     let mut refused = activate(path, &sockets);
     assert_eq!(refused.code(), Some(78), "the daemon would ask itself");
+    assert!(path.join("sdk.env").exists());
+
+    write(&path.join("config.toml"), &config);
+    let off = activate(path, &[(unix.as_fd(), "msi-tokend.socket")]);
+    eventually("the file is gone", || !path.join("sdk.env").exists());
+    assert_eq!(off.stop(), Some(0));
 }

@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::either::Either;
 
-use super::socket_file::SocketFile;
+use super::own_file::OwnFile;
 use crate::access::Socket;
 
 /// Accepts callers over the Unix socket or over loopback; from here on both take one way.
@@ -29,7 +29,7 @@ pub const RECEIVE_BUFFER: usize = 4096;
 pub struct Listener {
     acceptor: Acceptor,
     /// Goes with us if we made it.
-    _file: Option<SocketFile>,
+    _file: Option<OwnFile>,
     from_systemd: bool,
 }
 
@@ -124,11 +124,20 @@ impl Listener {
     }
 
     /// A socket that ends with this process, and so does its file.
-    pub(super) fn ours(acceptor: Acceptor, file: Option<SocketFile>) -> Self {
+    pub(super) fn ours(acceptor: Acceptor, file: Option<OwnFile>) -> Self {
         Self {
             acceptor,
             _file: file,
             from_systemd: false,
+        }
+    }
+
+    /// With a file that leads callers here: it goes with the socket, and stays where systemd keeps that.
+    pub(super) fn announced_by(self, file: OwnFile) -> Self {
+        let file = if self.from_systemd { file.staying() } else { file };
+        Self {
+            _file: Some(file),
+            ..self
         }
     }
 

@@ -4,10 +4,10 @@
 //! one by itself, which ends with the process.
 
 mod listener;
+mod own_file;
 mod sdk;
 mod sdk_env;
 mod secret;
-mod socket_file;
 mod tcp;
 mod unix;
 

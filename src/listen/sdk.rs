@@ -1,6 +1,9 @@
 //! The loopback listener for unmodified Azure SDKs: off unless `listen.sdk` is set or systemd passes a socket for it.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use tracing::{info, warn};
 
 use super::listener::{ListenError, Listener};
 use super::secret::Secret;
@@ -20,6 +23,26 @@ pub struct Sdk {
 
 /// Opens the listener and writes `sdk.env`; `None` where it is off. To be called inside the runtime.
 pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>, ListenError> {
+    let port_is_systemds = passed.is_some();
+    let opened = open_or_not(config, passed);
+    // Whoever takes the port now would answer the programs that a former file leads there.
+    if !port_is_systemds && !matches!(opened, Ok(Some(_))) {
+        take_stale_away(&config.listen.sdk_env);
+    }
+    opened
+}
+
+fn take_stale_away(path: &Path) {
+    match sdk_env::remove_stale(path) {
+        Ok(true) => info!(file = %path.display(), "removed: nobody listens where it led SDKs"),
+        Ok(false) => {}
+        Err(error) => {
+            warn!(file = %path.display(), "leads SDKs to a port where nobody of ours listens, and cannot be removed: {error}; remove it");
+        }
+    }
+}
+
+fn open_or_not(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>, ListenError> {
     let listen = &config.listen;
     let (listener, address) = match (passed, listen.sdk) {
         (Some(listener), _) => tcp::adopt(listener, "sdk")?,
@@ -31,9 +54,9 @@ pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>,
         return Err(ListenError::Loop(address));
     }
     loopback::try_out().map_err(ListenError::CallersUnknown)?;
-    let secret = sdk_env::publish(&listen.sdk_env, address)?;
+    let (secret, file) = sdk_env::publish(&listen.sdk_env, address)?;
     Ok(Some(Sdk {
-        listener,
+        listener: listener.announced_by(file),
         secret,
         address,
     }))

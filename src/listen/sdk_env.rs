@@ -1,17 +1,19 @@
 //! `sdk.env`: the environment that leads an unmodified Azure SDK to the loopback listener (`docs/protocol.md`, "What
 //! SDKs do", row "Variables").
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_WRLCK, O_CLOEXEC, O_NOFOLLOW, SEEK_SET, c_short, flock};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::listener::ListenError;
+use super::own_file::OwnFile;
 use super::secret::Secret;
 use super::unix::check_directory;
 
@@ -21,11 +23,12 @@ const SETTING: &str = "listen.sdk_env";
 const MODE: u32 = 0o640;
 /// Far more than we write.
 const MAX_SIZE: u64 = 4096;
+const FIRST: &str = "IDENTITY_ENDPOINT=http://";
 const HEADER: &str = "IDENTITY_HEADER=";
 
 /// Writes the file for a listener at `address` and returns the secret in it: the one that is there already, so that
-/// clients outlive a restart of ours, or else a new one. The directory is under /run, so a boot takes it away.
-pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> {
+/// clients outlive a crash of ours and a restart under systemd's socket, or else a new one.
+pub fn publish(path: &Path, address: SocketAddr) -> Result<(Secret, OwnFile), ListenError> {
     check_directory(path, SETTING)?;
     let failed = |source| ListenError::Unwritable {
         path: path.display().to_string(),
@@ -35,8 +38,24 @@ pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> 
         Some(secret) => secret,
         None => Secret::random().map_err(|error| failed(error.into()))?,
     };
-    replace(path, &content(address, &secret)).map_err(failed)?;
-    Ok(secret)
+    let file = replace(path, &content(address, &secret)).map_err(failed)?;
+    Ok((secret, OwnFile::locked(path, file)))
+}
+
+/// Takes away a file as we write it, of a process that is gone: after a crash, or after systemd no longer has the port.
+/// Whether there was one; everything else is left as it is.
+pub fn remove_stale(path: &Path) -> io::Result<bool> {
+    let ours = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.uid() == geteuid().as_raw());
+    if !ours {
+        return Ok(false);
+    }
+    let (file, text) = open(path, OpenOptions::new().read(true).write(true))?;
+    if !text.starts_with(FIRST) || secret_in(&text).is_none() || is_locked(&file)? {
+        return Ok(false);
+    }
+    check_directory(path, SETTING).map_err(io::Error::other)?;
+    fs::remove_file(path)?;
+    Ok(true)
 }
 
 /// Proxies are for the network: with `HTTP_PROXY` set, nearly every SDK would otherwise send the request, secret included,
@@ -45,7 +64,7 @@ pub fn publish(path: &Path, address: SocketAddr) -> Result<Secret, ListenError> 
 fn content(address: SocketAddr, secret: &Secret) -> Zeroizing<String> {
     let (secret, host) = (secret.expose(), address.ip());
     Zeroizing::new(format!(
-        "IDENTITY_ENDPOINT=http://{address}/msi/token\n\
+        "{FIRST}{address}/msi/token\n\
          {HEADER}{secret}\n\
          NO_PROXY={host},localhost,169.254.169.254\n\
          no_proxy={host},localhost,169.254.169.254\n"
@@ -65,28 +84,47 @@ fn kept(path: &Path) -> Result<Option<Secret>, ListenError> {
         Ok(meta) if meta.uid() != geteuid().as_raw() => return Err(occupied("is somebody else's file")),
         Ok(_) => {}
     }
-    Ok(secret_in(path).ok().flatten())
+    let Ok((file, text)) = open(path, OpenOptions::new().read(true)) else {
+        return Ok(None);
+    };
+    // Under another mode somebody may have read it.
+    let private = file.metadata().is_ok_and(|meta| meta.mode() & 0o7777 == MODE);
+    Ok(secret_in(&text).filter(|_| private))
 }
 
-fn secret_in(path: &Path) -> io::Result<Option<Secret>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NOFOLLOW | O_CLOEXEC)
-        .open(path)?;
-    if file.metadata()?.mode() & 0o7777 != MODE {
-        // Somebody may have read it.
-        return Ok(None);
-    }
+fn open(path: &Path, how: &mut OpenOptions) -> io::Result<(File, Zeroizing<String>)> {
+    let file = how.custom_flags(O_NOFOLLOW | O_CLOEXEC).open(path)?;
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_SIZE).read_to_string(&mut text)?;
-    Ok(text
-        .lines()
-        .find_map(|line| line.strip_prefix(HEADER))
-        .and_then(Secret::parse))
+    (&file).take(MAX_SIZE).read_to_string(&mut text)?;
+    Ok((file, text))
+}
+
+fn secret_in(text: &str) -> Option<Secret> {
+    let header = text.lines().find_map(|line| line.strip_prefix(HEADER));
+    header.and_then(Secret::parse)
+}
+
+/// The process that wrote the file holds this lock as long as it lives. It is one that only the file's owner can hold.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the C library declares the numbers wider than the fields they are for"
+)]
+const LOCK: flock = flock {
+    l_type: F_WRLCK as c_short,
+    l_whence: SEEK_SET as c_short,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+fn is_locked(file: &File) -> io::Result<bool> {
+    let mut found = LOCK;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(found.l_type == LOCK.l_type)
 }
 
 /// A reader finds the old file or the new one, whole.
-fn replace(path: &Path, content: &str) -> io::Result<()> {
+fn replace(path: &Path, content: &str) -> io::Result<File> {
     let new = path.with_added_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -94,13 +132,16 @@ fn replace(path: &Path, content: &str) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(content.as_bytes())?;
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&LOCK))?;
     // Whatever the umask is.
     file.set_permissions(Permissions::from_mode(MODE))?;
-    fs::rename(&new, path)
+    fs::rename(&new, path)?;
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::libc::F_RDLCK;
     use std::os::unix::fs::symlink;
 
     use tempfile::TempDir;
@@ -121,7 +162,7 @@ mod tests {
     fn the_file_leads_to_the_listener_and_past_proxies() {
         let directory = directory();
         let path = directory.path().join("sdk.env");
-        let secret = publish(&path, address("127.0.0.1:40343")).unwrap();
+        let (secret, _file) = publish(&path, address("127.0.0.1:40343")).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
@@ -143,22 +184,95 @@ mod tests {
         assert!(text.starts_with("IDENTITY_ENDPOINT=http://[::1]:1/msi/token\n") && text.contains("\nNO_PROXY=::1,"));
     }
 
+    /// As a process does that is killed then, or whose socket is systemd's.
+    fn left_behind(path: &Path, at: &str) -> Secret {
+        let (secret, file) = publish(path, address(at)).unwrap();
+        _ = file.staying();
+        secret
+    }
+
     #[test]
-    fn the_secret_outlives_a_restart_but_not_doubts() {
+    fn the_secret_outlives_a_crash_but_not_doubts() {
         let directory = directory();
         let path = directory.path().join("sdk.env");
-        let first = publish(&path, address("127.0.0.1:1")).unwrap();
-        let second = publish(&path, address("127.0.0.1:2")).unwrap();
+        let first = left_behind(&path, "127.0.0.1:1");
+        let second = left_behind(&path, "127.0.0.1:2");
         assert_eq!(first.expose(), second.expose());
         assert!(fs::read_to_string(&path).unwrap().contains("127.0.0.1:2"));
 
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let third = publish(&path, address("127.0.0.1:2")).unwrap();
+        let third = left_behind(&path, "127.0.0.1:2");
         assert_ne!(first.expose(), third.expose(), "others could read it");
         fs::write(&path, "IDENTITY_HEADER=abc\n").unwrap();
-        assert_ne!(publish(&path, address("127.0.0.1:2")).unwrap().expose(), "abc");
+        assert_ne!(left_behind(&path, "127.0.0.1:2").expose(), "abc");
         fs::write(directory.path().join("sdk.env.new"), "left by a crash").unwrap();
         publish(&path, address("127.0.0.1:2")).unwrap();
+    }
+
+    #[test]
+    fn the_file_goes_with_the_listener_unless_another_took_its_place() {
+        let directory = directory();
+        let path = directory.path().join("sdk.env");
+        let first = publish(&path, address("127.0.0.1:1")).unwrap();
+        let second = publish(&path, address("127.0.0.1:2")).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_file_is_removed_whatever_became_of_its_mode() {
+        let directory = directory();
+        let path = directory.path().join("sdk.env");
+        assert!(!remove_stale(&path).unwrap(), "there is none");
+        for mode in [MODE, 0o644, 0o600] {
+            left_behind(&path, "127.0.0.1:1");
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(remove_stale(&path).unwrap() && !path.exists(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_process_that_lives_is_left_alone_and_readers_do_not_keep_one() {
+        let directory = directory();
+        let path = directory.path().join("sdk.env");
+        let (_, file) = publish(&path, address("127.0.0.1:1")).unwrap();
+        assert!(!remove_stale(&path).unwrap() && path.exists());
+        drop(file.staying());
+        let reader = File::open(&path).unwrap();
+        let shared = flock {
+            l_type: c_short::try_from(F_RDLCK).unwrap(),
+            ..LOCK
+        };
+        fcntl(&reader, FcntlArg::F_OFD_SETLK(&shared)).unwrap();
+        assert!(remove_stale(&path).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_a_stale_file_of_ours_is_not_removed() {
+        let directory = directory();
+        let (path, link) = (directory.path().join("sdk.env"), directory.path().join("l"));
+        for text in [
+            "",
+            "kept",
+            "IDENTITY_ENDPOINT=http://127.0.0.1:1/msi/token\nIDENTITY_HEADER=mine\n",
+        ] {
+            fs::write(&path, text).unwrap();
+            assert!(!remove_stale(&path).unwrap());
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(!remove_stale(directory.path()).unwrap());
+        left_behind(&path, "127.0.0.1:1");
+        symlink(&path, &link).unwrap();
+        assert!(!remove_stale(&link).unwrap() && link.is_symlink());
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(remove_stale(&path).is_err() && path.exists());
+        if geteuid().is_root() {
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            assert!(!remove_stale(&path).unwrap() && path.exists());
+        }
     }
 
     #[test]

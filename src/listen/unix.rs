@@ -17,7 +17,7 @@ use tokio::net::UnixListener;
 use tokio_util::either::Either;
 
 use super::listener::{ListenError, Listener};
-use super::socket_file::SocketFile;
+use super::own_file::OwnFile;
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
@@ -36,7 +36,7 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
     let _lock = lock_directory(path)?;
     remove_stale(path)?;
     let listener = bind_new(path, mode).map_err(|source| refused(path, source))?;
-    let file = SocketFile::at(path);
+    let file = OwnFile::at(path);
     Ok(Listener::ours(Either::Left(into_tokio(listener, path)?), Some(file)))
 }
 
