@@ -1,7 +1,7 @@
 //! Why the upstream gave no token: a value that is shared by every caller it concerns.
 //!
 //! Text is for people and codes are for programs: [`Codes`] stand beside the text in every JSON answer, and a client decides
-//! by them alone. No text of an upstream's body gets in here, except what it says of a refusal, bounded and made printable.
+//! by them alone. Of an upstream's body only what `upstream/quote.rs` lets through gets in here.
 
 use std::time::Duration;
 
@@ -38,8 +38,8 @@ pub enum Class {
 /// The upstream's own words on why it will not issue a token; printable and bounded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// An OAuth error code, such as `invalid_request`.
-    pub error: String,
+    /// An OAuth error code, such as `invalid_request`; none where the answer was no JSON.
+    pub error: Option<String>,
     /// For people.
     pub error_description: String,
 }
@@ -162,7 +162,7 @@ impl Failure {
             Class::Restarting => (ErrorClass::Restarting, None),
             Class::Faulty => (ErrorClass::Faulty, None),
             Class::Throttled(_) => (ErrorClass::Throttled, None),
-            Class::Refused(refusal) => (ErrorClass::Refused, Some(refusal.error.clone())),
+            Class::Refused(refusal) => (ErrorClass::Refused, refusal.error.clone()),
             Class::Full => (ErrorClass::Full, None),
         };
         Codes {

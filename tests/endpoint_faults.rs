@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::{Daemon, Emulator, How, Reply, STORAGE, eventually, exchange, request};
+use msi_tokend::clock::{Clock, SystemClock};
 use serde_json::Value;
 
 const IMDS: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01";
@@ -35,7 +36,11 @@ fn status(daemon: &Daemon, resource: &str) -> Value {
 /// Faults, in words of the cause that is told, and the answer to a caller without a token.
 const FAULTS: [(&str, &str, u16); 25] = [
     ("status = 500", "HTTP 500", 503),
-    ("status = 500\nserver = \"Microsoft-IIS/10.0\"", "it is restarting", 503),
+    (
+        "status = 500\nserver = \"Microsoft-IIS/10.0\"",
+        "may be restarting",
+        503,
+    ),
     ("status = 502", "HTTP 502", 503),
     ("status = 503", "HTTP 503", 503),
     ("status = 404", "HTTP 404", 503),
@@ -43,7 +48,7 @@ const FAULTS: [(&str, &str, u16); 25] = [
     ("status = 204\nno_body = true", "HTTP 204", 503),
     ("reset = true", "broke off", 503),
     ("half_body = true", "broke off", 503),
-    ("huge_body = 70000", "broke off", 503),
+    ("huge_body = 270000", "broke off", 503),
     ("redirect = \"http://127.0.0.1:1/\"", "redirects are not followed", 503),
     (
         "redirect = \"http://127.0.0.1:1/\"\nstatus = 307",
@@ -117,6 +122,131 @@ fn a_refusal_is_passed_on_in_the_endpoints_words_and_remembered() {
         assert_eq!(daemon.token(STORAGE).status, 400);
     }
     assert_eq!(emulator.count(), 1);
+}
+
+/// An agent on the VM or the host answers in the endpoint's place: people need to see what it says.
+#[test]
+fn a_refusal_without_json_is_told_to_the_caller_and_in_the_log() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    for (n, (fault, told)) in [
+        (
+            "status = 403\nbody = \"Blocked by the guest agent: policy 12\"",
+            "HTTP 403 Forbidden without JSON (",
+        ),
+        (
+            "status = 403\nbody = \"Blocked by the guest agent: policy 12\"",
+            "bytes): Blocked by the guest agent: policy 12",
+        ),
+        (
+            "status = 400\nbody = \"<html><title>Proxy Error</title></html>\"",
+            "<html><title>Proxy Error</title></html>",
+        ),
+        (
+            "status = 405\nbody = \"<?xml version='1.0'?><Error>No</Error>\"",
+            "<Error>No</Error>",
+        ),
+        ("status = 403\nno_body = true", "HTTP 403 Forbidden with an empty body"),
+        (
+            "status = 400\nbody = \"token eyJhbGciOiJub25lIn0.canary.x is bad\"",
+            "token [masked] is bad",
+        ),
+        (
+            "status = 400\nbody = \"access_token=canary\"",
+            "there may be a token in it",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        emulator.script(&format!("[[fault]]\n{fault}\n"));
+        let reply = daemon.token(&format!("https://cold/{n}"));
+        let body = reply.json();
+        assert_eq!(
+            (reply.status, &body["error"]),
+            (400, &"invalid_request".into()),
+            "{fault}"
+        );
+        assert!(
+            body["error_description"].as_str().unwrap().contains(told),
+            "{fault}: {body}"
+        );
+        assert_eq!(
+            (&body["class"], &body["upstream_error"]),
+            (&"refused".into(), &Value::Null),
+            "{fault}"
+        );
+        eventually("it is in the log", || daemon.log().contains(told));
+    }
+    assert!(!daemon.log().contains("canary"));
+}
+
+#[test]
+fn ids_for_support_and_the_words_of_a_5xx_reach_the_caller_and_the_log() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"1s\"\n");
+    let (trace, correlation) = (
+        "ab4c0f62-9bd9-4e37-9a0f-21a3c7c31500",
+        "f4d5e11c-7f4f-4ec1-8d1e-1f2d6f5f7a01",
+    );
+    let long = "AADSTS50001 ".repeat(60);
+    for (n, (status, body, expected)) in [
+        (
+            400,
+            format!(r#"{{"error":"e","error_description":"{long}Trace ID: {trace} Correlation ID: {correlation}"}}"#),
+            400,
+        ),
+        (
+            400,
+            format!(
+                r#"{{"error":"e","error_description":"{long}","trace_id":"{trace}","correlation_id":"{correlation}"}}"#
+            ),
+            400,
+        ),
+        (
+            500,
+            format!(
+                r#"{{"error":{{"code":"e","message":"m"}},"trace_id":"{trace}","correlation_id":"{correlation}"}}"#
+            ),
+            503,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        emulator.script(&format!("[[fault]]\nstatus = {status}\nbody = '{body}'\n"));
+        let reply = daemon.token(&format!("https://cold/{n}"));
+        assert_eq!(reply.status, expected, "{reply:?}");
+        for id in [trace, correlation] {
+            assert!(reply.body.contains(id), "{id}: {reply:?}");
+            eventually("it is in the log", || {
+                daemon.log().lines().filter(|line| line.contains(id)).count() > n
+            });
+        }
+    }
+}
+
+/// A token with many groups in it.
+#[test]
+fn a_large_token_is_served_and_what_is_larger_than_any_is_not() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"1s\"\n");
+    for (kib, is_served) in [(22, true), (55, true), (100, true), (255, true), (256, false)] {
+        let token = "t".repeat(kib * 1024);
+        let expires_on = SystemClock.now().wall.as_secs() + 80_000;
+        let body = format!(r#"{{"access_token":"{token}","expires_on":"{expires_on}"}}"#);
+        emulator.script(&format!("[[fault]]\nbody = '{body}'\n"));
+        let reply = daemon.token(&format!("https://large/{kib}"));
+        if is_served {
+            assert_eq!(reply.access_token(), token, "{kib} KiB");
+        } else {
+            assert_eq!(
+                (reply.status, &reply.json()["cause"]),
+                (503, &"too_large".into()),
+                "{kib} KiB"
+            );
+        }
+    }
 }
 
 #[test]
@@ -257,7 +387,7 @@ fn resident_kib(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-fn an_endless_body_is_cut_off_after_64_kib() {
+fn an_endless_body_is_cut_off_after_256_kib() {
     let sick = Sick::start(|stream, over, sent| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         while !over.load(Ordering::Relaxed) {

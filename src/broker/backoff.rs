@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_refusal_is_remembered_from_ten_seconds_to_a_minute() {
         let class = Class::Refused(Refusal {
-            error: String::new(),
+            error: None,
             error_description: String::new(),
         });
         assert_eq!(

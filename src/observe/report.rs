@@ -252,7 +252,7 @@ mod tests {
         let mut notes = vec![failed(Class::Faulty, "HTTP 503", 1, true, 3600)];
         notes.extend((2..100).map(|nth| failed(Class::Faulty, "HTTP 503", nth, false, 3500)));
         let refusal = Refusal {
-            error: "e".to_owned(),
+            error: Some("e".to_owned()),
             error_description: "d".to_owned(),
         };
         notes.push(failed(Class::Refused(refusal), "HTTP 400", 100, true, 3000));

@@ -257,7 +257,11 @@ impl Problem {
             },
             Class::Refused(refusal) => Self {
                 outcome: Outcome::Refused,
-                ..Self::new(StatusCode::BAD_REQUEST, &*refusal.error, &*refusal.error_description)
+                ..Self::new(
+                    StatusCode::BAD_REQUEST,
+                    refusal.error.as_deref().unwrap_or("invalid_request"),
+                    &*refusal.error_description,
+                )
             },
             Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Class::Restarting | Class::Faulty => retry(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),

@@ -105,7 +105,10 @@ enum ClassEntry {
     Restarting,
     Faulty,
     Throttled(Option<Duration>),
-    Refused { error: String, error_description: String },
+    Refused {
+        error: Option<String>,
+        error_description: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -436,7 +439,9 @@ mod tests {
         assert_eq!(b.failure.class, Class::Throttled(Some(Duration::from_secs(3))));
         assert_eq!((b.failure.cause, b.failures, b.hold_callers), (Cause::Other, 6, true));
         assert_eq!((b.streak.restarts, b.streak.faults, b.streak.refusals), (1, 2, 3));
-        assert!(matches!(&c.trouble.as_ref().unwrap().failure.class, Class::Refused(refusal) if refusal.error == "e"));
+        assert!(
+            matches!(&c.trouble.as_ref().unwrap().failure.class, Class::Refused(refusal) if refusal.error.as_deref() == Some("e"))
+        );
     }
 
     #[test]

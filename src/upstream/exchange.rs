@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use crate::failure::{Cause, Class, Failure};
 use crate::http::{self, ExchangeError, Response};
 
-/// No token is near it; an endless body is not read on.
-const MAX_BODY: usize = 64 * 1024;
+/// Some four times what a token with hundreds of groups takes; an endless body is not read on.
+const MAX_BODY: usize = 256 * 1024;
 
 /// Sends `request` over a connection of its own: a token is asked for a few times a day, and a kept connection would
 /// only be one more thing to break.

@@ -108,17 +108,17 @@ fn assert_is_sound(token: &Token, key: &Key, must_echo: bool) {
 
 /// The text is fit for a log and for callers, and only a refusal quotes the endpoint.
 fn assert_is_told_well(failure: &Failure) {
-    assert!(is_printable(&failure.text) && failure.text.len() < 3000, "{failure:?}");
+    // One value of a log record.
+    assert!(is_printable(&failure.text) && failure.text.len() <= 1024, "{failure:?}");
+    assert!(!format!("{failure:?}").contains("eyJ"), "{failure:?}");
     match &failure.class {
         Class::Refused(refusal) => {
             assert!(
-                is_printable(&refusal.error) && is_printable(&refusal.error_description),
+                is_printable(refusal.error.as_deref().unwrap_or_default()) && is_printable(&refusal.error_description),
                 "{failure:?}"
             );
-            assert!(refusal.error.chars().count() <= 600 && refusal.error_description.chars().count() <= 600);
         }
         Class::Restarting | Class::Throttled(_) | Class::Faulty => {
-            assert!(failure.text.len() < 200, "{failure:?}");
             assert!(!failure.text.contains(SECRET), "{failure:?}");
         }
         Class::Full => panic!("the endpoint knows nothing of the cache"),

@@ -10,6 +10,7 @@ mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod imds;
+mod quote;
 mod reply;
 mod status;
 mod vm_extension;

@@ -2,16 +2,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use hyper::header::{HeaderValue, RETRY_AFTER, SERVER};
-use serde::Deserialize;
-use serde_json::Value;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER};
 
+use super::quote;
 use crate::clock::Now;
 use crate::failure::{Cause, Class, Failure, Refusal};
 use crate::http::Response;
-
-/// Longest text taken over from a refusal, in characters.
-const MAX_TEXT: usize = 600;
 
 /// Passes a 200 on; anything else is a failure of the class that the table gives it.
 ///
@@ -27,16 +23,21 @@ pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Fa
                 .get(RETRY_AFTER)
                 .and_then(|value| retry_after(value, now)),
         ),
-        400..=499 => Class::Refused(refusal(&answer.body)),
+        400..=499 => Class::Refused(refusal(answer)),
         _ => Class::Faulty,
     };
     let text = match (&class, status.as_u16()) {
-        (Class::Refused(refusal), _) => format!("HTTP {status}: {}: {}", refusal.error, refusal.error_description),
+        (Class::Refused(refusal), _) => match &refusal.error {
+            Some(error) => format!("HTTP {status}: {error}: {}", refusal.error_description),
+            None => refusal.error_description.clone(),
+        },
         (_, 300..=399) => format!("HTTP {status}: redirects are not followed"),
         // The host answers in place of a metadata service that restarts (`docs/protocol.md`, "Errors", row "Restart").
         (_, 500) if server.is_some_and(|name| !is_from(answer, name)) => {
-            format!("HTTP {status} from the host, not from the metadata service: it is restarting")
+            let words = said_in(answer);
+            format!("HTTP {status}{words} (not from the metadata service itself, which may be restarting)")
         }
+        (_, 500..=599) => format!("HTTP {status}{}", said_in(answer)),
         _ => format!("HTTP {status}"),
     };
     let cause = if status.is_redirection() {
@@ -65,43 +66,54 @@ fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
     Some(date.saturating_sub(now.wall))
 }
 
-/// `error` is a string for most endpoints, and an object with `code` and `message` for some (`docs/protocol.md`,
-/// "Errors", row "Nested error").
-#[derive(Deserialize)]
-struct EndpointError {
-    error: Option<Value>,
-    error_description: Option<Value>,
-    message: Option<Value>,
-}
-
-fn refusal(body: &[u8]) -> Refusal {
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    let (error, description) = match serde_json::from_slice::<EndpointError>(body) {
-        Ok(EndpointError {
-            error: Some(Value::Object(nested)),
-            ..
-        }) => (text(nested.get("code")), text(nested.get("message"))),
-        Ok(body) => (
-            text(body.error.as_ref()),
-            text(body.error_description.as_ref()).or(text(body.message.as_ref())),
-        ),
-        Err(_) => (None, None),
+/// In the endpoint's own words where they are JSON, else what is known of the answer.
+fn refusal(answer: &Response) -> Refusal {
+    let Response { status, body, .. } = answer;
+    let Some(said) = quote::json(body) else {
+        return Refusal {
+            error: None,
+            error_description: not_json(answer),
+        };
+    };
+    let nothing = || {
+        format!(
+            "The endpoint gave no reason: HTTP {status}, {} bytes of JSON.",
+            body.len()
+        )
     };
     Refusal {
-        error: printable(error.as_deref().unwrap_or("invalid_request")),
-        error_description: printable(description.as_deref().unwrap_or("The endpoint gave no reason.")),
+        error: Some(said.error.unwrap_or_else(|| "invalid_request".to_owned())),
+        error_description: said.description.unwrap_or_else(nothing),
     }
 }
 
-/// Bounded, and without what a terminal or a reader could take for more than text: it goes to logs and to callers.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(MAX_TEXT)
-        .map(|c| match c {
-            _ if c.is_ascii_graphic() || c.is_alphanumeric() => c,
-            _ => ' ',
-        })
-        .collect()
+/// Such an answer mostly comes from something before the endpoint: an agent on the VM, a proxy, the host.
+fn not_json(answer: &Response) -> String {
+    let Response { status, body, .. } = answer;
+    if body.is_empty() {
+        return format!("The endpoint answered HTTP {status} with an empty body.");
+    }
+    let kind = answer
+        .header(CONTENT_TYPE)
+        .map_or_else(|| "no content type".to_owned(), quote::value);
+    let what = format!(
+        "The endpoint answered HTTP {status} without JSON ({kind}, {} bytes)",
+        body.len()
+    );
+    match quote::excerpt(body) {
+        Some(excerpt) => format!("{what}: {excerpt}"),
+        None => format!("{what}, which is not shown because there may be a token in it."),
+    }
+}
+
+/// The words of an answer that is no refusal, where they are JSON.
+fn said_in(answer: &Response) -> String {
+    let said = quote::json(&answer.body).unwrap_or_default();
+    let words = [said.error, said.description];
+    words
+        .into_iter()
+        .flatten()
+        .fold(String::new(), |text, words| text + ": " + &words)
 }
 
 #[cfg(test)]
@@ -206,18 +218,21 @@ mod tests {
         let class = |body: &str| checked(400, &[], body).unwrap().class;
         let refused = |error: &str, description: &str| {
             Class::Refused(Refusal {
-                error: error.to_owned(),
+                error: Some(error.to_owned()),
                 error_description: description.to_owned(),
             })
         };
         assert_eq!(
             class(r#"{"error":"invalid_resource","error_description":"AADSTS50001:\r\nno","error_codes":"50001"}"#),
-            refused("invalid_resource", "AADSTS50001:  no")
+            refused("invalid_resource", "AADSTS50001: no")
         );
         assert_eq!(class(r#"{"error":{"code":"C","message":"m"}}"#), refused("C", "m"));
         assert_eq!(
-            class("<html>"),
-            refused("invalid_request", "The endpoint gave no reason.")
+            class("{}"),
+            refused(
+                "invalid_request",
+                "The endpoint gave no reason: HTTP 400 Bad Request, 2 bytes of JSON."
+            )
         );
         assert_eq!(
             class(r#"{"error":"e","error_description":["x"],"message":"m"}"#),
@@ -232,7 +247,7 @@ mod tests {
             refused("a [2Jb", "x y z ü")
         );
         let long = format!(r#"{{"error_description":"{}"}}"#, "x".repeat(70_000));
-        assert!(matches!(class(&long), Class::Refused(refusal) if refusal.error_description.len() == MAX_TEXT));
+        assert!(matches!(class(&long), Class::Refused(refusal) if refusal.error_description.len() == 600));
     }
 
     #[test]
@@ -249,11 +264,92 @@ mod tests {
     }
 
     #[test]
-    fn no_text_of_a_body_gets_into_a_cause_but_the_words_of_a_refusal() {
+    fn a_refusal_that_is_no_json_is_told_by_status_type_length_and_beginning() {
+        let refusal = |code, headers: &[_], body: &str| {
+            let failure = checked(code, headers, body).unwrap();
+            let Class::Refused(refusal) = &failure.class else {
+                panic!("{failure:?}")
+            };
+            assert_eq!(
+                failure.text, refusal.error_description,
+                "the log has what the caller has"
+            );
+            assert_eq!(
+                (&refusal.error, failure.codes().upstream_error),
+                (&None, None),
+                "the endpoint said no code"
+            );
+            refusal.error_description.clone()
+        };
+        let (text, html) = (
+            [("content-type", "text/plain; charset=utf-8")],
+            [("content-type", "text/html")],
+        );
+        assert_eq!(
+            refusal(403, &text, "Blocked by WireServer rule 12.\r\n"),
+            "The endpoint answered HTTP 403 Forbidden without JSON (text/plain; charset=utf-8, 32 bytes): \
+             Blocked by WireServer rule 12."
+        );
+        assert_eq!(
+            refusal(400, &html, "<html><h1>Bad   Request</h1></html>"),
+            "The endpoint answered HTTP 400 Bad Request without JSON (text/html, 35 bytes): <html><h1>Bad Request</h1></html>"
+        );
+        assert_eq!(
+            refusal(405, &[], "<?xml version='1.0'?><Error/>"),
+            "The endpoint answered HTTP 405 Method Not Allowed without JSON (no content type, 29 bytes): <?xml version='1.0'?><Error/>"
+        );
+        assert_eq!(
+            refusal(403, &html, ""),
+            "The endpoint answered HTTP 403 Forbidden with an empty body."
+        );
+        assert!(refusal(400, &[], "access_token=canary").ends_with("not shown because there may be a token in it."));
+        assert!(!refusal(400, &[("content-type", "eyJcanary")], "x").contains("canary"));
+    }
+
+    #[test]
+    fn of_a_5xx_only_the_words_of_its_json_are_told() {
+        let text = |code, body: &str| checked(code, &[("server", "IMDS/1")], body).unwrap().text;
+        assert_eq!(
+            text(
+                500,
+                r#"{"error":"unknown","error_description":"Failed to retrieve token","correlation_id":"7-a"}"#
+            ),
+            "HTTP 500 Internal Server Error: unknown: Failed to retrieve token correlation_id: 7-a"
+        );
+        assert_eq!(
+            text(503, r#"{"error":{"code":"C","message":"m"}}"#),
+            "HTTP 503 Service Unavailable: C: m"
+        );
+        assert_eq!(
+            text(502, r#"{"message":"upstream eyJhbGci.x gone"}"#),
+            "HTTP 502 Bad Gateway: upstream [masked] gone"
+        );
+        for body in [
+            "<html>canary</html>",
+            "canary",
+            "",
+            r#"{"detail":"canary"}"#,
+            r#"["canary"]"#,
+            r#"{"error":"canary"#,
+        ] {
+            assert_eq!(text(503, body), "HTTP 503 Service Unavailable", "{body}");
+        }
+        let elsewhere = checked(500, &[], r#"{"error":"e"}"#).unwrap().text;
+        assert_eq!(
+            elsewhere,
+            "HTTP 500 Internal Server Error: e (not from the metadata service itself, which may be restarting)"
+        );
+    }
+
+    #[test]
+    fn no_text_of_a_body_gets_into_a_cause_but_the_words_of_an_error() {
         let body = r#"{"access_token":"canary","error":"canary","error_description":"canary"}"#;
-        for code in [201, 302, 404, 410, 429, 500, 503] {
+        for code in [201, 302, 404, 410, 429] {
             assert!(!format!("{:?}", checked(code, &[], body)).contains("canary"), "{code}");
         }
-        assert!(!format!("{:?}", checked(400, &[], r#"{"access_token":"canary"}"#)).contains("canary"));
+        for code in [400, 500] {
+            let body = r#"{"access_token":"canary","refresh_token":"canary"}"#;
+            assert!(!format!("{:?}", checked(code, &[], body)).contains("canary"), "{code}");
+        }
     }
 }

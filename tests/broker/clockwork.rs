@@ -58,7 +58,7 @@ pub enum Says {
 
 pub fn refused() -> Class {
     Class::Refused(Refusal {
-        error: "invalid_request".to_owned(),
+        error: Some("invalid_request".to_owned()),
         error_description: "Identity not found".to_owned(),
     })
 }

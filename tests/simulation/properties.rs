@@ -80,7 +80,7 @@ fn roomy() -> Policy {
 fn class() -> impl Strategy<Value = Class> {
     let refused = || {
         Class::Refused(Refusal {
-            error: "e".to_owned(),
+            error: Some("e".to_owned()),
             error_description: "d".to_owned(),
         })
     };

@@ -84,7 +84,7 @@ impl Mood {
                     .then(|| Duration::from_secs([0, 1, 7, 120, 100_000][rng.usize(..5)])),
             )),
             Kind::Refusing => Verdict::Failure(Class::Refused(Refusal {
-                error: "invalid_request".to_owned(),
+                error: Some("invalid_request".to_owned()),
                 error_description: "Identity not found".to_owned(),
             })),
         };
