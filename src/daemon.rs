@@ -293,7 +293,7 @@ async fn reload(
     if loaded.listen != config.listen {
         return refused("[listen] changed: restart needed".to_owned());
     }
-    // Where systemd's socket listens no file says.
+    // No configuration file says where a socket of systemd's listens, so this is checked here and not while it is read.
     if let Some((address, _)) = tcp
         && config::reaches(&loaded.upstream.endpoint, address)
     {

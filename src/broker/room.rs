@@ -23,8 +23,8 @@ enum Claim {
 }
 
 impl Store {
-    /// Whether there is a slot for the key that a caller of this uid asks for. A key that another uid than the first asks
-    /// for is that one's from then on, as far as its bound lets it.
+    /// Whether there is a slot for the key that a caller of this uid asks for. When a second uid asks for a key, the key
+    /// counts for that uid from then on, if that uid is below its bound.
     pub fn note_asker(&mut self, key: &Key, uid: u32, policy: &Policy) -> bool {
         let Some(slot) = self.slots.get_mut(key) else {
             return false;
@@ -63,8 +63,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes room for a token of so many bytes in place of what the key has. False where too little may go; then nothing
-    /// has gone.
+    /// Makes room for a token of so many bytes in place of what the key has. Returns false, and
+    /// evicts nothing, if not enough may be evicted.
     pub fn make_room(&mut self, key: &Key, size: usize, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
         let Some(slot) = self.slots.get(key) else { return false };
         let more = size.saturating_sub(slot.size());

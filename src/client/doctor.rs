@@ -164,7 +164,7 @@ fn skew(theirs: Duration, ours: Duration) -> Option<Finding> {
         let (direction, harm) = if ours > theirs {
             ("ahead of", "tokens are taken for expired while they are good")
         } else {
-            ("behind", "tokens are served that are over")
+            ("behind", "expired tokens are still served")
         };
         let off = humantime::format_duration(Duration::from_secs(off.as_secs()));
         Finding::Wrong(

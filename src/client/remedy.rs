@@ -7,7 +7,8 @@ const NO_SUCH_IDENTITY: &str = "The VM has no such identity, or it has several a
      asked for.";
 const NO_SUCH_RESOURCE: &str = "Microsoft Entra knows no such resource in this tenant: correct its name, which is compared byte for byte, or have \
      its application added to the tenant.";
-const REFUSED: &str = "The endpoint refuses this request in the words above; the daemon tries again by itself.";
+const REFUSED: &str =
+    "The endpoint refuses this request; the text above is its reason. The daemon tries again by itself.";
 const THROTTLED: &str =
     "The VM asks its endpoint too often: find the programs that ask it by themselves and have them ask msi-tokend.";
 const RESTARTING: &str = "The endpoint restarts or is updated, which takes a minute or so; if it lasts, check upstream.endpoint and whether a \
@@ -91,7 +92,7 @@ mod tests {
             ),
             (
                 codes(Refused, Status, Some(403), Some("unauthorized_client")),
-                "in the words above",
+                "is its reason",
             ),
             (codes(Restarting, Connect, None, None), "a minute or so"),
             (codes(Restarting, Status, Some(404), None), "a minute or so"),

@@ -106,7 +106,7 @@ impl ListenerKind {
         if headers.contains_key(ORIGIN) {
             return Err(Problem::untrusted(
                 Denial::Origin,
-                "Origin: nothing here is for web pages.",
+                "The request has an Origin header, so it comes from a web page; web pages are not served.",
             ));
         }
         let host = headers

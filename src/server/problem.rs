@@ -1,8 +1,8 @@
 //! Error answers: a status, an OAuth error code and a sentence that says what to do, in the protocol of the route.
 //!
 //! SDKs act on the status alone (`docs/protocol.md`, "What SDKs do", row "Statuses"): 400 and 403 end their tries, 429
-//! and 503 with a small `Retry-After` start another soon, 404 and 410 would make them hang for a minute, so those are
-//! never our own fault's.
+//! and 503 with a small `Retry-After` start another soon. 404 and 410 make them hang for a minute, so no fault of our own is
+//! answered with them.
 
 use std::time::Duration;
 

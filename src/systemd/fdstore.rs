@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::notify::notify;
+use super::message::notify;
 use super::snapshot::{self, Place, SnapshotError};
 use crate::broker::KeySnapshot;
 use crate::clock::Now;

@@ -2,11 +2,11 @@
 
 mod activation;
 mod fdstore;
+mod message;
 mod notify;
 mod snapshot;
-mod watchdog;
 
 pub use self::activation::{Activation, ActivationError};
 pub use self::fdstore::FdStore;
-pub use self::notify::notify;
-pub use self::watchdog::{keep_informed, stopping};
+pub use self::message::notify;
+pub use self::notify::{keep_informed, stopping};

@@ -1,64 +1,96 @@
-//! Telling systemd something (`sd_notify(3)`) without ever waiting for it.
-//!
-//! While PID 1 does not read (it is busy, stopped, or frozen after a crash), the queue of its socket fills up, and the next
-//! send would wait, and with it the one thread that serves callers. Here a full queue is an error, and the caller sends the
-//! message again later.
+//! The daemon's state, as it is told to systemd (`sd_notify(3)`): ready, alive, the status line, stopping. Changes of state are also
+//! logged.
 
-use std::env;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
+use tracing::{error, info, warn};
 
-/// Tells all of `state` and hands over the descriptors; outside systemd there is nobody to tell.
-///
-/// # Errors
-/// Nothing was told: systemd does not read now ([`io::ErrorKind::WouldBlock`]), or cannot be reached.
-pub fn notify(state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    env::var_os("NOTIFY_SOCKET").map_or(Ok(()), |socket| send(socket.as_ref(), state, descriptors))
+use super::message::notify;
+use crate::observe::events;
+use crate::observe::health::{Health, State};
+
+/// A message that systemd did not read is sent again after this time; without it systemd would take a start for failed, or
+/// the daemon for dead.
+const SOON: Duration = Duration::from_millis(500);
+/// The state is looked at this often.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Tells systemd that the daemon stops.
+pub fn stopping() {
+    // A stop does not wait for systemd to read this.
+    _ = tell(NotifyState::Stopping);
 }
 
-fn send(socket: &Path, state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let message: Vec<String> = state.iter().map(ToString::to_string).collect();
-    let message = message.join("\n");
-    let to = UnixDatagram::unbound()?;
-    to.connect(socket)?;
-    let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let rights = if descriptors.is_empty() { &[][..] } else { &rights };
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(message.as_bytes())], rights, flags, None) {
-        // A datagram goes whole or not at all.
-        Ok(_) => Ok(()),
-        Err(Errno::EAGAIN) => Err(io::Error::new(
-            io::ErrorKind::WouldBlock,
-            "it does not read its messages",
-        )),
-        Err(error) => Err(error.into()),
+/// Tells systemd that the daemon is ready, feeds the watchdog while the daemon's loops run, keeps the status line of
+/// `systemctl status`, and logs each change of state. Callers are accepted when this begins. Never returns.
+pub async fn keep_informed(health: impl Fn() -> Health) {
+    let pause = sd_notify::watchdog_enabled().map_or(PERIOD, |limit| PERIOD.min(limit / 2));
+    let mut spare = spare_descriptor();
+    // What systemd has read so far; it may not read for a while.
+    let mut ready = false;
+    let mut told = String::new();
+    let mut logged = State::Ok;
+    loop {
+        let health = health();
+        // Each message takes a descriptor for a moment. One is kept for it; without it systemd would take a daemon that is out
+        // of descriptors for dead.
+        drop(spare.take());
+        let mut unread = false;
+        let mut tell = |state: NotifyState<'_>| {
+            let result = tell(state);
+            unread |= result
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            result.is_ok()
+        };
+        ready = ready || tell(NotifyState::Ready);
+        if health.live {
+            tell(NotifyState::Watchdog);
+        }
+        let line = health.line();
+        // A first request that is under way is no change of state.
+        if health.state != logged && health.state != State::Waiting {
+            log(health.state, &line);
+            logged = health.state;
+        }
+        if line != told && tell(NotifyState::Status(&line)) {
+            told = line;
+        }
+        spare = spare_descriptor();
+        tokio::time::sleep(if unread { SOON.min(pause) } else { pause }).await;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
+}
 
-    use super::*;
-
-    #[test]
-    fn what_there_is_no_room_for_is_an_error_and_is_not_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("notify");
-        let systemd = UnixDatagram::bind(&socket).unwrap();
-        let stopping = [NotifyState::Stopping, NotifyState::Status("ends")];
-        let full = std::iter::repeat_with(|| send(&socket, &stopping, &[])).find_map(Result::err);
-        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
-        let mut read = [0; 64];
-        let length = systemd.recv(&mut read).unwrap();
-        assert_eq!(&read[..length], b"STOPPING=1\nSTATUS=ends");
-        send(&socket, &stopping, &[systemd.as_fd()]).unwrap();
+fn log(state: State, line: &str) {
+    let (message_id, outcome) = (events::HEALTH_CHANGED, state.name());
+    match state {
+        State::Stuck => error!(
+            message_id,
+            outcome, "{line}; the watchdog is no longer fed and ends this process"
+        ),
+        State::NotReady => error!(message_id, outcome, "{line}"),
+        State::Degraded => warn!(message_id, outcome, "{line}"),
+        State::Ok | State::Waiting => info!(message_id, outcome, "well again: {line}"),
     }
+}
+
+/// A failure to send is logged once, until a message is sent again.
+fn tell(state: NotifyState<'_>) -> io::Result<()> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let result = notify(&[state], &[]);
+    let said = SAID.swap(result.is_err(), Ordering::Relaxed);
+    if let Err(error) = &result
+        && !said
+    {
+        warn!(%error, "systemd cannot be told the daemon's state");
+    }
+    result
 }

@@ -94,7 +94,7 @@ struct FailingEntry {
 #[derive(Serialize, Deserialize)]
 struct FailureEntry {
     class: ClassEntry,
-    /// The text for people, which format 1 calls so.
+    /// The text for people. Format 1 named it so.
     cause: String,
     code: Option<Cause>,
     status: Option<u16>,

@@ -83,7 +83,7 @@ impl Upstream {
         reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
     }
 
-    /// One exchange, or where the endpoint answers with a challenge, two: one challenge is answered a request.
+    /// One exchange, or two if the endpoint answers with a challenge. At most one challenge is answered for a request.
     async fn exchange(&self, key: &Key, bypass: bool) -> Result<Response, Failure> {
         let mut request = self.request(key, bypass)?;
         let answer = exchange::send(&self.uri, request.clone(), self.connect_timeout).await?;
