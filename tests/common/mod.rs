@@ -240,6 +240,11 @@ impl Daemon {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
+    /// Waits until it has written `text`: the log has a thread of its own.
+    pub fn logs(&self, text: &str) {
+        eventually(&format!("{text:?} in the log"), || self.log().contains(text));
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
