@@ -277,7 +277,7 @@ fn fill(pipe: &io::PipeWriter) {
 }
 
 /// As in a container or at a laptop, where nobody raised the limit. A debug build does not fit into it even as it starts;
-/// `tests/package` tries the same on the program that people run.
+/// `tests/package` does the same to a release build.
 #[test]
 fn a_small_limit_on_locked_memory_does_not_end_the_daemon_under_load() {
     const CONNECTIONS: usize = 80;
@@ -288,7 +288,9 @@ fn a_small_limit_on_locked_memory_does_not_end_the_daemon_under_load() {
     let limited = How {
         uid: Some(ALICE),
         shell: Some("ulimit -l 8192"),
-        ..How::default()
+        // With one arena for all threads a release build fits into the limit as it starts, and not for long: where the
+        // log's thread is faster it has reserved 64 MB of addresses by then, for which no lock is granted.
+        environment: vec![("MALLOC_ARENA_MAX", "1".to_owned())],
     };
     let daemon = Daemon::start_how(&emulator, "", limited);
     let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();

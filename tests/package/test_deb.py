@@ -60,7 +60,7 @@ print(len(kept))
 def test_small_memlock(machine, built):
     """with a small limit on locked memory it locks none, says so once, and outlives eighty connections that do not read"""
     dropin = "/etc/systemd/system/msi-tokend.service.d/memlock.conf"
-    machine.write(dropin, "[Service]\nLimitMEMLOCK=8M\n")
+    machine.write(dropin, "[Service]\nLimitMEMLOCK=8M\n# So that it fits into the limit as it starts.\nEnvironment=MALLOC_ARENA_MAX=1\n")
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "msi-tokend.service")
     pid = main_pid(machine)
