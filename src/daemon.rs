@@ -114,7 +114,10 @@ pub fn harden() -> Result<(), DaemonError> {
 /// Every violation; also a user or group that does not exist, of which a running daemon only warns.
 pub fn check(config_path: &Path) -> Result<(), DaemonError> {
     let loaded = config::load(config_path)?;
-    let (_, unknown) = Rules::resolve(&loaded.config.allow, nix::unistd::geteuid().as_raw());
+    let (rules, unknown) = Rules::resolve(&loaded.config.allow, nix::unistd::geteuid().as_raw());
+    for pair in rules.differing_defaults() {
+        eprintln!("warning: {pair}");
+    }
     if unknown.is_empty() {
         println!("{}", loaded.effective);
         return Ok(());

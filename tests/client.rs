@@ -426,6 +426,24 @@ fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() 
 }
 
 #[test]
+fn explain_says_which_rule_gives_an_identity_that_was_not_named() {
+    let (_directory, config) = rules(
+        "[[allow]]\nusers = [\"7001\"]\nclient_ids = [\"other\"]\n\
+         [[allow]]\nusers = [\"7001\", \"root\"]\ndefault_client_id = \"mine\"\n",
+    );
+    let asked = |who: &str| explain(&config, &format!("{who} --resource {STORAGE}"));
+    for who in ["--uid 7001", "--uid root"] {
+        let ran = asked(who);
+        let token = format!("token:  {STORAGE} for client_id:mine, which {config}:4 gives where none is named");
+        assert!(ran.code == Some(0) && ran.out.contains(&token), "{ran:?}");
+    }
+    let ran = asked("--uid 7001 --client-id other");
+    let token = format!("token:  {STORAGE} for client_id:other\n");
+    assert!(ran.code == Some(0) && ran.out.contains(&token), "{ran:?}");
+    assert_eq!(asked("--uid 7001 --client-id third").code, Some(77));
+}
+
+#[test]
 fn explain_reads_drop_ins_warns_of_unknown_names_and_refuses_a_bad_file() {
     let (directory, config) = rules("[[allow]]\nusers = [\"no-such-user-here\"]\n");
     let asked = format!("--uid 7001 --resource {STORAGE}");

@@ -75,7 +75,10 @@ fn the_packaged_file_shows_every_key_with_its_default() {
         },
         default.listen
     );
-    let rule = config.allow.last().unwrap();
+    let [.., rule, with_default] = config.allow.as_slice() else {
+        panic!("{:?}", config.allow)
+    };
+    assert!(with_default.default.is_some());
     assert!(rule.users.is_some() && rule.groups.is_some() && rule.units.is_some() && rule.resources.is_some());
     assert_eq!(rule.identities.as_ref().unwrap().len(), 4, "each kind of selector");
     assert_eq!(config.warm.len(), 1);

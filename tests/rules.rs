@@ -30,6 +30,8 @@ struct Written {
     object_ids: Option<Vec<&'static str>>,
     resource_ids: Option<Vec<&'static str>>,
     default_identity: Option<bool>,
+    /// `default_client_id` or a sibling of it: the kind of selector and its value.
+    default: Option<(&'static str, &'static str)>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +74,8 @@ fn written() -> impl Strategy<Value = Written> {
     let ids = (list(IDS), list(IDS), list(IDS), of(any::<bool>())).prop_filter("says which", |(c, o, r, default)| {
         *default != Some(false) || c.is_some() || o.is_some() || r.is_some()
     });
-    (who, list(RESOURCES), of(ids)).prop_map(|((users, groups, units), resources, ids)| {
+    let default = of((select(vec!["client_id", "object_id", "resource_id"]), select(IDS)));
+    (who, list(RESOURCES), of(ids), default).prop_map(|((users, groups, units), resources, ids, default)| {
         let (client_ids, object_ids, resource_ids, default_identity) = ids.unwrap_or_default();
         Written {
             users,
@@ -82,7 +85,9 @@ fn written() -> impl Strategy<Value = Written> {
             client_ids,
             object_ids,
             resource_ids,
-            default_identity,
+            // The two do not go together.
+            default_identity: default_identity.filter(|_| default.is_none()),
+            default,
         }
     })
 }
@@ -94,7 +99,7 @@ fn asking() -> impl Strategy<Value = Asking> {
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
-    let kinds = select(vec!["default", "client_id", "object_id", "resource_id"]);
+    let kinds = select(vec!["default", "default", "client_id", "object_id", "resource_id"]);
     (select(RESOURCES), kinds, select(IDS)).prop_map(|(resource, kind, id)| Asked {
         resource,
         identity: (kind, if kind == "default" { "" } else { id }),
@@ -106,57 +111,81 @@ fn naive(rules: &[Written], who: &Asking, what: &Asked) -> Option<String> {
     if who.uid == 0 || who.uid == OWN_UID {
         return Some("privileged".to_owned());
     }
-    for (number, rule) in rules.iter().enumerate() {
-        let mut fits = true;
-        match &rule.users {
-            Some(users) => fits &= users.contains(&who.uid.to_string().as_str()),
-            None => fits &= who.uid != NOBODY,
+    let first = rules.iter().position(|rule| matches(rule, who, what))?;
+    Some(format!("rule {first}"))
+}
+
+fn matches(rule: &Written, who: &Asking, what: &Asked) -> bool {
+    let mut fits = true;
+    match &rule.users {
+        Some(users) => fits &= users.contains(&who.uid.to_string().as_str()),
+        None => fits &= who.uid != NOBODY,
+    }
+    if let Some(groups) = &rule.groups {
+        let mut in_one = false;
+        for gid in &who.groups {
+            in_one |= groups.contains(&gid.to_string().as_str());
         }
-        if let Some(groups) = &rule.groups {
-            let mut in_one = false;
-            for gid in &who.groups {
-                in_one |= groups.contains(&gid.to_string().as_str());
+        fits &= in_one;
+    }
+    if let Some(units) = &rule.units {
+        fits &= match who.unit {
+            Some(unit) => units.contains(&unit),
+            None => false,
+        };
+    }
+    if let Some(resources) = &rule.resources {
+        // A slash is put behind what has none, so that one more or less is the same.
+        let with_slash = |text: &str| {
+            if text.ends_with('/') {
+                text.to_owned()
+            } else {
+                format!("{text}/")
             }
-            fits &= in_one;
-        }
-        if let Some(units) = &rule.units {
-            fits &= match who.unit {
-                Some(unit) => units.contains(&unit),
-                None => false,
+        };
+        fits &= resources
+            .iter()
+            .any(|resource| with_slash(resource) == with_slash(what.resource));
+    }
+    let lists = [
+        ("client_id", &rule.client_ids),
+        ("object_id", &rule.object_ids),
+        ("resource_id", &rule.resource_ids),
+    ];
+    let any_given =
+        rule.default_identity.is_some() || rule.default.is_some() || lists.iter().any(|(_, list)| list.is_some());
+    if any_given {
+        let (kind, id) = what.identity;
+        let listed = lists.iter().any(|(name, list)| {
+            *name == kind
+                && list
+                    .iter()
+                    .flatten()
+                    .any(|entry| entry.to_lowercase() == id.to_lowercase())
+        });
+        let is_default = rule
+            .default
+            .is_some_and(|(of, entry)| of == kind && entry.to_lowercase() == id.to_lowercase());
+        fits &= listed || is_default || (kind == "default" && rule.default_identity == Some(true));
+    }
+    fits
+}
+
+/// Whom the second judge gives to a request that names no identity: `kind:id` and the number of the rule.
+fn naive_default(rules: &[Written], who: &Asking, what: &Asked) -> Option<(String, usize)> {
+    if what.identity.0 != "default" {
+        return None;
+    }
+    for (number, rule) in rules.iter().enumerate() {
+        if let Some((kind, id)) = rule.default {
+            let of_its_own = Asked {
+                resource: what.resource,
+                identity: (kind, id),
             };
-        }
-        if let Some(resources) = &rule.resources {
-            // A slash is put behind what has none, so that one more or less is the same.
-            let with_slash = |text: &str| {
-                if text.ends_with('/') {
-                    text.to_owned()
-                } else {
-                    format!("{text}/")
-                }
-            };
-            fits &= resources
-                .iter()
-                .any(|resource| with_slash(resource) == with_slash(what.resource));
-        }
-        let lists = [
-            ("client_id", &rule.client_ids),
-            ("object_id", &rule.object_ids),
-            ("resource_id", &rule.resource_ids),
-        ];
-        let any_given = rule.default_identity.is_some() || lists.iter().any(|(_, list)| list.is_some());
-        if any_given {
-            let (kind, id) = what.identity;
-            let listed = lists.iter().any(|(name, list)| {
-                *name == kind
-                    && list
-                        .iter()
-                        .flatten()
-                        .any(|entry| entry.to_lowercase() == id.to_lowercase())
-            });
-            fits &= listed || (kind == "default" && rule.default_identity == Some(true));
-        }
-        if fits {
-            return Some(format!("rule {number}"));
+            // Also for those who may have any token.
+            if matches(rule, who, &of_its_own) {
+                return Some((format!("{kind}:{}", id.to_lowercase()), number));
+            }
         }
     }
     None
@@ -181,6 +210,9 @@ fn toml(rules: &[Written]) -> String {
         }
         if let Some(default) = rule.default_identity {
             writeln!(text, "default_identity = {default}").unwrap();
+        }
+        if let Some((kind, id)) = rule.default {
+            writeln!(text, "default_{kind} = {id:?}").unwrap();
         }
     }
     text
@@ -208,20 +240,25 @@ fn key(what: &Asked) -> Key {
     Key::new(Resource::new(what.resource).unwrap(), identity)
 }
 
+/// The number of the rule that begins at this line.
+fn number(written: &[Written], line: usize) -> usize {
+    let text = toml(written);
+    let starts = text.lines().enumerate().filter(|(_, line)| *line == "[[allow]]");
+    starts.map(|(at, _)| at + 1).position(|start| start == line).unwrap()
+}
+
 /// Names the granting rule as the second judge does: by its number, told by the line of its `[[allow]]`.
 fn verdict(rules: &Rules, written: &[Written], who: &Asking, what: &Asked) -> Option<String> {
-    let starts: Vec<usize> = toml(written)
-        .lines()
-        .enumerate()
-        .filter_map(|(at, line)| (line == "[[allow]]").then_some(at + 1))
-        .collect();
     rules.judge(&caller(who), &key(what)).map(|grant| match grant {
         Grant::Privileged => "privileged".to_owned(),
-        Grant::Rule(rule) => format!(
-            "rule {}",
-            starts.iter().position(|start| *start == rule.origin.line).unwrap()
-        ),
+        Grant::Rule(rule) => format!("rule {}", number(written, rule.origin.line)),
     })
+}
+
+fn default_of(rules: &Rules, written: &[Written], who: &Asking, what: &Asked) -> Option<(String, usize)> {
+    let (caller, key) = (caller(who), key(what));
+    let (identity, origin) = rules.default_for(&caller, &key)?;
+    Some((identity.to_string(), number(written, origin.line)))
 }
 
 fn runner() -> TestRunner {
@@ -235,8 +272,8 @@ fn runner() -> TestRunner {
 #[test]
 fn two_judges_agree_on_every_verdict_and_its_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let (allowed, refused, privileged) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let input = (vec(written(), 0..4), vec((asking(), asked()), 1..12));
+    let (allowed, refused, privileged, defaults) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
+    let input = (vec(written(), 0..4), vec((asking(), asked()), 1..24));
     let outcome = runner().run(&input, |(written, requests)| {
         let rules = resolved(directory.path(), &written);
         for (who, what) in &requests {
@@ -249,6 +286,13 @@ fn two_judges_agree_on_every_verdict_and_its_reason() {
             counter.set(counter.get() + 1);
             let found = verdict(&rules, &written, who, what);
             prop_assert_eq!(found, expected, "{:?} {:?}", who, what);
+            let default = default_of(&rules, &written, who, what);
+            defaults.set(defaults.get() + u32::from(default.is_some()));
+            if let Some((identity, _)) = rules.default_for(&caller(who), &key(what)) {
+                let given = Key::new(key(what).resource, identity.clone());
+                prop_assert!(rules.judge(&caller(who), &given).is_some(), "it counts as listed");
+            }
+            prop_assert_eq!(default, naive_default(&written, who, what), "{:?} {:?}", who, what);
             // The explanation says the same: a rule with nothing against it is one that allows.
             let explained = rules.explain(&caller(who), &key(what));
             let first = explained.iter().position(|(_, against)| against.is_empty());
@@ -260,7 +304,7 @@ fn two_judges_agree_on_every_verdict_and_its_reason() {
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    let counts = [&allowed, &refused, &privileged].map(Cell::get);
+    let counts = [&allowed, &refused, &privileged, &defaults].map(Cell::get);
     assert!(counts.iter().all(|count| *count > 100), "vacuous: {counts:?}");
 }
 

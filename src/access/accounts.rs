@@ -25,7 +25,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The uids in each group that a rule names.
-type Members = HashMap<u32, HashSet<u32>>;
+pub(super) type Members = HashMap<u32, HashSet<u32>>;
 
 /// Knows nobody before [`Accounts::look_for`].
 #[derive(Default)]
@@ -112,7 +112,8 @@ fn state() -> [Option<(u64, u64, i64, i64)>; 2] {
     })
 }
 
-fn members_of(groups: &HashSet<u32>) -> Members {
+/// Who is in each of the groups. The databases may take their time.
+pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
     let passwd = fs::read(PASSWD).unwrap_or_else(|error| {
         warn!("{PASSWD}: {error}: over TCP nobody is in a group for having it as the primary one");
         Vec::new()

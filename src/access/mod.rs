@@ -4,6 +4,7 @@
 mod accounts;
 mod caller;
 mod cgroups;
+mod differing_defaults;
 pub mod loopback;
 mod machine;
 mod peer_groups;
@@ -12,6 +13,7 @@ mod socket;
 mod units;
 
 pub use self::caller::{Caller, units_unknown_because};
+pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
 pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, UnknownName, gid_of, uid_of};
 pub use self::socket::Socket;

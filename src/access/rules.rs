@@ -17,18 +17,20 @@ pub const NOBODY: u32 = 65534;
 /// The rules in force, names looked up.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Arc<Rule>>,
+    pub(super) rules: Vec<Arc<Rule>>,
     own_uid: u32,
 }
 
 /// One `[[allow]]`.
 #[derive(Debug)]
 pub struct Rule {
-    users: Option<Vec<u32>>,
-    groups: Option<Vec<u32>>,
-    units: Option<Vec<String>>,
-    resources: Option<Vec<Resource>>,
+    pub(super) users: Option<Vec<u32>>,
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) units: Option<Vec<String>>,
+    pub(super) resources: Option<Vec<Resource>>,
     identities: Option<Vec<Identity>>,
+    /// Whom callers get that name no identity.
+    pub(super) default: Option<Identity>,
     /// Where it stands in the configuration.
     pub origin: Origin,
 }
@@ -88,6 +90,20 @@ impl Rules {
             .iter()
             .find(|rule| rule.matches(caller, key))
             .map(|rule| Grant::Rule(Arc::clone(rule)))
+    }
+
+    /// Whom a request gets that names no identity, and where it is written: what the first rule says that has a default and
+    /// matches, whatever the rules before it allow, also for privileged callers. `None` where the request names one, or no
+    /// such rule matches.
+    pub fn default_for(&self, caller: &Caller, key: &Key) -> Option<(&Identity, &Origin)> {
+        if key.identity != Identity::Default {
+            return None;
+        }
+        self.rules.iter().find_map(|rule| {
+            let identity = rule.default.as_ref()?;
+            let matches = rule.mismatches(caller, key).all(|part| part == Part::Identities);
+            matches.then_some((identity, &rule.origin))
+        })
     }
 
     /// Root and the daemon's own uid may have every token, rules or not. A daemon that runs as nobody has no uid of its
@@ -155,6 +171,7 @@ impl Rule {
             units: allow.units.clone(),
             resources: allow.resources.clone(),
             identities: allow.identities.clone(),
+            default: allow.default.clone(),
             origin: allow.origin.clone(),
         }
     }
@@ -281,6 +298,7 @@ mod tests {
             units: None,
             resources: None,
             identities: None,
+            default: None,
             origin,
         }
     }

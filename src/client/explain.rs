@@ -51,7 +51,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         arguments.gid.clone()
     };
-    let key = arguments.selection.key()?;
+    let mut key = arguments.selection.key()?;
+    let caller = Caller::described(arguments.uid, groups.clone(), arguments.unit.clone());
+    let mut token = format!("token:  {key}");
+    if let Some((identity, origin)) = rules.default_for(&caller, &key) {
+        token = format!(
+            "token:  {} for {identity}, which {origin} gives where none is named",
+            key.resource
+        );
+        key.identity = identity.clone();
+    }
     let mut lines = vec![
         format!(
             "caller: uid {}, {}, {}",
@@ -62,10 +71,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
                 .as_ref()
                 .map_or_else(|| "no unit".to_owned(), |unit| format!("unit {unit}")),
         ),
-        format!("token:  {key}"),
+        token,
         String::new(),
     ];
-    let caller = Caller::described(arguments.uid, groups, arguments.unit.clone());
     if !allow.is_empty() {
         lines.extend(each_rule(&rules, allow, &caller, &key));
         lines.push(String::new());

@@ -101,12 +101,26 @@ fn check_warm(given: &[&str], origin: &Origin) -> Option<Violation> {
     }
 }
 
+const DEFAULTS: [&str; 3] = ["default_client_id", "default_object_id", "default_resource_id"];
+
 fn check_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -> Option<Violation> {
     let any_of = |keys: [&str; 3]| keys.iter().any(|key| given.contains(key));
+    let mut defaults = given.iter().filter(|key| DEFAULTS.contains(key));
+    let (default, another) = (defaults.next(), defaults.next());
     if !any_of(["users", "groups", "units"]) {
         let what = "says nobody who is allowed";
         let remedy = "add users, groups or units, or remove the rule";
         Some(Violation::at(origin, "allow", what, remedy))
+    } else if another.is_some() {
+        let what = "names more than one identity for callers that name none";
+        let remedy = format!("keep one of {}", DEFAULTS.join(", "));
+        Some(Violation::at(origin, "allow", what, remedy))
+    } else if let Some(default) = default
+        && given.contains(&"default_identity")
+    {
+        let what = format!("does not go with {default}: no caller of this rule gets the VM's default identity");
+        let remedy = "remove one of the two";
+        Some(Violation::at(origin, "allow.default_identity", what, remedy))
     } else if default_identity == Some(false) && !any_of(["client_ids", "object_ids", "resource_ids"]) {
         let what = "says no identity that is allowed";
         let remedy = "list the identities in client_ids, or leave default_identity out to allow any identity";
@@ -155,15 +169,23 @@ fn key_of(warm: &Warm) -> Option<Key> {
 
 fn allow(rule: &AllowTable, origin: &Origin) -> Allow {
     let lists = [&rule.client_ids, &rule.object_ids, &rule.resource_ids];
-    let given = rule.default_identity.is_some() || lists.iter().any(|list| list.is_some());
-    let default = rule.default_identity.unwrap_or(false).then_some(Identity::Default);
-    let identities = lists.into_iter().flatten().flatten().cloned().chain(default);
+    let defaults = [
+        &rule.default_client_id,
+        &rule.default_object_id,
+        &rule.default_resource_id,
+    ];
+    let default = defaults.into_iter().flatten().next().cloned();
+    let given = rule.default_identity.is_some() || default.is_some() || lists.iter().any(|list| list.is_some());
+    let of_the_vm = rule.default_identity.unwrap_or(false).then_some(Identity::Default);
+    let listed = lists.into_iter().flatten().flatten().cloned();
+    let identities = listed.chain(of_the_vm).chain(default.clone());
     Allow {
         users: rule.users.clone(),
         groups: rule.groups.clone(),
         units: rule.units.clone(),
         resources: rule.resources.clone(),
         identities: given.then(|| identities.collect()),
+        default,
         origin: origin.clone(),
     }
 }

@@ -139,8 +139,11 @@ pub struct Allow {
     pub units: Option<Vec<String>>,
     /// Audiences, where one slash at the end makes no difference. `None` allows any.
     pub resources: Option<Vec<Resource>>,
-    /// `client_ids`, `object_ids`, `resource_ids` and `default_identity` in one list. `None` allows any.
+    /// `client_ids`, `object_ids`, `resource_ids` and `default_identity` in one list, with the identity of `default`. `None`
+    /// allows any.
     pub identities: Option<Vec<Identity>>,
+    /// `default_client_id`, `default_object_id` or `default_resource_id`: whom callers get that name no identity.
+    pub default: Option<Identity>,
     /// Where it stands, for explanations and audit records.
     pub origin: Origin,
 }

@@ -49,6 +49,9 @@ pub(super) struct AllowTable {
     pub(super) object_ids: Option<Vec<Identity>>,
     pub(super) resource_ids: Option<Vec<Identity>>,
     pub(super) default_identity: Option<bool>,
+    pub(super) default_client_id: Option<Identity>,
+    pub(super) default_object_id: Option<Identity>,
+    pub(super) default_resource_id: Option<Identity>,
 }
 
 impl Draft {
@@ -137,6 +140,13 @@ impl AllowTable {
         v.value("object_ids", &mut self.object_ids, &Optional(List(OBJECT_ID)));
         v.value("resource_ids", &mut self.resource_ids, &Optional(List(RESOURCE_ID)));
         v.value("default_identity", &mut self.default_identity, &Optional(Switch));
+        v.value("default_client_id", &mut self.default_client_id, &Optional(CLIENT_ID));
+        v.value("default_object_id", &mut self.default_object_id, &Optional(OBJECT_ID));
+        v.value(
+            "default_resource_id",
+            &mut self.default_resource_id,
+            &Optional(RESOURCE_ID),
+        );
     }
 }
 

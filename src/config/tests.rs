@@ -662,6 +662,43 @@ fn a_user_or_group_is_an_id_only_in_digits_or_as_an_integer() {
 }
 
 #[test]
+fn a_rules_default_counts_as_listed_and_there_is_one() {
+    let allow = |keys: &str| {
+        Files::new(&format!("[[allow]]\nusers = [\"a\"]\n{keys}"))
+            .config()
+            .allow
+            .remove(0)
+    };
+    for (key, identity) in [
+        ("default_client_id", Identity::client_id("x").unwrap()),
+        ("default_object_id", Identity::object_id("x").unwrap()),
+        ("default_resource_id", Identity::resource_id("x").unwrap()),
+    ] {
+        let rule = allow(&format!("{key} = \"X\""));
+        assert_eq!(rule.default.as_ref(), Some(&identity));
+        assert_eq!(rule.identities, Some(vec![identity.clone()]), "the only one");
+        let rule = allow(&format!("{key} = \"x\"\nclient_ids = [\"c\"]"));
+        assert_eq!(rule.identities, Some(vec![Identity::client_id("c").unwrap(), identity]));
+        assert_problem(
+            &format!("[[allow]]\nusers = [\"a\"]\n{key} = \"\""),
+            &[":3:", key, "is empty"],
+        );
+        for on in ["true", "false"] {
+            let both = format!("[[allow]]\nusers = [\"a\"]\n{key} = \"x\"\ndefault_identity = {on}");
+            assert_problem(
+                &both,
+                &[":1:", "allow.default_identity does not go with", key, "remove one"],
+            );
+        }
+    }
+    assert_eq!(allow("client_ids = [\"c\"]").default, None);
+    assert_problem(
+        "[[allow]]\nusers = [\"a\"]\ndefault_client_id = \"x\"\ndefault_object_id = \"x\"",
+        &[":1:", "more than one identity", "keep one of default_client_id"],
+    );
+}
+
+#[test]
 fn the_effective_configuration_names_its_places_and_loads_again() {
     let files = Files::new("[cache]\nmax_tokens = 7\nmax_bytes = \"2.5MB\"\n[[allow]]\nusers = [\"a\"]\n").drop_in(
         "a.toml",

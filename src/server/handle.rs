@@ -159,8 +159,16 @@ async fn post_token(
     }
 }
 
-/// By the rules in force at this moment, before anything is looked up.
-fn authorize(server: &Server, caller: &Caller, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+/// Before anything is looked up. From here on a request that named no identity names the one that a rule gives it.
+fn authorize(server: &Server, caller: &Caller, mut asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+    if let Some((identity, _)) = server.settings().rules.default_for(caller, &asked.key) {
+        asked.key.identity = identity.clone();
+    }
+    judge(server, caller, asked)
+}
+
+/// By the rules in force at this moment.
+fn judge(server: &Server, caller: &Caller, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
     let by = server.settings();
     let Some(grant) = by.rules.judge(caller, &asked.key) else {
         server.audit.denied(caller, &asked.key);
@@ -169,13 +177,14 @@ fn authorize(server: &Server, caller: &Caller, asked: TokenRequest) -> Result<Ar
     Ok(Arc::new(Allowed { asked, grant, by }))
 }
 
-/// What counts are the rules at the moment of the answer, and a reload may have come while the caller waited for it.
+/// What counts are the rules at the moment of the answer, and a reload may have come while the caller waited for it. It does
+/// not change which identity the caller waits for.
 fn authorize_again(server: &Server, caller: &Caller, allowed: Arc<Allowed>) -> Result<Arc<Allowed>, Problem> {
     let unchanged = Arc::ptr_eq(&allowed.by, &server.settings.read());
     if unchanged {
         Ok(allowed)
     } else {
-        authorize(server, caller, allowed.asked.clone())
+        judge(server, caller, allowed.asked.clone())
     }
 }
 

@@ -164,6 +164,7 @@ fn server() -> Arc<Server> {
             Resource::new("https://vault.azure.net").unwrap(),
         ]),
         identities: None,
+        default: None,
         origin: Origin {
             file: Path::new("config.toml").into(),
             line: 1,
