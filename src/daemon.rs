@@ -23,6 +23,7 @@ use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::{self, lock_memory};
 use crate::listen::{self, ListenError, Sdk};
+use crate::memory::Budget;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::metrics::Metrics;
@@ -116,7 +117,10 @@ pub fn check(config_path: &Path) -> Result<(), DaemonError> {
     let loaded = config::load(config_path)?;
     let (rules, unknown) = Rules::resolve(&loaded.config.allow, nix::unistd::geteuid().as_raw());
     for pair in rules.differing_defaults() {
-        eprintln!("warning: {pair}");
+        eprintln!("msi-tokend: warning: {pair}");
+    }
+    if let Some(warning) = Budget::of(&loaded.config).warning() {
+        eprintln!("msi-tokend: warning: {warning}");
     }
     if unknown.is_empty() {
         println!("{}", loaded.effective);
@@ -142,6 +146,7 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
             "tokens in memory can be swapped out, because memory is not locked: {why}; set LimitMEMLOCK=infinity, or MemorySwapMax=0"
         );
     }
+    warn_of_memory(&config);
     // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -308,6 +313,7 @@ async fn reload(
     }
     *config = loaded;
     log.set_level(config.log.level);
+    warn_of_memory(config);
     // The rules first: whoever is answered by what changes next is judged by them.
     server.reconfigure(settings);
     engine.reconfigure(policy(config), Upstream::new(&config.upstream));
@@ -317,6 +323,12 @@ async fn reload(
         "configuration reloaded"
     );
     Ok(())
+}
+
+fn warn_of_memory(config: &Config) {
+    if let Some(warning) = Budget::of(config).warning() {
+        warn!("{warning}");
+    }
 }
 
 fn rules(config: &Config) -> Rules {

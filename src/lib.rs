@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`client`] | the program `msi-token`, which asks the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
+//! | [`memory`] | how much memory all bounds together allow, and whether the kernel does |
 //! | [`server`] | callers: the accept loop, a connection, bytes to request, token to bytes |
 //! | [`listen`] | where callers come in: a listener, or why there is none |
 //! | [`systemd`] | what is told to systemd and taken from it: sockets, readiness, the cache over a restart |
@@ -50,6 +51,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod key;
 pub mod listen;
+pub mod memory;
 pub mod observe;
 pub mod server;
 pub mod systemd;

@@ -18,11 +18,11 @@ pub type Stream = Either<Socket, TcpStream>;
 
 /// What the kernel may hold of answers that a caller does not read, in bytes. It takes twice as much for its own
 /// bookkeeping (`socket(7)`) and charges it to the daemon's cgroup, so the system's default of some 200 KB would let a
-/// few hundred callers that do not read use up all of `MemoryMax=`. The kernel cuts a write into pieces of half the
-/// doubled size, so a token of the usual length goes out as one.
+/// few hundred callers that do not read use up all of `MemoryMax=`. A token of the usual length fits, and over TCP two pieces of
+/// a longer answer: the other end confirms a single one only after a while.
 pub const SEND_BUFFER: usize = 4096;
-/// The same for requests that wait over TCP. Over the Unix socket those are charged to the caller.
-pub const RECEIVE_BUFFER: usize = 4096;
+/// The same for requests that wait over TCP. Over the Unix socket those are charged to the caller. The kernel takes no less.
+pub const RECEIVE_BUFFER: usize = 2304;
 
 /// A listener, and whose it is.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ mod secret;
 mod tcp;
 mod unix;
 
-pub use self::listener::{Acceptor, ListenError, Listener, Stream, bound_unread};
+pub use self::listener::{Acceptor, ListenError, Listener, RECEIVE_BUFFER, SEND_BUFFER, Stream, bound_unread};
 pub use self::sdk::{Sdk, open as open_sdk};
 pub use self::secret::Secret;
 pub use self::tcp::bind as bind_loopback;

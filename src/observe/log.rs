@@ -12,10 +12,13 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::journal::Journal;
-use super::queue::Queue;
-use super::record::Record;
+use super::queue::{self, Queue};
+use super::record::{self, Record};
 use crate::access::UnitNames;
 use crate::clock::{Clock, SystemClock};
+
+/// Bytes of all records that may wait for the journal.
+pub const MAX_WAITING: usize = queue::CAPACITY * record::MAX_RECORD;
 
 /// The log of this process.
 #[derive(Clone)]

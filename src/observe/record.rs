@@ -9,6 +9,8 @@ use tracing_log::NormalizeEvent;
 
 /// Longest message and longest value of a field, in bytes.
 const MAX_VALUE: usize = 1024;
+/// What a record takes at most: a message and the five longest fields of an audit record.
+pub(super) const MAX_RECORD: usize = 6 * MAX_VALUE;
 
 /// What is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,8 @@ fn bounded(value: fmt::Arguments<'_>) -> String {
     if out.write_fmt(value).is_err() {
         out.0.push('…');
     }
+    // It may wait for long, with many others.
+    out.0.shrink_to_fit();
     out.0
 }
 

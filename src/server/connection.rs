@@ -33,7 +33,7 @@ use crate::observe::labels::Rejection;
 
 /// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
 /// is 400 KB for each connection.
-const MAX_HEAD: usize = 16 * 1024;
+pub const MAX_HEAD: usize = 16 * 1024;
 /// A connection that is refused has this long to send its request and to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// When the daemon stops, a connection has this long to bring a request that its caller has sent already.

@@ -32,7 +32,7 @@ pub struct Document {
     /// Of the answer.
     pub status: StatusCode,
     pub content_type: &'static str,
-    text: Vec<u8>,
+    text: Box<[u8]>,
     readers: Mutex<Readers>,
 }
 
@@ -127,7 +127,8 @@ impl Document {
         Self {
             status,
             content_type,
-            text,
+            // Without the room that it had to grow: it may wait for its readers for long.
+            text: text.into_boxed_slice(),
             readers: Mutex::default(),
         }
     }

@@ -13,6 +13,9 @@ use super::response::Rendered;
 use super::shared::Settings;
 use crate::access::Grant;
 
+/// Longer targets are not kept, which costs a look at the rules the next time. SDKs' have some 200 bytes.
+pub const MAX_KEPT_TARGET: usize = 2048;
+
 /// A request that its caller may make.
 pub struct Allowed {
     /// What is asked.
@@ -57,7 +60,9 @@ impl LastRequest {
 
     /// Keeps what this request came to.
     pub fn keep(&self, protocol: Protocol, target: &Uri, allowed: Arc<Allowed>) -> MappedMutexGuard<'_, Last> {
-        let target = target.path_and_query().map_or("", PathAndQuery::as_str).into();
+        let target = target.path_and_query().map_or("", PathAndQuery::as_str);
+        // An empty one is never found: each target begins with a slash.
+        let target = if target.len() > MAX_KEPT_TARGET { "" } else { target }.into();
         let last = Last {
             protocol,
             target,

@@ -18,7 +18,7 @@ use crate::observe::health::{Front, Health};
 use crate::observe::metrics::Metrics;
 
 /// Monitoring agents at once.
-const MONITORS: Bounds = Bounds { total: 16, per_uid: 8 };
+pub const MONITORS: Bounds = Bounds { total: 16, per_uid: 8 };
 
 /// Asks for the configuration to be read again; to be answered once it is in effect, or with why it was refused.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;

@@ -161,7 +161,7 @@ impl FdStore {
 
     /// Puts `keys` into the store in place of what is there, whose memory is given back.
     fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
-        let file = sealed(&snapshot::write(keys, self.place(upstream))?)?;
+        let file = sealed(|file| snapshot::write(keys, self.place(upstream), file))?;
         // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
         notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
@@ -172,13 +172,13 @@ impl FdStore {
     }
 }
 
-/// A memfd that nobody can change any more.
-fn sealed(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(
+/// A memfd that nobody can change any more once `write` has written it.
+fn sealed(write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    let file = File::from(memfd_create(
         "msi-tokend",
         MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
     )?);
-    file.write_all(bytes)?;
+    write(&file)?;
     fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(file)
 }
@@ -200,15 +200,21 @@ mod tests {
         FdStore::new(Some(descriptor.into())).unwrap()
     }
 
+    fn holding(bytes: &[u8]) -> File {
+        sealed(|mut file| file.write_all(bytes)).unwrap()
+    }
+
     fn take_back(descriptor: impl Into<OwnedFd>) -> Result<Vec<KeySnapshot>, RestoreError> {
         passed(descriptor).take_back(SystemClock.now(), UPSTREAM)
     }
 
     #[test]
     fn only_memory_sealed_by_this_program_is_read() {
-        let good = snapshot::write(&[], passed(sealed(b"").unwrap()).place(UPSTREAM)).unwrap();
-        assert!(take_back(sealed(&good).unwrap()).unwrap().is_empty());
-        assert!(matches!(take_back(sealed(b"").unwrap()), Err(RestoreError::Content(_))));
+        let empty = || holding(b"");
+        let mut good = Vec::new();
+        snapshot::write(&[], passed(empty()).place(UPSTREAM), &mut good).unwrap();
+        assert!(take_back(holding(&good)).unwrap().is_empty());
+        assert!(matches!(take_back(empty()), Err(RestoreError::Content(_))));
         let unsealed = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         File::from(unsealed.try_clone().unwrap()).write_all(&good).unwrap();
         assert!(matches!(take_back(unsealed).unwrap_err(), RestoreError::NotSealed));
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_sealed_memory_cannot_be_changed_and_can_be_given_back() {
-        let mut file = sealed(b"tokens").unwrap();
+        let mut file = holding(b"tokens");
         assert!(file.write_all(b"x").is_err());
         assert!(file.set_len(7).is_err());
         file.set_len(0).unwrap();

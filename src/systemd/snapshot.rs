@@ -3,6 +3,7 @@
 //! [`FORMAT`] rises with whatever enters a key or an owner. An older format is read; a newer one is not, since what it
 //! says of a key would be lost.
 
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use crate::upstream;
 /// | 1 | 0.1.0 | |
 /// | 2 | 0.2.0 | another uid that asked; the code of a failure's cause |
 const FORMAT: u32 = 2;
+
+/// A few dozen tokens at a time.
+const PIECE: usize = 64 * 1024;
 
 /// Where a snapshot is good: its times are those of one boot, and its tokens belong to one daemon's user.
 #[derive(Clone, Copy, Debug)]
@@ -119,11 +123,11 @@ struct StreakEntry {
     refusals: u32,
 }
 
-/// The bytes of a snapshot; they are wiped when they are dropped.
+/// Writes a snapshot, a piece at a time: all of it at once would take as much memory again as the tokens do.
 ///
 /// # Errors
-/// serde's; none is expected.
-pub fn write(keys: &[KeySnapshot], place: Place<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
+/// Those of `to`.
+pub fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io::Result<()> {
     let document = Document {
         format: FORMAT,
         boot_id: place.boot_id.to_owned(),
@@ -131,15 +135,13 @@ pub fn write(keys: &[KeySnapshot], place: Place<'_>) -> serde_json::Result<Zeroi
         upstream: Some(place.upstream.to_owned()),
         keys: keys.iter().map(KeyEntry::new).collect::<Result<_, _>>()?,
     };
-    // Sized for all of it at once: a buffer that grows leaves copies of tokens behind.
-    let tokens: usize = keys
-        .iter()
-        .filter_map(|key| key.token.as_ref())
-        .map(|(token, _)| token.object().len())
-        .sum();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(tokens + keys.len() * 4096 + 256));
-    serde_json::to_writer(&mut *bytes, &document)?;
-    Ok(bytes)
+    let mut to = BufWriter::with_capacity(PIECE, to);
+    let written = serde_json::to_writer(&mut to, &document)
+        .map_err(io::Error::from)
+        .and_then(|()| to.flush());
+    // Tokens went through the buffer.
+    drop(to.into_parts().1.map(Zeroizing::new));
+    written
 }
 
 /// The keys of a snapshot. A key whose parts are out of bounds is left out, as is a token that no upstream could have given
@@ -338,6 +340,12 @@ mod tests {
         Failing::new(Arc::new(failure))
     }
 
+    fn written(keys: &[KeySnapshot], place: Place<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(keys, place, &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn what_is_left_is_taken_over_token_by_token() {
         let failing = KeySnapshot {
@@ -347,7 +355,7 @@ mod tests {
         };
         let mut left = vec![snapshot("a", 3600), failing];
         left[0].key = key("a").with_capabilities("cp1").unwrap();
-        let back = read(&write(&left, PLACE).unwrap(), PLACE, NOW).unwrap();
+        let back = read(&written(&left, PLACE), PLACE, NOW).unwrap();
         assert_eq!(back.len(), 2);
         for (before, after) in left.iter().zip(&back) {
             assert_eq!(
@@ -375,7 +383,7 @@ mod tests {
             next_try: NOW.boot + Duration::from_secs(300),
             ..snapshot("a", 3600)
         };
-        let bytes = write(&[failing, snapshot("b", 3600)], PLACE).unwrap();
+        let bytes = written(&[failing, snapshot("b", 3600)], PLACE);
         let elsewhere = Place {
             upstream: "Arc http://127.0.0.1:9/token",
             ..PLACE
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_token_that_no_upstream_could_give_now_is_left_behind_and_its_key_kept() {
-        let bytes = write(&[snapshot("a", 3600)], PLACE).unwrap();
+        let bytes = written(&[snapshot("a", 3600)], PLACE);
         let later = Now {
             wall: NOW.wall + Duration::from_secs(3601),
             ..NOW
@@ -446,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_and_anything_odd_are_not_read() {
-        let good = String::from_utf8(write(&[snapshot("a", 3600)], PLACE).unwrap().to_vec()).unwrap();
+        let good = String::from_utf8(written(&[snapshot("a", 3600)], PLACE)).unwrap();
         let error = |text: &str| read(text.as_bytes(), PLACE, NOW).unwrap_err();
         let current = format!("\"format\":{FORMAT}");
         assert!(good.contains(&current));
@@ -461,7 +469,7 @@ mod tests {
             assert_eq!(error(&good.replace(from, to)), expected, "{from}");
         }
         let nowhere = Place { boot_id: "", ..PLACE };
-        let bytes = write(&[], nowhere).unwrap();
+        let bytes = written(&[], nowhere);
         assert_eq!(read(&bytes, nowhere, NOW).unwrap_err(), SnapshotError::OtherBoot);
     }
 }

@@ -14,7 +14,7 @@ use crate::failure::{Cause, Class, Failure};
 use crate::http::{self, ExchangeError, Response};
 
 /// Some four times what a token with hundreds of groups takes; an endless body is not read on.
-const MAX_BODY: usize = 256 * 1024;
+pub const MAX_BODY: usize = 256 * 1024;
 
 /// Sends `request` over a connection of its own: a token is asked for a few times a day, and a kept connection would
 /// only be one more thing to break.

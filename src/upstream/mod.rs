@@ -24,6 +24,7 @@ use hyper::{Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::endpoint::Endpoint;
+pub use self::exchange::MAX_BODY;
 pub use self::reply::token as check_reply;
 use crate::clock::Clock;
 use crate::config::{self, Kind};

@@ -1,0 +1,238 @@
+//! How much memory the process can take at most, as a memory cgroup counts it: what each bound allows at its worst, all
+//! of it at the same time, with the kernel's buffers. `MemoryMax=` in the unit is above the sum for the defaults.
+//!
+//! What is measured here was measured by `tests/memory/run` in a cgroup of its own.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::key::{MAX_IDENTITY, MAX_RESOURCE};
+use crate::listen::{RECEIVE_BUFFER, SEND_BUFFER};
+use crate::observe::log;
+use crate::server;
+use crate::upstream;
+
+/// Measured: 2 MB with 40 tokens. On top come what the audit remembers, some 1.5 MB, and what the allocator keeps.
+const PROGRAM: usize = 5_000_000;
+/// A resource, an identity and client capabilities, each at its longest.
+const KEY: usize = MAX_RESOURCE + 2 * MAX_IDENTITY;
+/// A key in the cache or in the document that systemd holds: beside its names its times and its last failure.
+const ENTRY: usize = KEY + 2048;
+/// What documents say of a key. `/metrics` names it in two series, and never its capabilities.
+const LINES: usize = 2 * (MAX_RESOURCE + MAX_IDENTITY + 128);
+
+/// The kernel's objects for a connection. Measured: 1.5 KB over the Unix socket, 3.9 KB over TCP.
+const SOCKET: usize = 4096;
+/// The kernel takes twice the size that is set, and one more piece, which it rounds up, before it finds a buffer full.
+const FULL: usize = 4;
+/// A connection's task with hyper's state. Measured: 4.1 KB beside the buffer for the request's head.
+const TASK: usize = 5120;
+/// An error that names a key and says what the endpoint said, twice in App Service's shape.
+const ERROR: usize = 4096;
+
+/// What is held for one purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    what: &'static str,
+    bytes: usize,
+}
+
+/// All that can be held under a configuration. Its text is a table with the sum in its last line.
+#[derive(Debug)]
+pub struct Budget([Part; 7]);
+
+/// Bytes for people; rounded up, so that nothing looks as if it would fit that does not.
+struct Mebibytes(usize);
+
+/// The bound that the kernel puts on the process's cgroup or on one above it.
+#[derive(Debug, PartialEq, Eq)]
+struct Limit {
+    bytes: usize,
+    cgroup: PathBuf,
+}
+
+impl Budget {
+    /// With every listener switched on, since the units can do that without touching the configuration.
+    pub fn of(config: &Config) -> Self {
+        let connections = config.limits.max_connections + server::MONITORS.total;
+        let kernel = SOCKET + FULL * (SEND_BUFFER + RECEIVE_BUFFER);
+        let connection = kernel + server::MAX_HEAD + server::MAX_KEPT_TARGET + KEY + TASK + ERROR;
+        let (keys, tokens) = (config.cache.max_tokens, config.cache.max_bytes);
+        let cache = tokens.saturating_add(keys * ENTRY);
+        let document = keys * LINES;
+        let part = |what, bytes| Part { what, bytes };
+        Self([
+            part("the program", PROGRAM),
+            part("connections", connections * connection),
+            part("tokens and their keys", cache),
+            // As it is, and as it was before.
+            part("the cache that systemd holds", cache.saturating_mul(2)),
+            // A text that grows may have room for as much again.
+            part("documents", server::MAX_DOCUMENTS.max(document) + 2 * document),
+            part("waiting log records", log::MAX_WAITING),
+            part("replies of the endpoint", config.upstream.max_concurrent * 2 * upstream::MAX_BODY),
+        ])
+    }
+
+    fn sum(&self) -> usize {
+        self.0.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
+    }
+
+    /// What to tell the administrator where the kernel allows less.
+    pub fn warning(&self) -> Option<String> {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        self.warning_for(&limit(&cgroups, Path::new("/sys/fs/cgroup"))?)
+    }
+
+    fn warning_for(&self, limit: &Limit) -> Option<String> {
+        (self.sum() > limit.bytes).then(|| {
+            format!(
+                "callers and the cache can take up to {} MiB together, and the memory cgroup {} allows {} MiB: the kernel \
+                 may kill the daemon; raise MemoryMax= in its unit, or lower limits.max_connections, cache.max_bytes or \
+                 cache.max_tokens",
+                Mebibytes(self.sum()),
+                limit.cgroup.display(),
+                Mebibytes(limit.bytes),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = Part {
+            what: "in all",
+            bytes: self.sum(),
+        };
+        for Part { what, bytes } in self.0.iter().chain([&sum]) {
+            writeln!(f, "{what:<32} {:>6}", Mebibytes(*bytes).to_string())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mebibytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = self.0.saturating_mul(10).div_ceil(1 << 20);
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    }
+}
+
+/// The lowest limit on a process in these cgroups (the text of `/proc/PID/cgroup`, cgroups(7)), where the hierarchies are
+/// mounted below `root`: the unified one there or in `unified`, the memory controller of the first version in `memory`.
+fn limit(cgroups: &str, root: &Path) -> Option<Limit> {
+    let mut limits = Vec::new();
+    for line in cgroups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (mounts, file): (&[&str], _) = match controllers {
+            "" => (&["", "unified"], "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => (&["memory"], "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        for (mount, cgroup) in mounts
+            .iter()
+            .flat_map(|mount| Path::new(path).ancestors().map(move |cgroup| (mount, cgroup)))
+        {
+            let inside = cgroup.strip_prefix("/").unwrap_or(cgroup);
+            let text = fs::read_to_string(root.join(mount).join(inside).join(file));
+            // "max" is no limit.
+            if let Some(bytes) = text.ok().and_then(|text| text.trim().parse().ok()) {
+                let cgroup = cgroup.to_path_buf();
+                limits.push(Limit { bytes, cgroup });
+            }
+        }
+    }
+    limits.into_iter().min_by_key(|limit| limit.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: &str = include_str!("../systemd/msi-tokend.service");
+
+    #[test]
+    fn the_unit_shows_the_sum_for_the_defaults_and_allows_it() {
+        let budget = Budget::of(&Config::default());
+        for line in budget.to_string().lines() {
+            assert!(
+                UNIT.lines().any(|of_unit| of_unit == format!("#   {line}")),
+                "the unit has to say:\n{budget}"
+            );
+        }
+        let allowed = UNIT.lines().find_map(|line| line.strip_prefix("MemoryMax=")).unwrap();
+        let allowed: usize = allowed.strip_suffix('M').unwrap().parse().unwrap();
+        assert!(budget.sum() < allowed << 20, "{budget}");
+    }
+
+    #[test]
+    fn every_bound_counts() {
+        let sum = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            Budget::of(&config).sum()
+        };
+        let before = sum(|_| {});
+        assert!(sum(|config| config.limits.max_connections += 1) > before);
+        assert!(sum(|config| config.cache.max_tokens += 1) > before);
+        assert!(sum(|config| config.cache.max_bytes += 1) > before);
+        assert!(sum(|config| config.upstream.max_concurrent += 1) > before);
+    }
+
+    fn write(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_lowest_limit_of_all_cgroups_above_counts_in_each_version() {
+        let limit = |files: &[(&str, &str)], cgroups| {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                write(root.path(), path, text);
+            }
+            limit(cgroups, root.path()).map(|limit| (limit.bytes, limit.cgroup.display().to_string()))
+        };
+        let found = |bytes, cgroup: &str| Some((bytes, cgroup.to_owned()));
+        let unified = "0::/system.slice/msi-tokend.service\n";
+        let own = ("system.slice/msi-tokend.service/memory.max", "5000\n");
+        let above = ("system.slice/memory.max", "4000\n");
+        assert_eq!(limit(&[own], unified), found(5000, "/system.slice/msi-tokend.service"));
+        assert_eq!(limit(&[own, above], unified), found(4000, "/system.slice"));
+        assert_eq!(limit(&[("memory.max", "max\n")], "0::/\n"), None);
+        assert_eq!(limit(&[], unified), None);
+
+        let first = "3:cpu,cpuacct:/x\n4:memory:/a\n0::/b\n";
+        let of_first = ("memory/a/memory.limit_in_bytes", "3000\n");
+        let hybrid = ("unified/b/memory.max", "2000\n");
+        assert_eq!(limit(&[of_first], first), found(3000, "/a"));
+        assert_eq!(limit(&[of_first, hybrid], first), found(2000, "/b"));
+    }
+
+    #[test]
+    fn a_limit_below_the_sum_is_told_and_one_above_is_not() {
+        let budget = Budget::of(&Config::default());
+        let warning = |bytes| {
+            budget.warning_for(&Limit {
+                bytes,
+                cgroup: "/a.service".into(),
+            })
+        };
+        assert_eq!(warning(budget.sum()), None);
+        let text = warning(64 << 20).unwrap();
+        assert!(text.contains("/a.service") && text.contains(" 64.0 MiB"), "{text}");
+    }
+
+    #[test]
+    fn mebibytes_are_rounded_up() {
+        for (bytes, text) in [(0, "0.0"), (1, "0.1"), (1 << 20, "1.0"), ((1 << 20) + 1, "1.1")] {
+            assert_eq!(Mebibytes(bytes).to_string(), text);
+        }
+    }
+}
