@@ -137,7 +137,7 @@ pub fn check(config_path: &Path) -> Result<(), DaemonError> {
 /// There is no log yet.
 pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
     let config = config::load(config_path)?.config;
-    let log = log::start(config.log.level).map_err(|source| DaemonError::System {
+    let log = log::start(config.log.level, "msi-tokend").map_err(|source| DaemonError::System {
         what: "start the log's thread",
         source,
     })?;

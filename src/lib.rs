@@ -27,6 +27,7 @@
 //! | [`access`] | who is calling, and what the rules say |
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
+//! | [`directory`], [`replace`] | files that nobody else can put in place of ours, and a file replaced whole |
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`descriptors`] | room for callers, and some kept from them |
 //! | [`http`] | one HTTP exchange as a client |
@@ -41,6 +42,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod descriptors;
+pub mod directory;
 pub mod emulator;
 pub mod engine;
 pub mod failure;
@@ -53,6 +55,7 @@ pub mod key;
 pub mod listen;
 pub mod memory;
 pub mod observe;
+pub mod replace;
 pub mod server;
 pub mod systemd;
 pub mod token;

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use msi_tokend::config::{Account, Config, Loaded, load};
+use msi_tokend::config::{Account, Config, Loaded, keep, load};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -89,10 +89,33 @@ fn the_examples_load() {
     let mut count = 0;
     for entry in fs::read_dir(repository("config/examples")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         load_text(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
         count += 1;
     }
     assert!(count >= 4, "{count} examples found");
+}
+
+/// Settings of `msi-token keep`, for a user who is in every group.
+fn load_kept(name: &str, text: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.toml");
+    fs::write(&path, text.replace("\"prometheus\"", "\"root\"")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    keep::load(&path, |_| true).unwrap_or_else(|problems| panic!("{name}:\n{problems}"));
+}
+
+#[test]
+fn the_examples_of_files_load() {
+    let mut count = 0;
+    for entry in fs::read_dir(repository("config/examples/keep")).unwrap() {
+        let path = entry.unwrap().path();
+        load_kept(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        count += 1;
+    }
+    assert!(count >= 3, "{count} examples found");
 }
 
 #[test]
@@ -107,7 +130,12 @@ fn what_the_documents_show_loads() {
         let text = fs::read_to_string(page).unwrap();
         for (index, block) in text.split("```toml\n").skip(1).enumerate() {
             let block = block.split_once("```").expect("a block that ends").0;
-            load_text(&format!("TOML block {index} of {}", page.display()), block);
+            let name = format!("TOML block {index} of {}", page.display());
+            if block.contains("[[file]]") {
+                load_kept(&name, block);
+            } else {
+                load_text(&name, block);
+            }
             count += 1;
         }
     }

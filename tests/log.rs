@@ -38,7 +38,7 @@ fn stderr_of(role: &str, as_journal: bool) -> String {
 fn process() {
     match std::env::var(ROLE).as_deref() {
         Ok("levels") => {
-            let log = start(Level::INFO).unwrap();
+            let log = start(Level::INFO, "test").unwrap();
             tracing::debug!(target: OURS, "hidden");
             tracing::info!(target: OURS, uid = 7, evil = "a\nerror forged", "shown");
             log.set_level(Level::DEBUG);
@@ -52,7 +52,7 @@ fn process() {
             assert_eq!(log.dropped().get(), 0);
         }
         Ok("panic") => {
-            start(Level::ERROR).unwrap();
+            start(Level::ERROR, "test").unwrap();
             panic!("the-secret");
         }
         Ok("harden") => {

@@ -34,6 +34,9 @@ _msi__token() {
             msi__token,help)
                 cmd="msi__token__subcmd__help"
                 ;;
+            msi__token,keep)
+                cmd="msi__token__subcmd__keep"
+                ;;
             msi__token,metrics)
                 cmd="msi__token__subcmd__metrics"
                 ;;
@@ -64,6 +67,9 @@ _msi__token() {
             msi__token__subcmd__help,help)
                 cmd="msi__token__subcmd__help__subcmd__help"
                 ;;
+            msi__token__subcmd__help,keep)
+                cmd="msi__token__subcmd__help__subcmd__keep"
+                ;;
             msi__token__subcmd__help,metrics)
                 cmd="msi__token__subcmd__help__subcmd__metrics"
                 ;;
@@ -83,7 +89,7 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh git-credential status health explain doctor metrics reload help"
+            opts="-h -V --socket --help --version get refresh keep git-credential status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -291,7 +297,7 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__help)
-            opts="get refresh git-credential status health explain doctor metrics reload help"
+            opts="get refresh keep git-credential status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -388,6 +394,20 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__subcmd__token__subcmd__help__subcmd__keep)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__subcmd__token__subcmd__help__subcmd__metrics)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -437,6 +457,28 @@ _msi__token() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__subcmd__token__subcmd__keep)
+            opts="-h --directory --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --directory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -69,6 +69,15 @@ claims\:"What the token says, in readable JSON\: its claims and times, never the
 '::named -- Whom the token is for, as --resource has it:_default' \
 && ret=0
 ;;
+(keep)
+_arguments "${_arguments_options[@]}" : \
+'--directory=[Where the files are kept; without it in the \`RuntimeDirectory=\` of the systemd unit]:DIR:_files' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+':settings -- The settings, a list of \[\[file\]\]:_files' \
+&& ret=0
+;;
 (git-credential)
 _arguments "${_arguments_options[@]}" : \
 '--client-id=[The identity'\''s client id (application id)]:ID:_default' \
@@ -161,6 +170,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(keep)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (git-credential)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -207,6 +220,7 @@ _msi-token_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'keep:Keep tokens in files, for programs that read one from there' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
@@ -248,6 +262,7 @@ _msi-token__subcmd__help_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
+'keep:Keep tokens in files, for programs that read one from there' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
@@ -289,6 +304,11 @@ _msi-token__subcmd__help__subcmd__help_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help help commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__help__subcmd__keep_commands] )) ||
+_msi-token__subcmd__help__subcmd__keep_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help keep commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__help__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__help__subcmd__metrics_commands() {
     local commands; commands=()
@@ -308,6 +328,11 @@ _msi-token__subcmd__help__subcmd__reload_commands() {
 _msi-token__subcmd__help__subcmd__status_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__keep_commands] )) ||
+_msi-token__subcmd__keep_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token keep commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__metrics_commands() {

@@ -8,11 +8,15 @@ use hyper::StatusCode;
 use super::connection::Daemon;
 use super::endpoint::Sight;
 use super::failure::{Exit, Failure, printable};
+use super::forms::instant;
 use super::get::{Mode, target};
+use super::keep::FileState;
+use super::keep::instances::{self, Instance};
 use super::ready::Ready;
 use super::selection::Selector;
 use super::{endpoint, output, remedy};
 use crate::clock::{Clock, SystemClock};
+use crate::config::Violation;
 use crate::failure;
 use crate::key::{Key, Resource};
 use crate::observe::health::TokenHealth;
@@ -49,6 +53,11 @@ enum Finding {
 pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
     let mut findings = examine(daemon, arguments).await;
     findings.push(proxies(|name| std::env::var(name).ok()));
+    findings.extend(
+        instances::all(instances::SETTINGS.as_ref(), instances::FILES.as_ref())
+            .iter()
+            .flat_map(kept),
+    );
     let lines: Vec<String> = findings.iter().flat_map(Finding::lines).collect();
     output::line(&[lines.join("\n").as_bytes()])?;
     match findings.iter().find_map(Finding::exit) {
@@ -220,6 +229,57 @@ async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
         _ => remedy::for_codes(&failure.codes).to_owned(),
     };
     Finding::Wrong(failure.exit, failure.cause, cure)
+}
+
+/// A unit that keeps tokens in files.
+fn kept(instance: &Instance) -> Vec<Finding> {
+    let unit = instance.unit();
+    if let Some(violations) = &instance.violations {
+        let cure = format!("Correct the settings, then `systemctl restart {unit}`.");
+        let wrong = |violation: &Violation| Finding::Wrong(Exit::Configuration, violation.to_string(), cure.clone());
+        return violations.iter().map(wrong).collect();
+    }
+    let files = &instance.state.files;
+    let mut findings: Vec<Finding> = files.iter().filter_map(|file| trouble(&unit, file)).collect();
+    match instance.activity.as_deref() {
+        Some("failed") => findings.push(Finding::Wrong(
+            Exit::Other,
+            format!("{unit} has failed"),
+            format!("`journalctl --unit {unit}` tells why."),
+        )),
+        Some("inactive") => findings.push(Finding::Note(
+            format!("{unit} has settings and does not run"),
+            format!("`systemctl enable --now {unit}` starts it."),
+        )),
+        _ if findings.is_empty() => findings.push(Finding::Well(format!("{unit}: {}", instance.state.line()))),
+        _ => {}
+    }
+    findings
+}
+
+fn trouble(unit: &str, file: &FileState) -> Option<Finding> {
+    let FileState {
+        name,
+        resource,
+        identity,
+        ..
+    } = file;
+    let (what, cause) = match (file.expires_on, &file.trouble) {
+        (Some(_), None) => return None,
+        (Some(at), Some(cause)) => (
+            format!("is not renewed, and is good until {}", instant(at)),
+            cause.as_str(),
+        ),
+        (None, cause) => (
+            "is missing".to_owned(),
+            cause.as_deref().unwrap_or("it was not asked for yet"),
+        ),
+    };
+    Some(Finding::Wrong(
+        Exit::Other,
+        format!("{unit}: the file {name} ({resource} for {identity}) {what}"),
+        cause.to_owned(),
+    ))
 }
 
 /// Programs that honour a proxy variable would send it what is meant for this machine, tokens included.

@@ -11,11 +11,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::config::keep::Login;
+
 /// What a form is written into.
 pub type Text = Zeroizing<Vec<u8>>;
 
 /// More than any form adds to a token, names of hosts and users included.
 const ROOM: usize = 4096;
+/// What kubectl reads from an exec plugin since 1.22, and what it read before.
+pub const EXEC_V1: &str = "client.authentication.k8s.io/v1";
+const EXEC_V1BETA1: &str = "client.authentication.k8s.io/v1beta1";
 /// The last second that RFC 3339 can write.
 const END_OF_9999: u64 = 253_402_300_799;
 
@@ -56,9 +61,31 @@ impl<'a> Issued<'a> {
         self.text(&[b"Authorization: Bearer ", self.access_token.as_bytes()])
     }
 
-    /// What kubectl reads from an exec plugin: an `ExecCredential`,
+    /// The daemon's answer but for `expires_in`, which would be wrong a second later.
+    pub fn document(&self) -> Text {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            access_token: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            client_id: Option<&'a str>,
+            expires_on: String,
+            not_before: String,
+            resource: &'a str,
+            token_type: &'static str,
+        }
+        self.json(&Document {
+            access_token: self.access_token,
+            client_id: self.client_id,
+            expires_on: self.expires_on.to_string(),
+            not_before: self.not_before.to_string(),
+            resource: self.resource,
+            token_type: "Bearer",
+        })
+    }
+
+    /// What kubectl reads from an exec plugin: an `ExecCredential` of this version,
     /// <https://kubernetes.io/docs/reference/config-api/client-authentication.v1/>.
-    pub fn kubernetes(&self) -> Text {
+    pub fn kubernetes(&self, api_version: &'static str) -> Text {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct ExecCredential<'a> {
@@ -73,7 +100,7 @@ impl<'a> Issued<'a> {
             token: &'a str,
         }
         self.json(&ExecCredential {
-            api_version: "client.authentication.k8s.io/v1",
+            api_version,
             kind: "ExecCredential",
             status: Status {
                 expiration_timestamp: instant(self.expires_on),
@@ -132,6 +159,38 @@ impl<'a> Issued<'a> {
         escaped.collect::<String>().into_bytes().into()
     }
 
+    /// A line for files of variables, as systemd's `EnvironmentFile=` and shells read them.
+    pub fn variable(&self, name: &str) -> Text {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if self.access_token.bytes().all(plain) {
+            return self.text(&[name.as_bytes(), b"=", self.access_token.as_bytes()]);
+        }
+        let mut text = self.text(&[name.as_bytes(), b"='"]);
+        escape(&mut text, self.access_token, |byte| match byte {
+            b'\'' => Some(b"'\\''"),
+            _ => None,
+        });
+        text.push(b'\'');
+        text
+    }
+
+    /// A line of libpq's password file.
+    pub fn pgpass(&self, login: &Login) -> Text {
+        let port = login.port.map(|port| port.to_string());
+        let special = |byte| match byte {
+            b':' => Some(b"\\:".as_slice()),
+            b'\\' => Some(b"\\\\".as_slice()),
+            _ => None,
+        };
+        let mut text = self.text(&[]);
+        for field in [&login.host, &port, &login.database, &login.user] {
+            escape(&mut text, field.as_deref().unwrap_or("*"), special);
+            text.push(b':');
+        }
+        escape(&mut text, self.access_token, special);
+        text
+    }
+
     /// The claims of a token that is a JWT (RFC 7519).
     fn payload(&self) -> Option<Map<String, Value>> {
         let mut parts = self.access_token.split('.');
@@ -141,7 +200,8 @@ impl<'a> Issued<'a> {
     }
 
     fn text(&self, parts: &[&[u8]]) -> Text {
-        let mut text = Zeroizing::new(Vec::with_capacity(self.access_token.len() + ROOM));
+        // Where each character of the token is escaped it takes four times the place.
+        let mut text = Zeroizing::new(Vec::with_capacity(4 * self.access_token.len() + ROOM));
         for part in parts {
             text.extend_from_slice(part);
         }
@@ -153,6 +213,29 @@ impl<'a> Issued<'a> {
         // Structs of strings and numbers, into memory: neither can fail.
         _ = serde_json::to_writer(text.by_ref(), value);
         text
+    }
+}
+
+/// The version that kubectl asks for in `KUBERNETES_EXEC_INFO`; it takes no other.
+pub fn exec_version(info: Option<&str>) -> &'static str {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(rename = "apiVersion")]
+        api_version: String,
+    }
+    let asked: Option<Info> = info.and_then(|info| serde_json::from_str(info).ok());
+    match asked {
+        Some(Info { api_version }) if api_version == EXEC_V1BETA1 => EXEC_V1BETA1,
+        _ => EXEC_V1,
+    }
+}
+
+fn escape(text: &mut Text, value: &str, special: impl Fn(u8) -> Option<&'static [u8]>) {
+    for byte in value.bytes() {
+        match special(byte) {
+            Some(escaped) => text.extend_from_slice(escaped),
+            None => text.push(byte),
+        }
     }
 }
 
@@ -191,7 +274,10 @@ mod tests {
         let answer = answer(token);
         let issued = Issued::read(answer.as_bytes()).unwrap();
         let text = form(&issued);
-        assert!(text.capacity() <= token.len() + ROOM, "it grew, and left a copy behind");
+        assert!(
+            text.capacity() <= 4 * token.len() + ROOM,
+            "it grew, and left a copy behind"
+        );
         String::from_utf8(text.to_vec()).unwrap()
     }
 
@@ -204,7 +290,14 @@ mod tests {
         );
         let json = |text: String| -> Value { serde_json::from_str(&text).unwrap() };
         assert_eq!(
-            json(text(|i| i.kubernetes(), "e30.e30.c2ln")),
+            json(text(|i| i.document(), "e30.e30.c2ln")),
+            json!({
+                "access_token": "e30.e30.c2ln", "client_id": "abc", "expires_on": "1764010000",
+                "not_before": "1763923600", "resource": "https://r/", "token_type": "Bearer",
+            })
+        );
+        assert_eq!(
+            json(text(|i| i.kubernetes(EXEC_V1), "e30.e30.c2ln")),
             json!({
                 "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
                 "status": { "expirationTimestamp": "2025-11-24T18:46:40Z", "token": "e30.e30.c2ln" },
@@ -217,6 +310,38 @@ mod tests {
                 "id_token": "e30.e30.c2ln", "expiration_time": 1_764_010_000,
             })
         );
+    }
+
+    #[test]
+    fn kubectl_gets_the_version_that_it_asks_for() {
+        let info = |version: &str| {
+            format!(r#"{{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/{version}"}}"#)
+        };
+        assert_eq!(exec_version(Some(&info("v1beta1"))), EXEC_V1BETA1);
+        for other in [Some(&*info("v1")), Some(&info("v1alpha1")), Some("{"), None] {
+            assert_eq!(exec_version(other), EXEC_V1);
+        }
+    }
+
+    #[test]
+    fn a_variable_is_quoted_where_a_shell_would_take_it_for_more_than_text() {
+        assert_eq!(text(|i| i.variable("P"), "aZ0-._~+/="), "P=aZ0-._~+/=");
+        assert_eq!(text(|i| i.variable("P"), "a$b`c`;'d"), r"P='a$b`c`;'\''d'");
+    }
+
+    #[test]
+    fn what_separates_the_fields_of_a_password_file_is_escaped_in_them() {
+        let login = Login {
+            host: Some("::1".to_owned()),
+            port: Some(5432),
+            database: None,
+            user: Some(r"a\b".to_owned()),
+        };
+        assert_eq!(
+            text(|i| i.pgpass(&login), "e30.a:b.c2ln"),
+            r"\:\:1:5432:*:a\\b:e30.a\:b.c2ln"
+        );
+        assert_eq!(text(|i| i.pgpass(&Login::default()), "t"), "*:*:*:*:t");
     }
 
     #[test]

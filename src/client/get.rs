@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::Daemon;
 use super::failure::{Exit, Failure};
-use super::forms::Issued;
+use super::forms::{self, Issued};
 use super::output;
 use super::selection::Selection;
 use crate::config::duration;
@@ -67,7 +67,10 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(
     output::line(&[&match arguments.output {
         Output::Token | Output::Json => issued.bare(),
         Output::Header => issued.header(),
-        Output::Kubernetes => issued.kubernetes(),
+        Output::Kubernetes => {
+            let info = std::env::var("KUBERNETES_EXEC_INFO").ok();
+            issued.kubernetes(forms::exec_version(info.as_deref()))
+        }
         Output::Gcp => issued.gcp(),
         Output::Claims => issued.claims(),
     }])

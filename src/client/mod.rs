@@ -9,6 +9,7 @@ mod forms;
 mod get;
 mod git_credential;
 mod health;
+mod keep;
 mod listing;
 mod metrics;
 mod output;
@@ -50,6 +51,10 @@ enum Command {
     ///
     /// The daemon does so once in 30 seconds for each token; within that time it gives the one it has.
     Refresh(get::Arguments),
+    /// Keep tokens in files, for programs that read one from there.
+    ///
+    /// Runs until it is stopped: as the unit msi-token-keep@USER.service, or by itself with --directory.
+    Keep(keep::Arguments),
     /// Speak git's protocol for credential helpers, for Azure DevOps over https.
     GitCredential(git_credential::Arguments),
     /// List what is cached; never a token.
@@ -110,6 +115,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
         match command {
             Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await?,
             Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await?,
+            Command::Keep(arguments) => keep::run(&daemon, &arguments).await?,
             Command::GitCredential(arguments) => git_credential::run(&daemon, &arguments).await?,
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::violation::{FaultKind, Violation, printable};
+use crate::directory::Directory;
 
 /// Far beyond any real file, far below what could hurt.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -60,6 +61,31 @@ pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Sour
         Err(refusal) => violations.push(problem(&drop_ins, refusal)),
     }
     sources
+}
+
+/// One file without others beside it, in a directory that nobody else can put another into.
+pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<Source> {
+    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let text = match Directory::open(beside.unwrap_or(Path::new("."))) {
+        Ok(directory) => {
+            let name = path.file_name().unwrap_or_default();
+            read(path, directory.open_file(name, FLAGS).map_err(io::Error::from))
+        }
+        Err(untrusted) => {
+            violations.push(problem(&untrusted.path, (untrusted.what, untrusted.remedy)));
+            return None;
+        }
+    };
+    match text {
+        Ok(text) => Some(Source {
+            path: path.into(),
+            text,
+        }),
+        Err(refusal) => {
+            violations.push(problem(path, refusal));
+            None
+        }
+    }
 }
 
 fn open(path: &Path, more: OFlag) -> io::Result<File> {
@@ -149,10 +175,7 @@ fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
 fn unreadable(path: &Path, error: &io::Error) -> Untrusted {
     let path = printable(path);
     match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-        Some(nix::errno::Errno::ENOENT) => (
-            "does not exist".into(),
-            "create it, or name another one with --config".into(),
-        ),
+        Some(nix::errno::Errno::ENOENT) => ("does not exist".into(), "create it, or name another one".into()),
         Some(nix::errno::Errno::ELOOP) => (
             "is a symbolic link, which is not followed".into(),
             "put the file itself there".into(),

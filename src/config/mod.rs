@@ -5,6 +5,7 @@ mod effective;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod keep;
 mod load;
 mod names;
 mod numbers;

@@ -107,7 +107,7 @@ impl Visit for Names {
 }
 
 /// Sections of which there may be many.
-const REPEATED: [&str; 2] = ["warm", "allow"];
+const REPEATED: [&str; 3] = ["warm", "allow", "file"];
 
 /// The line that begins a section.
 fn header(section: &str) -> String {
@@ -176,20 +176,26 @@ impl<'a> Reader<'a> {
         origins: &mut Origins,
         visit: impl FnOnce(&mut Table<'_, 'a, 'i>),
     ) {
-        let Some((key, node)) = root.remove_entry(section) else {
-            return;
-        };
+        if let Some(left) = self.inner(root, section, section) {
+            self.table(section, left, Some(origins), visit);
+        }
+    }
+
+    /// Takes the table at `key` out of `outer`; `path` is what it is called from the top of the file.
+    pub(super) fn inner<'i>(&mut self, outer: &mut DeTable<'i>, key: &str, path: &str) -> Option<DeTable<'i>> {
+        let (name, node) = outer.remove_entry(key)?;
         match node.into_inner() {
-            DeValue::Table(left) => {
-                self.table(section, left, Some(origins), visit);
+            DeValue::Table(inner) => Some(inner),
+            other => {
+                self.report(
+                    FaultKind::Type,
+                    Some(name.span().start),
+                    Some(path.into()),
+                    format!("must be a table, not {}", name_of_type(&other)),
+                    format!("write [{path}] and its keys below"),
+                );
+                None
             }
-            other => self.report(
-                FaultKind::Type,
-                Some(key.span().start),
-                Some(section.into()),
-                format!("must be a table, not {}", name_of_type(&other)),
-                format!("write [{section}] and its keys below"),
-            ),
         }
     }
 

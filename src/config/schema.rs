@@ -161,9 +161,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// `PATH_MAX` of linux/limits.h less its NUL.
 const MAX_PATH: usize = 4095;
 
-const CLIENT_ID: Selector = Selector(Identity::client_id);
-const OBJECT_ID: Selector = Selector(Identity::object_id);
-const RESOURCE_ID: Selector = Selector(Identity::resource_id);
+pub(super) const CLIENT_ID: Selector = Selector(Identity::client_id);
+pub(super) const OBJECT_ID: Selector = Selector(Identity::object_id);
+pub(super) const RESOURCE_ID: Selector = Selector(Identity::resource_id);
 
 /// A duration that is long enough to be meant and not longer than `max`.
 fn up_to(max: Duration) -> Period {

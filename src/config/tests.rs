@@ -756,7 +756,7 @@ fn only_plain_files_that_nobody_else_can_write_are_read() {
     fs::rename(files.path("config.toml"), files.path("real.toml")).unwrap();
     let problem = files.violations().remove(0);
     assert!(
-        problem.contains("does not exist") && problem.contains("--config"),
+        problem.contains("does not exist") && problem.contains("create it"),
         "{problem}"
     );
     symlink("real.toml", files.path("config.toml")).unwrap();

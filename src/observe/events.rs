@@ -21,3 +21,9 @@ pub const HEALTH_CHANGED: &str = "f5746fa6b56b8accfc0679e37e558605";
 pub const CONFIGURATION_RELOADED: &str = "6ec7a91ee6504f039cc4b6aae6798ab5";
 /// A configuration was refused; at a reload the one before stays in force.
 pub const CONFIGURATION_REJECTED: &str = "ecc07d5a6ac640dca10939fd8c38b120";
+/// `msi-token keep` has no newer token for a file, or cannot write it; said once for each kind of trouble.
+pub const FILE_FAILING: &str = "790bfcc8341ab2feefeadc9a50c83cdf";
+/// The file is kept again after such trouble.
+pub const FILE_RENEWED: &str = "e0de4183df173154221f5f8b6d3291e5";
+/// The token in a file expired, and the file was removed.
+pub const FILE_EXPIRED: &str = "d0c6a155fd95d05caca07ce62c4fb8e0";

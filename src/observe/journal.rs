@@ -14,9 +14,9 @@ const DAEMON: &str = "3";
 pub(super) struct Journal(JournalLog);
 
 impl Journal {
-    pub(super) fn connect() -> io::Result<Self> {
+    pub(super) fn connect(program: &str) -> io::Result<Self> {
         let log = JournalLog::empty()?
-            .with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned())
+            .with_syslog_identifier(program.to_owned())
             // Else syslog, which journald passes everything on to, would have it among those of the facility "user".
             .with_extra_fields([("SYSLOG_FACILITY", DAEMON)]);
         Ok(Self(log))

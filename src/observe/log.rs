@@ -28,11 +28,11 @@ pub struct LogHandle {
 }
 
 /// Routes `tracing` events and the `log` records of libraries (those only from warn on) to one writer thread, and
-/// panics as well. To be called once, before anything is logged.
+/// panics as well. `program` is what the journal calls the process. To be called once, before anything is logged.
 ///
 /// A panic is logged by its place alone: its text may hold what it choked on.
-pub fn start(level: Level) -> io::Result<LogHandle> {
-    let queue = Queue::start(writer())?;
+pub fn start(level: Level, program: &str) -> io::Result<LogHandle> {
+    let queue = Queue::start(writer(program))?;
     let (filter, level) = reload::Layer::new(LevelFilter::from_level(level));
     let records = Records { queue: queue.clone() };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(records))
@@ -79,9 +79,11 @@ impl<S: Subscriber> Layer<S> for Records {
 
 /// Where records go, decided once: the journal, or stderr. systemd tells by `JOURNAL_STREAM` that stderr is the
 /// journal's too; then a line needs no time of its own.
-fn writer() -> impl FnMut(Record) -> io::Result<()> + Send + 'static {
+fn writer(program: &str) -> impl FnMut(Record) -> io::Result<()> + Send + use<> {
     let stderr_is_journal = connected_to_journal();
-    let journal = stderr_is_journal.then(Journal::connect).and_then(Result::ok);
+    let journal = stderr_is_journal
+        .then(|| Journal::connect(program))
+        .and_then(Result::ok);
     let mut units = UnitNames::new(Arc::new(SystemClock));
     move |mut record| {
         record.name_unit(|cgroup| units.find(cgroup).map(str::to_owned));

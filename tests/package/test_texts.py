@@ -66,6 +66,17 @@ def test_file_page():
             assert shown.replace("”", '"').replace("“", '"') in (value, '"..."'), (key, value, shown)
 
 
+def test_keep_page():
+    """msi-token-keep.toml(5) has every key of the settings and no other"""
+    schema = (REPOSITORY / "src/config/keep.rs").read_text()
+    known = set(re.findall(r'v\.value\("(\w+)", &mut self\.\w+, &Optional', schema)) - {"port"} | {"pgpass"}
+    page = plain(PACKAGING / "man/msi-token-keep.toml.5")
+    said = set(re.findall(r"^ {7}(\w+) = ", page, re.MULTILINE)) - {"file"}
+    assert len(known) > 8 and said == known, said ^ known
+    login = set(re.findall(r'v\.value\("(\w+)", &mut self\.\w+, &(?:Pattern|Optional\(Port\))', schema))
+    assert login == set(re.findall(r"(\w+) = ", re.search(r"pgpass = \{(.*?)\}", page)[1])), login
+
+
 def test_changelog():
     """the version in Cargo.toml is the newest in the Debian changelog, and CHANGELOG.md has a section on it"""
     with open(REPOSITORY / "Cargo.toml", "rb") as file:

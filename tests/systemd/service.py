@@ -14,6 +14,7 @@ UNITS = [
     "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket",
     "msi-tokend-textfile.service", "msi-tokend-textfile.timer",
 ]
+TEMPLATES = ["msi-token-keep@.service"]
 # The real address, in the machine's own network namespace, which has no way out of it. Set explicitly all the same.
 ENDPOINT = "http://169.254.169.254/metadata/identity/oauth2/token"
 DEFAULT_RULE = '[[allow]]\ngroups = ["msi-tokend"]\n'

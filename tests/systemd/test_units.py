@@ -4,7 +4,7 @@ import json
 import re
 
 from places import REPOSITORY
-from service import UNITS, install
+from service import TEMPLATES, UNITS, install
 
 # Every directive the units use, all of which systemd 249 (Ubuntu 22.04) knows: its manual's "Added in version" is at
 # most 249, or missing because it is older than those notes. A directive gets in here only after looking there.
@@ -15,17 +15,17 @@ KNOWN_TO_249 = set("""
     LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges OnActiveSec OnUnitActiveSec
     PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock ProtectControlGroups ProtectHome
     ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem
-    ReadWritePaths RemoveIPC Requires Restart RestartSec RestrictAddressFamilies RestrictNamespaces RestrictRealtime
-    RestrictSUIDSGID RuntimeDirectory RuntimeDirectoryPreserve Service SocketMode StartLimitIntervalSec
+    ReadWritePaths RemoveIPC Requires Restart RestartPreventExitStatus RestartSec RestrictAddressFamilies RestrictNamespaces RestrictRealtime
+    RestrictSUIDSGID RuntimeDirectory RuntimeDirectoryMode RuntimeDirectoryPreserve Service SocketMode StartLimitIntervalSec
     SystemCallArchitectures SystemCallErrorNumber SystemCallFilter TasksMax TimeoutStartSec TimeoutStopSec
-    TriggerLimitIntervalSec Type UMask User WantedBy WatchdogSec WatchdogSignal
+    TriggerLimitIntervalSec Type UMask User WantedBy Wants WatchdogSec WatchdogSignal
 """.split())
 
 
 def test_verify(machine):
     """systemd-analyze verify has nothing to say about the units"""
     install(machine)
-    done = machine.try_("systemd-analyze", "verify", "--man=no", *UNITS)
+    done = machine.try_("systemd-analyze", "verify", "--man=no", *UNITS, *TEMPLATES)
     # It exits 0 for an unknown key and only prints it.
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
 
@@ -33,7 +33,7 @@ def test_verify(machine):
 def test_old_systemd(_):
     """no directive is newer than systemd 249"""
     used = set()
-    for unit in UNITS:
+    for unit in [*UNITS, *TEMPLATES]:
         text = (REPOSITORY / "systemd" / unit).read_text()
         used |= set(re.findall(r"^(\w+)=", text, re.MULTILINE))
     assert used == KNOWN_TO_249, f"not in the list: {used - KNOWN_TO_249}; no longer used: {KNOWN_TO_249 - used}"

@@ -1,0 +1,92 @@
+//! The units msi-token-keep@USER.service of this machine, for `doctor`: their settings, how they run, what they keep.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::{Gid, User, getgrouplist};
+
+use super::store::{STATE, State};
+use crate::config::Violations;
+use crate::config::keep as settings;
+
+/// Where the units read their settings, one file a user.
+pub const SETTINGS: &str = "/etc/msi-tokend/keep";
+/// Where their files are, one directory a user.
+pub const FILES: &str = "/run/msi-token";
+
+/// One unit.
+#[derive(Debug)]
+pub struct Instance {
+    pub user: String,
+    /// Why it does not start; none where there are no settings, or nothing is wrong with them.
+    pub violations: Option<Violations>,
+    /// As systemd has it: active, activating, failed, inactive; none where it cannot be asked.
+    pub activity: Option<String>,
+    /// What it keeps, as far as it tells.
+    pub state: State,
+}
+
+/// All that have settings or files.
+pub fn all(settings: &Path, files: &Path) -> Vec<Instance> {
+    let mut users = BTreeSet::new();
+    for name in names(settings) {
+        users.extend(name.strip_suffix(".toml").map(str::to_owned));
+    }
+    users.extend(names(files));
+    users.retain(|user| !user.starts_with('.'));
+    let instance = |user: String| Instance {
+        violations: violations(&settings.join(format!("{user}.toml")), &user),
+        activity: activity(&user),
+        state: state(&files.join(&user).join(STATE)),
+        user,
+    };
+    users.into_iter().map(instance).collect()
+}
+
+impl Instance {
+    /// Its unit's name.
+    pub fn unit(&self) -> String {
+        format!("msi-token-keep@{}.service", self.user)
+    }
+}
+
+/// What is in a directory; nothing where it is not there or closed to us.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+fn violations(path: &Path, user: &str) -> Option<Violations> {
+    if !path.exists() {
+        return None;
+    }
+    let groups = groups_of(user);
+    settings::load(path, |gid| groups.contains(&gid)).err()
+}
+
+fn groups_of(user: &str) -> Vec<Gid> {
+    let groups = || {
+        let account = User::from_name(user).ok()??;
+        getgrouplist(&CString::new(account.name).ok()?, account.gid).ok()
+    };
+    groups().unwrap_or_default()
+}
+
+fn activity(user: &str) -> Option<String> {
+    let unit = format!("msi-token-keep@{user}.service");
+    let show = Command::new("systemctl")
+        .args(["show", "--property=ActiveState", "--value", &unit])
+        .output();
+    let text = String::from_utf8(show.ok()?.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn state(path: &Path) -> State {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}

@@ -1,0 +1,254 @@
+//! `keep`: tokens in files, for programs that read one from there. It is a caller like any other, and the daemon knows
+//! nothing of the files.
+
+pub mod instances;
+mod plan;
+mod report;
+mod store;
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt as _;
+use nix::unistd::{Gid, getegid, getgroups};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{Level, warn};
+
+pub use self::store::FileState;
+
+use self::plan::Plan;
+use self::report::Sight;
+use self::store::{State, Store};
+use super::connection::Daemon;
+use super::failure::{Exit, Failure, tell};
+use super::get::{self, Mode};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::keep::{self as settings, KeptFile};
+use crate::http::Response;
+use crate::key::Key;
+use crate::observe::log;
+use crate::systemd::notify;
+
+/// Longer than a journal that works needs.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The settings, a list of [[file]].
+    #[arg(value_name = "FILE")]
+    settings: PathBuf,
+    /// Where the files are kept; without it in the `RuntimeDirectory=` of the systemd unit.
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// A token, and the files that it is in.
+struct Token {
+    key: Key,
+    files: Vec<usize>,
+}
+
+/// All files of one process.
+struct Keeper<'a, C> {
+    daemon: &'a Daemon,
+    clock: C,
+    files: Vec<KeptFile>,
+    tokens: Vec<Token>,
+    plan: Plan,
+    store: Store,
+    /// By file.
+    sights: Vec<Sight>,
+    /// Of the questions under way, by token.
+    answers: JoinSet<(usize, Result<Response, Failure>)>,
+    /// What systemd and the state file were told last, and whether every file was current then, or before.
+    told: Option<(State, bool)>,
+}
+
+/// Keeps the files until a signal ends it; they stay, so that a restart leaves no gap.
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+    let files = settings::load(&arguments.settings, own_groups()).map_err(|violations| {
+        for violation in violations.iter() {
+            tell(&violation.to_string());
+        }
+        Failure::quiet(Exit::Configuration)
+    })?;
+    let store = Store::open(&arguments.directory()?, &files)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| Failure::system("wait for signals", &error))?;
+    let log = log::start(Level::INFO, "msi-token").map_err(|error| Failure::system("start the log", &error))?;
+    let mut keeper = Keeper::new(daemon, SystemClock, files, store);
+    tokio::select! {
+        () = keeper.keep() => {}
+        _ = signals.next() => {}
+    }
+    // Where systemd does not read it sees the process end, too.
+    _ = notify(&[NotifyState::Stopping], &[]);
+    log.flush(LAST_WORDS);
+    Ok(())
+}
+
+impl Arguments {
+    fn directory(&self) -> Result<PathBuf, Failure> {
+        let of_unit = || env::var_os("RUNTIME_DIRECTORY").filter(|path| !path.is_empty());
+        let directory = self.directory.clone().or_else(|| of_unit().map(PathBuf::from));
+        directory.ok_or_else(|| {
+            let advice = "Name one with --directory, or set RuntimeDirectory= in the unit.";
+            Failure::new(Exit::Usage, "no directory for the files is named", advice)
+        })
+    }
+}
+
+/// The groups that this process can give a file to.
+fn own_groups() -> impl Fn(Gid) -> bool {
+    let groups = getgroups().unwrap_or_default();
+    let primary = getegid();
+    move |gid| gid == primary || groups.contains(&gid)
+}
+
+impl<'a, C: Clock> Keeper<'a, C> {
+    fn new(daemon: &'a Daemon, clock: C, files: Vec<KeptFile>, store: Store) -> Self {
+        let mut tokens: Vec<Token> = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            match tokens.iter_mut().find(|token| token.key == file.key) {
+                Some(token) => token.files.push(index),
+                None => tokens.push(Token {
+                    key: file.key.clone(),
+                    files: vec![index],
+                }),
+            }
+        }
+        let mut keeper = Self {
+            plan: Plan::new(tokens.len(), clock.now()),
+            sights: files.iter().map(Sight::new).collect(),
+            daemon,
+            clock,
+            files,
+            tokens,
+            store,
+            answers: JoinSet::new(),
+            told: None,
+        };
+        keeper.take_over();
+        keeper
+    }
+
+    /// Files of a process before this one that the settings do not have any more, or have for another token, go at once;
+    /// the others when they expire, unless the daemon gives a token before.
+    fn take_over(&mut self) {
+        let now = self.clock.now();
+        for former in self.store.former().files {
+            let Some(expires_on) = former.expires_on else { continue };
+            let same = self.sights.iter_mut().enumerate().find(|(_, sight)| {
+                let state = sight.state();
+                (&state.name, &state.resource, &state.identity) == (&former.name, &former.resource, &former.identity)
+            });
+            if let Some((index, sight)) = same {
+                sight.inherited(expires_on);
+                let token = self.tokens.iter().position(|token| token.files.contains(&index));
+                self.plan
+                    .had(token.unwrap_or(usize::MAX), Duration::from_secs(expires_on), now);
+            } else if let Err(error) = self.store.remove(&former.name) {
+                warn!(file = %former.name, "a file that the settings no longer have cannot be removed: {error}");
+            }
+        }
+    }
+
+    async fn keep(&mut self) {
+        loop {
+            self.expire();
+            self.ask();
+            self.tell();
+            let wait = self.plan.wait(self.clock.now());
+            tokio::select! {
+                Some(Ok((token, answer))) = self.answers.join_next() => self.answered(token, answer),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        for token in self.plan.expired(self.clock.now()) {
+            for index in self.files_of(token) {
+                if let (Some(file), Some(sight)) = (self.files.get(index), self.sights.get_mut(index)) {
+                    sight.expired(self.store.remove(&file.name));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        for index in self.plan.due(self.clock.now()) {
+            let Some(token) = self.tokens.get(index) else { continue };
+            let (daemon, key) = (self.daemon.clone(), token.key.clone());
+            self.answers
+                .spawn(async move { (index, get::patient(&daemon, &key, Mode::Get, None).await) });
+        }
+    }
+
+    fn answered(&mut self, token: usize, answer: Result<Response, Failure>) {
+        if let Err(failure) = answer.and_then(|answer| self.write(token, &answer)) {
+            self.plan.failed(token, failure.retry_in, self.clock.now());
+            for index in self.files_of(token) {
+                if let Some(sight) = self.sights.get_mut(index) {
+                    sight.failed(failure.exit, failure.to_string());
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, token: usize, answer: &Response) -> Result<(), Failure> {
+        let Some(Token { key, .. }) = self.tokens.get(token) else {
+            return Ok(());
+        };
+        let issued = get::issued(answer, key)?;
+        // The daemon rounds down.
+        let [expires_on, left] = [issued.expires_on, issued.expires_in + 1].map(Duration::from_secs);
+        if !self.plan.got(token, expires_on, left, self.clock.now()) {
+            let cause = format!("the token for {key} has expired by this machine's clock");
+            return Err(Failure::new(Exit::TryLater, cause, "Set the clock: `timedatectl`."));
+        }
+        for index in self.files_of(token) {
+            if let (Some(file), Some(sight)) = (self.files.get(index), self.sights.get_mut(index)) {
+                match self.store.keep(index, file, &issued) {
+                    Ok(changed) => sight.kept(issued.expires_on, changed),
+                    Err(error) => sight.failed(Exit::Other, format!("cannot be written: {error}")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells systemd and the state file what has changed; what could not be told is said again the next time.
+    fn tell(&mut self) {
+        let state = State {
+            files: self.sights.iter().map(|sight| sight.state().clone()).collect(),
+        };
+        let was_ready = self.told.as_ref().is_some_and(|(_, is_ready)| *is_ready);
+        let is_ready = was_ready || self.sights.iter().all(Sight::is_current);
+        let news = (state, is_ready);
+        if self.told.as_ref() == Some(&news) {
+            return;
+        }
+        if let Err(error) = self.store.tell(&news.0) {
+            warn!("what is kept cannot be told to `msi-token doctor`: {error}");
+        }
+        let line = news.0.line();
+        let ready = (is_ready && !was_ready).then_some(NotifyState::Ready);
+        let message: Vec<_> = ready.into_iter().chain([NotifyState::Status(&line)]).collect();
+        if notify(&message, &[]).is_ok() {
+            self.told = Some(news);
+        }
+    }
+
+    fn files_of(&self, token: usize) -> Vec<usize> {
+        self.tokens
+            .get(token)
+            .map_or_else(Vec::new, |token| token.files.clone())
+    }
+}
