@@ -250,7 +250,7 @@ fn check_warns_where_one_caller_is_given_two() {
     ] {
         let warned = check(&(rule(one, "x") + &rule(two, "y")));
         assert!(
-            warned.starts_with("warning: ") && warned.contains(&format!("{}:4: ", path.display())),
+            warned.starts_with("msi-tokend: warning: ") && warned.contains(&format!("{}:4: ", path.display())),
             "{one}: {warned}"
         );
         assert_eq!(

@@ -404,7 +404,7 @@ mod tests {
             ..NOW
         };
         assert!(read(&bytes, PLACE, later).unwrap()[0].token.is_none());
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let text = String::from_utf8(bytes.clone()).unwrap();
         let text = text.replace("\"abc\"", "\"other\"");
         let back = read(text.as_bytes(), PLACE, NOW).unwrap();
         assert!(back[0].token.is_none(), "another identity's token");

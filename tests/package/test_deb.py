@@ -4,10 +4,11 @@ import subprocess
 import time
 
 from checks import wait_for
-from service import Callers, active, add_surroundings, configure, get, main_pid
+from service import RESOURCE, Callers, active, add_surroundings, configure, get, main_pid
 
-STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "-xdev", "(", "-name", "*msi-token*",
-         "-o", "-lname", "*msi-token*", ")"]
+KEEP = "msi-token-keep@member.service"
+STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "/run/msi-token", "-xdev", "(", "-name",
+         "*msi-token*", "-o", "-lname", "*msi-token*", ")"]
 
 
 def apt(machine, *arguments):
@@ -38,6 +39,8 @@ def test_install(machine, built):
     assert get(machine, "member").returncode == 77
     machine.run("usermod", "--append", "--groups", "msi-tokend", "member")
     assert get(machine, "member").returncode == 0
+    machine.write("/etc/msi-tokend/keep/member.toml", f'[[file]]\nname = "t"\nresource = "{RESOURCE}"\n')
+    machine.run("systemctl", "enable", "--now", KEEP)
     assert machine.run("msi-tokend", "--version").split()[-1] == built.fields("Version").strip()
     machine.run("journalctl", "--dump-catalog", "ecc07d5a6ac640dca10939fd8c38b120")
 
@@ -77,6 +80,7 @@ def test_upgrade(machine, built):
     configure(machine, "50-mine", '[[allow]]\nusers = ["stranger"]\n')
     machine.run("sh", "-c", "echo '# changed by the administrator' >> /etc/msi-tokend/config.toml")
     pid = main_pid(machine)
+    keeper = machine.show(KEEP, "MainPID")
     out = built.out / machine.name
     out.mkdir()
     machine.copy_in(newer(built, out), "/root/newer.deb", 0o644)
@@ -87,6 +91,7 @@ def test_upgrade(machine, built):
     served = callers.check()
     print(f"   {served} requests during the upgrade: {callers.answered}")
     assert main_pid(machine) not in (0, pid)
+    assert active(machine, KEEP) and machine.show(KEEP, "MainPID") != keeper
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "msi-tokend").endswith("+newer")
     assert get(machine, "stranger").returncode == 0
     assert "changed by the administrator" in machine.run("cat", "/etc/msi-tokend/config.toml")
@@ -107,6 +112,7 @@ def test_remove(machine, built):
     apt(machine, "remove", "msi-tokend")
     assert not active(machine) and not active(machine, "msi-tokend.socket")
     assert machine.try_("test", "-e", "/run/msi-tokend").returncode != 0
+    assert not active(machine, KEEP) and machine.try_("test", "-e", "/run/msi-token").returncode != 0
     machine.run("test", "-e", "/etc/msi-tokend/conf.d/50-mine.toml")
     apt(machine, "install", "/root/newer.deb")
     wait_for("the service to run", lambda: active(machine))
