@@ -72,7 +72,10 @@ impl Budget {
             // A text that grows may have room for as much again.
             part("documents", server::MAX_DOCUMENTS.max(document) + 2 * document),
             part("waiting log records", log::MAX_WAITING),
-            part("replies of the endpoint", config.upstream.max_concurrent * 2 * upstream::MAX_BODY),
+            part(
+                "replies of the endpoint",
+                config.upstream.max_concurrent * 2 * upstream::MAX_BODY,
+            ),
         ])
     }
 

@@ -21,9 +21,9 @@ mod shared;
 mod write_timeout;
 
 pub use self::accept::accept;
+pub use self::admission::ListenerKind;
 pub use self::connection::MAX_HEAD;
 pub use self::documents::MAX_BYTES as MAX_DOCUMENTS;
 pub use self::last_request::MAX_KEPT_TARGET;
-pub use self::admission::ListenerKind;
 pub use self::seats::Bounds;
 pub use self::shared::{MONITORS, ReloadRequest, Server, Settings};
