@@ -9,16 +9,18 @@ from service import TEMPLATES, UNITS, install
 # Every directive the units use, all of which systemd 249 (Ubuntu 22.04) knows: its manual's "Added in version" is at
 # most 249, or missing because it is older than those notes. A directive gets in here only after looking there.
 KNOWN_TO_249 = set("""
-    AccuracySec After Also AmbientCapabilities Backlog CapabilityBoundingSet ConditionPathIsDirectory Description
-    DevicePolicy DirectoryMode Documentation Environment ExecReload ExecStart FileDescriptorName
-    FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitMEMLOCK LimitNOFILE ListenStream
-    LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges OnActiveSec OnUnitActiveSec
-    PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock ProtectControlGroups ProtectHome
-    ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem
-    ReadWritePaths RemoveIPC Requires Restart RestartPreventExitStatus RestartSec RestrictAddressFamilies RestrictNamespaces RestrictRealtime
-    RestrictSUIDSGID RuntimeDirectory RuntimeDirectoryMode RuntimeDirectoryPreserve Service SocketMode StartLimitIntervalSec
-    SystemCallArchitectures SystemCallErrorNumber SystemCallFilter TasksMax TimeoutStartSec TimeoutStopSec
-    TriggerLimitIntervalSec Type UMask User WantedBy Wants WatchdogSec WatchdogSignal
+    AccuracySec After Also AmbientCapabilities Backlog CapabilityBoundingSet ConditionPathIsDirectory
+    Description DevicePolicy DirectoryMode Documentation Environment ExecReload ExecStart FileDescriptorName
+    FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitMEMLOCK LimitNOFILE
+    ListenStream LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges OnActiveSec
+    OnUnitActiveSec PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock
+    ProtectControlGroups ProtectHome ProtectHostname ProtectKernelLogs ProtectKernelModules
+    ProtectKernelTunables ProtectProc ProtectSystem ReadWritePaths ReceiveBuffer RemoveIPC Requires Restart
+    RestartPreventExitStatus RestartSec RestrictAddressFamilies RestrictNamespaces RestrictRealtime
+    RestrictSUIDSGID RuntimeDirectory RuntimeDirectoryMode RuntimeDirectoryPreserve SendBuffer Service
+    SocketMode StartLimitIntervalSec SystemCallArchitectures SystemCallErrorNumber SystemCallFilter TasksMax
+    TimeoutStartSec TimeoutStopSec TriggerLimitIntervalSec Type UMask User WantedBy Wants WatchdogSec
+    WatchdogSignal
 """.split())
 
 
