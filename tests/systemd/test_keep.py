@@ -126,15 +126,3 @@ def test_path(machine):
     machine.run("msi-token", "refresh", RESOURCE)
     wait_for("the file has the new token", lambda: machine.run("cat", FILE) != before, seconds=90)
     wait_for("the service is restarted", lambda: machine.show("app.service", "MainPID") != pid)
-
-
-def test_dynamic(machine):
-    """a service with DynamicUser reads what a unit beside it keeps, as the page shows it"""
-    allow(machine, "61-dynamic", 'units = ["app-tokens.service"]')
-    machine.write("/etc/msi-tokend/keep/app-tokens.toml", ONE_FILE)
-    script = '#!/bin/sh\nhead -c 1 "$AZURE_FEDERATED_TOKEN_FILE" && echo " is read" && exec sleep infinity\n'
-    machine.write("/opt/app/run", script, 0o755)
-    machine.run("systemctl", "start", "app-dynamic.service")
-    wait_for("the service has read the file", lambda: any(
-        record["MESSAGE"] == "e is read" for record in machine.journal("_SYSTEMD_UNIT=app-dynamic.service")))
-    assert machine.try_("cat", "/run/app-tokens/federated.token", user="stranger").returncode != 0
