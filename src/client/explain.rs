@@ -174,7 +174,7 @@ fn group(gid: u32) -> String {
 }
 
 /// The groups that a login of this user would have.
-fn groups_of(uid: u32) -> Vec<u32> {
+pub fn groups_of(uid: u32) -> Vec<u32> {
     let account = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     let groups = account.and_then(|user| getgrouplist(&CString::new(user.name).ok()?, user.gid).ok());
     groups.unwrap_or_default().iter().map(|gid| gid.as_raw()).collect()

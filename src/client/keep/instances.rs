@@ -1,14 +1,14 @@
 //! The units msi-token-keep@USER.service of this machine, for `doctor`: their settings, how they run, what they keep.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nix::unistd::{Gid, User, getgrouplist};
+use nix::unistd::User;
 
 use super::store::{STATE, State};
+use crate::client::explain::groups_of;
 use crate::config::Violations;
 use crate::config::keep as settings;
 
@@ -65,16 +65,9 @@ fn violations(path: &Path, user: &str) -> Option<Violations> {
     if !path.exists() {
         return None;
     }
-    let groups = groups_of(user);
-    settings::load(path, |gid| groups.contains(&gid)).err()
-}
-
-fn groups_of(user: &str) -> Vec<Gid> {
-    let groups = || {
-        let account = User::from_name(user).ok()??;
-        getgrouplist(&CString::new(account.name).ok()?, account.gid).ok()
-    };
-    groups().unwrap_or_default()
+    let account = User::from_name(user).ok().flatten();
+    let groups = account.map_or_else(Vec::new, |account| groups_of(account.uid.as_raw()));
+    settings::load(path, |gid| groups.contains(&gid.as_raw())).err()
 }
 
 fn activity(user: &str) -> Option<String> {
