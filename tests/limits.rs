@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Daemon, Emulator, How, STORAGE, eventually, exchange, request, upstream};
+use msi_tokend::clock::{Clock, SystemClock};
 use users::{ALICE, BOB, are_to_be_had, as_user};
 
 const HEAD: &str = "GET /oauth2/token?resource=https://storage.azure.com/ HTTP/1.1\r\nHost: x\r\n";
@@ -279,6 +280,43 @@ fn nobody_throws_out_a_token_that_another_uses() {
     let one_more = as_user(ALICE, 7000, &[], || exchange(daemon.connect(), &nonsense(64)));
     assert_eq!((one_more.status, one_more.header("retry-after")), (429, Some("10")));
     assert_eq!((token(BOB).status, token(ALICE).status), (200, 200));
+}
+
+#[test]
+fn a_token_beyond_the_bytes_is_not_kept_and_its_caller_is_told() {
+    if !are_to_be_had("a_token_beyond_the_bytes_is_not_kept_and_its_caller_is_told") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let config =
+        format!("max_per_second = 1000\n[cache]\nmax_bytes = \"1MB\"\n[[allow]]\nusers = [\"{ALICE}\", \"{BOB}\"]");
+    let daemon = Daemon::start(&emulator, &config);
+    let expires_on = (SystemClock.now().wall + Duration::from_hours(24)).as_secs();
+    let large = "x".repeat(60_000);
+    emulator.script(&format!(
+        "[[fault]]\ntimes = 0\nbody = '{{\"access_token\":\"{large}\",\"expires_on\":\"{expires_on}\"}}'"
+    ));
+    let get = |uid, number: u32| {
+        let target = format!("/oauth2/token?resource=https://{number}.azure.com/");
+        as_user(uid, 7000, &[], || daemon.get(&target))
+    };
+    let alices = || (0..16).map(|number| get(ALICE, number).status).collect::<Vec<_>>();
+    assert_eq!(alices(), [200; 16]);
+    for _ in 0..3 {
+        let refused = get(BOB, 16);
+        assert_eq!(
+            (refused.status, refused.json()["error"].as_str()),
+            (429, Some("too_many_requests"))
+        );
+        assert!(refused.body.contains("cache.max_bytes"), "{}", refused.body);
+        let seconds: u8 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=10).contains(&seconds));
+    }
+    let asked = emulator.count();
+    assert_eq!(alices(), [200; 16]);
+    assert_eq!(emulator.count(), asked, "none of hers has gone");
+    let full = r#"msi_tokend_requests_total{route="/oauth2/token",outcome="full"} 3"#;
+    eventually("it is counted", || daemon.get("/metrics").body.contains(full));
 }
 
 /// At the bound and one beyond it.
