@@ -126,3 +126,16 @@ def test_path(machine):
     machine.run("msi-token", "refresh", RESOURCE)
     wait_for("the file has the new token", lambda: machine.run("cat", FILE) != before, seconds=90)
     wait_for("the service is restarted", lambda: machine.show("app.service", "MainPID") != pid)
+
+
+def test_dynamic(machine):
+    """a service with DynamicUser reads what a unit beside it keeps, as the page shows it, and another user cannot"""
+    allow(machine, "61-dynamic", 'units = ["app-tokens.service"]')
+    machine.write("/etc/msi-tokend/keep/app-tokens.toml", ONE_FILE)
+    # One line of one process: the journal makes a record of each process's part of a line.
+    script = '#!/bin/sh\necho "begins with $(head -c 2 "$AZURE_FEDERATED_TOKEN_FILE")"\nexec sleep infinity\n'
+    machine.write("/opt/app/run", script, 0o755)
+    machine.run("systemctl", "start", "app-dynamic.service")
+    wait_for("the service has read the file", lambda: any(
+        record["MESSAGE"] == "begins with ey" for record in machine.journal("_SYSTEMD_UNIT=app-dynamic.service")))
+    assert machine.try_("cat", "/run/app-tokens/federated.token", user="stranger").returncode != 0
