@@ -271,8 +271,8 @@ fn users_are_told_apart_and_groups_are_those_of_the_account() {
 fn units_are_told_apart_and_a_refusal_names_one_that_no_rule_does() {
     let [allowed, other] =
         ["allowed", "other"].map(|name| format!("msitokendtest{}-{name}.service", std::process::id()));
-    let groups = [&allowed, &other].map(|unit| Cgroup::make(unit));
-    let ([Some(in_allowed), Some(in_other)], true) = (&groups, root()) else {
+    let groups = [allowed.clone(), other.clone(), format!("{other}/below")].map(|group| Cgroup::make(&group));
+    let ([Some(in_allowed), Some(in_other), Some(below_other)], true) = (&groups, root()) else {
         return eprintln!("skipped: no cgroup2 tree that can be written to");
     };
     let emulator = Emulator::start(&[]);
@@ -293,9 +293,14 @@ fn units_are_told_apart_and_a_refusal_names_one_that_no_rule_does() {
         assert!(records[0].contains(&format!("unit={unit} ")), "{log}");
         assert!(!log.contains("cgroup="), "{log}");
     }
+    // No rule names that unit, so only the log looks below it.
+    assert_eq!(sdk.curl_in(Some(&below_other.0), STRANGER, STRANGER, MANAGEMENT).0, 403);
+    let named = format!("unit={other} resource={MANAGEMENT}");
+    eventually("the unit in a record", || daemon.log().contains(&named));
     // A reload that names it: what was not found before is looked for again.
     daemon.reload(&format!("{SDK}[[allow]]\nunits = [\"{other}\"]\n"));
     assert_eq!(sdk.curl_in(Some(&in_other.0), STRANGER, STRANGER, STORAGE).0, 200);
+    assert_eq!(sdk.curl_in(Some(&below_other.0), STRANGER, STRANGER, STORAGE).0, 200);
     assert_eq!(sdk.curl_in(Some(&in_allowed.0), STRANGER, STRANGER, STORAGE).0, 403);
 }
 

@@ -1,6 +1,7 @@
 //! The cgroup tree as systemd lays it out: slices, in them the groups of units, and below those whatever a unit makes by
 //! itself.
 
+use std::ffi::OsString;
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirEntryExt;
@@ -61,12 +62,13 @@ impl Tree {
                 end = Walked::InPart;
                 continue;
             };
-            for Group { id, name, path } in groups {
-                match unit_named(&name) {
-                    None => slices.push(path),
-                    Some(unit) if see(id, unit).is_break() => return Walked::Stopped,
-                    Some(unit) if enter(unit) => entered.push((unit.to_owned(), path)),
-                    Some(_) => {}
+            for Group { id, name } in groups {
+                // What systemd makes has a name in ASCII.
+                match name.to_str().map(unit_named) {
+                    Some(None) => slices.push(slice.join(name)),
+                    Some(Some(unit)) if see(id, unit).is_break() => return Walked::Stopped,
+                    Some(Some(unit)) if enter(unit) => entered.push((unit.to_owned(), slice.join(&name))),
+                    Some(Some(_)) | None => {}
                 }
             }
         }
@@ -82,11 +84,11 @@ impl Tree {
                     end = Walked::InPart;
                     continue;
                 };
-                for Group { id, path, .. } in groups {
+                for Group { id, name } in groups {
                     if see(id, &unit).is_break() {
                         return Walked::Stopped;
                     }
-                    directories.push(path);
+                    directories.push(directory.join(name));
                 }
             }
         }
@@ -96,8 +98,7 @@ impl Tree {
 
 struct Group {
     id: u64,
-    name: String,
-    path: PathBuf,
+    name: OsString,
 }
 
 /// `None` where not all of them could be read.
@@ -109,8 +110,7 @@ fn groups_in(directory: &Path, budget: &mut usize) -> Option<Vec<Group>> {
         if entry.file_type().ok()?.is_dir() {
             groups.push(Group {
                 id: entry.ino(),
-                name: entry.file_name().to_string_lossy().into_owned(),
-                path: entry.path(),
+                name: entry.file_name(),
             });
         }
     }
