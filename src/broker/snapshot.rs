@@ -41,11 +41,13 @@ impl Broker {
     }
 
     /// Takes over what the previous process left, as far as it fits the bounds now in force: what is warm first, then what has a
-    /// token, the latest used first, and no key that is known already. A token that has expired meanwhile is not taken.
+    /// token, the latest used first, then by
+    /// key so that the order is the same in every run; and no key that is known already. A token that has expired meanwhile is not taken.
     pub fn restore(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
-        carried.sort_by_key(|carried| {
+        carried.sort_by_cached_key(|carried| {
             let is_warm = self.store.get(&carried.key).is_some_and(|slot| slot.warm);
-            (!is_warm, carried.token.is_none(), Reverse(carried.last_asked))
+            let key = carried.key.clone();
+            (!is_warm, carried.token.is_none(), Reverse(carried.last_asked), key)
         });
         for carried in carried {
             self.resume_throttle(now, &carried);

@@ -124,7 +124,13 @@ impl World {
             match has_token {
                 None => self.gone(key),
                 Some(true) => {}
-                Some(false) => model.lease = None,
+                Some(false) => {
+                    model.lease = None;
+                    // A warm key that did not fit begins anew, as one that nobody has asked for.
+                    if over && model.warm {
+                        model.users.insert(0);
+                    }
+                }
             }
         }
         if elsewhere { self.nothing_keeps_still() } else { Ok(()) }
