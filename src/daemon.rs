@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::access::{Machine, Rules, units_unknown_because};
 use crate::broker::Policy;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::{self, lock_memory};
@@ -28,6 +28,7 @@ use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
+use crate::observe::status::ConfigurationStatus;
 use crate::server::{self, Bounds, ListenerKind, Server, Settings};
 use crate::systemd::{self, Activation, ActivationError, FdStore};
 use crate::upstream::Upstream;
@@ -136,7 +137,7 @@ pub fn check(config_path: &Path) -> Result<(), DaemonError> {
 /// # Errors
 /// There is no log yet.
 pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
-    let config = config::load(config_path)?.config;
+    let Loaded { config, hash, .. } = config::load(config_path)?;
     let log = log::start(config.log.level, "msi-tokend").map_err(|source| DaemonError::System {
         what: "start the log's thread",
         source,
@@ -155,7 +156,7 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
             what: "start the runtime",
             source,
         })?;
-    let code = match runtime.block_on(serve(config_path, config, &log)) {
+    let code = match runtime.block_on(serve(config_path, config, hash, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");
@@ -166,7 +167,7 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
     Ok(code)
 }
 
-async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Result<(), DaemonError> {
+async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHandle) -> Result<(), DaemonError> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|source| DaemonError::System {
         what: "listen for signals",
         source,
@@ -186,7 +187,7 @@ async fn serve(config_path: &Path, mut config: Config, log: &LogHandle) -> Resul
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let machine = Machine::new(Arc::new(SystemClock));
-    let settings = settings(&config);
+    let settings = settings(&config, hash);
     if sdk.is_some() {
         follow_rules(&machine, &settings.rules).await;
     }
@@ -294,8 +295,10 @@ async fn reload(
         }
         Err(why)
     };
-    let loaded = match config::load(path) {
-        Ok(loaded) => loaded.config,
+    let Loaded {
+        config: loaded, hash, ..
+    } = match config::load(path) {
+        Ok(loaded) => loaded,
         Err(problems) => return refused(problems.to_string()),
     };
     if loaded.listen != config.listen {
@@ -307,7 +310,7 @@ async fn reload(
     {
         return refused(ListenError::Loop(address).to_string());
     }
-    let settings = settings(&loaded);
+    let settings = settings(&loaded, hash);
     if let Some((_, machine)) = tcp {
         follow_rules(machine, &settings.rules).await;
     }
@@ -356,12 +359,16 @@ async fn follow_rules(machine: &Machine, rules: &Rules) {
     machine.follow(rules.named_groups(), rules.named_units()).await;
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, hash: String) -> Settings {
     Settings {
         rules: rules(config),
         bounds: bounds(config),
         header_timeout: config.limits.header_timeout,
         audit: config.log.audit,
+        configuration: ConfigurationStatus {
+            hash,
+            loaded_at: SystemClock.now().wall.as_secs(),
+        },
     }
 }
 

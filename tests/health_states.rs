@@ -22,6 +22,7 @@ use msi_tokend::listen;
 use msi_tokend::observe::health::{Health, State};
 use msi_tokend::observe::metrics::Metrics;
 use msi_tokend::observe::report::Reporter;
+use msi_tokend::observe::status::ConfigurationStatus;
 use msi_tokend::server::{self, Bounds, ListenerKind, Server, Settings};
 use msi_tokend::upstream::Upstream;
 use nix::sys::signal::Signal;
@@ -360,6 +361,7 @@ impl Parts {
             bounds: Bounds { total: 10, per_uid: 10 },
             header_timeout: Duration::from_secs(30),
             audit: false,
+            configuration: ConfigurationStatus::default(),
         };
         let reloads = tokio::sync::mpsc::channel(1).0;
         let server = Server::new(

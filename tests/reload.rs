@@ -21,6 +21,32 @@ fn warm(daemon: &Daemon) -> usize {
 }
 
 #[test]
+fn everybody_is_told_whether_the_files_are_those_that_were_loaded() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "");
+    let running = || {
+        let configuration = daemon.get("/status").json()["configuration"].clone();
+        assert!(configuration["loaded_at"].as_u64().unwrap() > 1_700_000_000);
+        configuration["hash"].as_str().unwrap().to_owned()
+    };
+    let on_disk = || msi_tokend::config::load(&daemon.config_path()).unwrap().hash;
+    let first = running();
+    assert_eq!(first, on_disk());
+    let text = std::fs::read_to_string(daemon.config_path()).unwrap();
+    let changed = format!("{text}\n[log]\naudit = false\n");
+    std::fs::write(daemon.config_path(), &changed).unwrap();
+    assert_ne!(running(), on_disk());
+    daemon.reload(&changed);
+    assert_eq!(running(), on_disk());
+    assert_ne!(running(), first);
+
+    let drop_ins = daemon.config_path().with_file_name("conf.d");
+    std::fs::create_dir_all(&drop_ins).unwrap();
+    std::fs::write(drop_ins.join("a.toml"), "").unwrap();
+    assert_ne!(running(), on_disk(), "another file, although it says nothing");
+}
+
+#[test]
 fn rules_warm_tokens_limits_and_log_level_change_and_no_request_is_refused() {
     let emulator = Emulator::start(&[]);
     let daemon = Daemon::start(&emulator, "");

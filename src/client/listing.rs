@@ -261,6 +261,7 @@ mod tests {
             version: "1.2.3".into(),
             now: NOW,
             endpoint: "http://e/".to_owned(),
+            configuration: None,
             caller: CallerStatus {
                 uid: 0,
                 privileged: true,

@@ -1,9 +1,11 @@
 //! From files to a [`Config`]: the files are merged, then rules that concern several keys are checked.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use hyper::Uri;
+use sha2::{Digest, Sha256};
 
 use super::effective::Printer;
 use super::files::{self, Source};
@@ -20,6 +22,8 @@ pub struct Loaded {
     pub config: Config,
     /// To show to people.
     pub effective: Effective,
+    /// SHA-256 of the files, in hexadecimal digits: whether two processes have read the same.
+    pub hash: String,
 }
 
 /// Reads `main` and `conf.d/*.toml` beside it, in name order: a later file wins key by key, `[[warm]]` and `[[allow]]`
@@ -68,10 +72,29 @@ pub(super) fn understand(sources: &[Source], mut violations: Vec<Violation>) -> 
     }
     if violations.is_empty() {
         let effective = print(&mut draft, &origins);
-        Ok(Loaded { config, effective })
+        let hash = hash(sources);
+        Ok(Loaded {
+            config,
+            effective,
+            hash,
+        })
     } else {
         Err(Violations::new(violations))
     }
+}
+
+/// By name and text: one configuration can be reached by more than one path.
+fn hash(sources: &[Source]) -> String {
+    let mut hasher = Sha256::new();
+    for source in sources {
+        let name = source.path.file_name().unwrap_or_default().as_bytes();
+        for part in [name, source.text.as_bytes()] {
+            hasher.update(part.len().to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    let digits: Vec<String> = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 fn names() -> Names {

@@ -26,10 +26,21 @@ pub struct Status {
     pub now: u64,
     /// The endpoint that tokens come from.
     pub endpoint: String,
+    /// What the daemon goes by; versions before 0.2.0 do not say.
+    pub configuration: Option<ConfigurationStatus>,
     /// Who asks.
     pub caller: CallerStatus,
     /// Soonest trouble first: what cannot be served, then by expiry.
     pub tokens: Vec<TokenStatus>,
+}
+
+/// The configuration in effect.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// Of the files: another one than `config::Loaded` has for those on disk says that they changed since.
+    pub hash: String,
+    /// Seconds since 1970.
+    pub loaded_at: u64,
 }
 
 /// The caller, as the rules see it.
@@ -74,7 +85,7 @@ pub struct TokenStatus {
 }
 
 /// The keys that the caller may have.
-pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Status {
+pub fn status(engine: &Engine, configuration: &ConfigurationStatus, caller: &Caller, rules: &Rules) -> Status {
     let (now, entries) = engine.entries();
     let mut visible: Vec<Entry> = entries
         .into_iter()
@@ -86,6 +97,7 @@ pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Status {
         version: env!("CARGO_PKG_VERSION").into(),
         now: now.wall.as_secs(),
         endpoint: engine.endpoint(),
+        configuration: Some(configuration.clone()),
         caller: CallerStatus {
             uid: caller.uid,
             privileged: rules.is_privileged(caller.uid),

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::documents::Document;
 use super::response::{self, JSON, ResponseBody};
-use crate::access::{Caller, Rules};
+use super::shared::Settings;
+use crate::access::Caller;
 use crate::engine::Engine;
 use crate::observe::health::{AzureState, Health};
 use crate::observe::metrics::Metrics;
@@ -37,8 +38,9 @@ pub fn ready(health: &Health) -> Document {
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(engine: &Engine, caller: &Caller, rules: &Rules) -> Document {
-    Document::new(StatusCode::OK, JSON, bytes(&status::status(engine, caller, rules)))
+pub fn status(engine: &Engine, settings: &Settings, caller: &Caller) -> Document {
+    let status = status::status(engine, &settings.configuration, caller, &settings.rules);
+    Document::new(StatusCode::OK, JSON, bytes(&status))
 }
 
 /// What is counted; `connections` are those open at this moment.

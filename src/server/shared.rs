@@ -16,6 +16,7 @@ use crate::heartbeat::Heartbeat;
 use crate::observe::audit::Audit;
 use crate::observe::health::{Front, Health};
 use crate::observe::metrics::Metrics;
+use crate::observe::status::ConfigurationStatus;
 
 /// Monitoring agents at once.
 pub const MONITORS: Bounds = Bounds { total: 16, per_uid: 8 };
@@ -34,6 +35,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Whether grants and refusals are recorded.
     pub audit: bool,
+    /// What is told of the files that all this comes from.
+    pub configuration: ConfigurationStatus,
 }
 
 /// The state of all listeners together.

@@ -24,6 +24,7 @@ use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
 use crate::listen::Secret;
 use crate::observe::metrics::Metrics;
+use crate::observe::status::ConfigurationStatus;
 use crate::server::connection::serve;
 use crate::server::last_request::LastRequest;
 use crate::server::session::Session;
@@ -175,6 +176,7 @@ fn server() -> Arc<Server> {
         bounds: Bounds { total: 1, per_uid: 1 },
         header_timeout: Duration::from_secs(30),
         audit: true,
+        configuration: ConfigurationStatus::default(),
     };
     let metrics = Arc::new(Metrics::new(Counter::default(), NOW.wall));
     Server::new(
