@@ -34,14 +34,14 @@ const ERROR: usize = 4096;
 
 /// What is held for one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
+struct Item {
     what: &'static str,
     bytes: usize,
 }
 
 /// All that can be held under a configuration. Its text is a table with the sum in its last line.
 #[derive(Debug)]
-pub struct Budget([Part; 7]);
+pub struct Budget([Item; 7]);
 
 /// Bytes for people; rounded up, so that nothing looks as if it would fit that does not.
 struct Mebibytes(usize);
@@ -62,17 +62,17 @@ impl Budget {
         let (keys, tokens) = (config.cache.max_tokens, config.cache.max_bytes);
         let cache = tokens.saturating_add(keys * ENTRY);
         let document = keys * LINES;
-        let part = |what, bytes| Part { what, bytes };
+        let item = |what, bytes| Item { what, bytes };
         Self([
-            part("the program", PROGRAM),
-            part("connections", connections * connection),
-            part("tokens and their keys", cache),
+            item("the program", PROGRAM),
+            item("connections", connections * connection),
+            item("tokens and their keys", cache),
             // As it is, and as it was before.
-            part("the cache that systemd holds", cache.saturating_mul(2)),
+            item("the cache that systemd holds", cache.saturating_mul(2)),
             // A text that grows may have room for as much again.
-            part("documents", server::MAX_DOCUMENTS.max(document) + 2 * document),
-            part("waiting log records", log::MAX_WAITING),
-            part(
+            item("documents", server::MAX_DOCUMENTS.max(document) + 2 * document),
+            item("waiting log records", log::MAX_WAITING),
+            item(
                 "replies of the endpoint",
                 config.upstream.max_concurrent * 2 * upstream::MAX_BODY,
             ),
@@ -105,11 +105,11 @@ impl Budget {
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sum = Part {
+        let sum = Item {
             what: "in all",
             bytes: self.sum(),
         };
-        for Part { what, bytes } in self.0.iter().chain([&sum]) {
+        for Item { what, bytes } in self.0.iter().chain([&sum]) {
             writeln!(f, "{what:<32} {:>6}", Mebibytes(*bytes).to_string())?;
         }
         Ok(())

@@ -50,7 +50,7 @@ pub struct Token {
 /// In the order of `docs/protocol.md`, "Answers", row "Order and types"; the secret comes first, at a place that is
 /// known.
 #[derive(Serialize)]
-struct Members<'a> {
+struct AnswerMembers<'a> {
     access_token: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<&'a str>,
@@ -68,7 +68,7 @@ impl Token {
         if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
             return Err(UnsafeToken);
         }
-        let members = Members {
+        let members = AnswerMembers {
             access_token: secret,
             client_id: parts.client_id.as_deref(),
             expires_on: parts.expires_on.as_secs().to_string(),

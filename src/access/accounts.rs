@@ -31,11 +31,11 @@ pub(super) type Members = HashMap<u32, HashSet<u32>>;
 #[derive(Default)]
 pub struct Accounts {
     members: Arc<RwLock<Members>>,
-    reader: Mutex<Option<Sender<Wanted>>>,
+    reader: Mutex<Option<Sender<GroupsWanted>>>,
 }
 
 /// What the reading thread shall read from now on.
-struct Wanted {
+struct GroupsWanted {
     groups: HashSet<u32>,
     read: oneshot::Sender<()>,
 }
@@ -49,7 +49,7 @@ impl Accounts {
     /// Reads who is in these groups, now and whenever a file changes. Returns when they are read, or will be later.
     pub async fn look_for(&self, groups: HashSet<u32>) {
         let (read, done) = oneshot::channel();
-        if let Err(error) = self.ask(Wanted { groups, read }) {
+        if let Err(error) = self.ask(GroupsWanted { groups, read }) {
             return warn!("rules with groups match nobody over TCP: the thread that reads the accounts: {error}");
         }
         if tokio::time::timeout(PATIENCE, done).await.is_err() {
@@ -61,7 +61,7 @@ impl Accounts {
         }
     }
 
-    fn ask(&self, wanted: Wanted) -> io::Result<()> {
+    fn ask(&self, wanted: GroupsWanted) -> io::Result<()> {
         let mut reader = self.reader.lock();
         if reader.is_none() {
             if wanted.groups.is_empty() {
@@ -81,11 +81,11 @@ impl Accounts {
 }
 
 /// Ends when nobody can ask any more.
-fn keep_reading(wanted: &Receiver<Wanted>, members: &RwLock<Members>) {
+fn keep_reading(wanted: &Receiver<GroupsWanted>, members: &RwLock<Members>) {
     let (mut groups, mut read) = (HashSet::new(), None);
     loop {
         let waiting = match wanted.recv_timeout(PERIOD) {
-            Ok(Wanted { groups: new, read }) => {
+            Ok(GroupsWanted { groups: new, read }) => {
                 groups = new;
                 Some(read)
             }

@@ -12,7 +12,7 @@ use nix::unistd::{User, geteuid};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 use crate::http::{self, ExchangeError, Response};
 
 /// The user that the packaged service runs as.
@@ -79,14 +79,14 @@ impl Daemon {
     }
 
     /// As [`Daemon::ask`], for those who need not know the reasons apart.
-    pub async fn answer(&self, target: &str, patience: Duration) -> Result<Response, Failure> {
+    pub async fn answer(&self, target: &str, patience: Duration) -> Result<Response, ClientError> {
         self.ask(target, patience)
             .await
             .map_err(|reason| self.unreachable(&reason))
     }
 
     /// As [`Daemon::answer`], but a POST, without a body.
-    pub async fn post(&self, target: &str, patience: Duration) -> Result<Response, Failure> {
+    pub async fn post(&self, target: &str, patience: Duration) -> Result<Response, ClientError> {
         timeout(patience, self.exchange(Method::POST, target))
             .await
             .unwrap_or(Err(NoAnswer::Silent(patience)))
@@ -107,9 +107,9 @@ impl Daemon {
     }
 
     /// What to say about it.
-    pub fn unreachable(&self, reason: &NoAnswer) -> Failure {
+    pub fn unreachable(&self, reason: &NoAnswer) -> ClientError {
         let cause = format!("cannot reach msi-tokend at {}: {reason}", self.socket.display());
-        let failure = |exit, advice: &'static str| Failure::new(exit, cause, advice);
+        let failure = |exit, advice: &'static str| ClientError::new(exit, cause, advice);
         match reason {
             NoAnswer::NoSocket => failure(
                 Exit::Unreachable,

@@ -6,18 +6,18 @@ use clap::Args;
 use hyper::StatusCode;
 
 use super::connection::Daemon;
-use super::endpoint::Sight;
-use super::failure::{Exit, Failure, printable};
+use super::error::{ClientError, Exit, printable};
 use super::forms::instant;
 use super::get::{Mode, target};
 use super::keep::FileState;
 use super::keep::instances::{self, Instance};
+use super::probe::Probe;
 use super::ready::Ready;
-use super::selection::Selector;
-use super::{endpoint, output, remedy};
+use super::selection::IdentityOptions;
+use super::{output, probe, remedy};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Violation;
-use crate::failure;
+use crate::failure::Failure;
 use crate::key::{Key, Resource};
 use crate::observe::health::TokenHealth;
 use crate::observe::status::{CallerStatus, Status};
@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_parser = Resource::new)]
     resource: Option<Resource>,
     #[command(flatten)]
-    selector: Selector,
+    selector: IdentityOptions,
 }
 
 /// One line of the diagnosis.
@@ -50,7 +50,7 @@ enum Finding {
 }
 
 /// Prints the diagnosis.
-pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     let mut findings = examine(daemon, arguments).await;
     findings.push(proxies(|name| std::env::var(name).ok()));
     findings.extend(
@@ -61,7 +61,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> 
     let lines: Vec<String> = findings.iter().flat_map(Finding::lines).collect();
     output::line(&[lines.join("\n").as_bytes()])?;
     match findings.iter().find_map(Finding::exit) {
-        Some(exit) => Err(Failure::quiet(exit)),
+        Some(exit) => Err(ClientError::quiet(exit)),
         None => Ok(()),
     }
 }
@@ -79,8 +79,8 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
     ))];
     findings.push(rules(&status.caller));
     let failing = ready.tokens.iter().any(|token| token.failures > 0);
-    let sight = endpoint::look(&status.endpoint).await;
-    findings.extend(sight_of(&status, sight, failing));
+    let probe = probe::endpoint(&status.endpoint).await;
+    findings.extend(endpoint(&status, probe, failing));
     findings.extend(tokens(&ready));
     if let Some(resource) = &arguments.resource {
         let key = Key::new(resource.clone(), arguments.selector.identity());
@@ -137,10 +137,10 @@ fn rules(caller: &CallerStatus) -> Finding {
     }
 }
 
-fn sight_of(status: &Status, sight: Result<Sight, failure::Failure>, failing: bool) -> Vec<Finding> {
+fn endpoint(status: &Status, probe: Result<Probe, Failure>, failing: bool) -> Vec<Finding> {
     let endpoint = &status.endpoint;
-    let sight = match sight {
-        Ok(sight) => sight,
+    let probe = match probe {
+        Ok(probe) => probe,
         Err(failure) => {
             let what = format!(
                 "the VM's endpoint {endpoint} cannot be reached from here: {}",
@@ -156,14 +156,14 @@ fn sight_of(status: &Status, sight: Result<Sight, failure::Failure>, failing: bo
         }
     };
     let mut findings = vec![Finding::Well(format!("the VM's endpoint {endpoint} answers"))];
-    if let Some(why) = sight.stand_in {
+    if let Some(why) = probe.stand_in {
         findings.push(Finding::Note(
             format!("the endpoint is a stand-in: {why}"),
             "Its tokens are worth nothing to Azure. On a real VM, remove upstream.endpoint from the configuration."
                 .to_owned(),
         ));
     }
-    findings.extend(sight.time.and_then(|time| skew(time, SystemClock.now().wall)));
+    findings.extend(probe.time.and_then(|time| skew(time, SystemClock.now().wall)));
     findings
 }
 
@@ -217,7 +217,7 @@ fn tokens(ready: &Ready) -> Vec<Finding> {
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
     let failure = match daemon.answer(&target(key, Mode::Get), TOKEN_PATIENCE).await {
         Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
-        Ok(answer) => Failure::of_answer(&answer, &format!("no token for {key}")),
+        Ok(answer) => ClientError::of_answer(&answer, &format!("no token for {key}")),
         Err(failure) => failure,
     };
     let cure = match failure.exit {
@@ -332,8 +332,8 @@ impl Finding {
     }
 }
 
-impl From<&Failure> for Finding {
-    fn from(failure: &Failure) -> Self {
+impl From<&ClientError> for Finding {
+    fn from(failure: &ClientError) -> Self {
         Self::Wrong(failure.exit, failure.cause.clone(), failure.advice.clone().into_owned())
     }
 }

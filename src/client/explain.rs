@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::connection::service_uid;
-use super::failure::{Exit, Failure, tell};
+use super::error::{ClientError, Exit, tell};
 use super::selection::Selection;
 use super::{output, table};
 use crate::access::{Caller, Grant, Part, Rules, gid_of, uid_of};
@@ -34,12 +34,12 @@ pub struct Arguments {
 }
 
 /// Prints each rule with the parts of it that do not match, then the verdict.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     let config = config::load(&arguments.config).map_err(|problems| {
         for problem in problems.iter() {
             tell(&problem.to_string());
         }
-        Failure::quiet(Exit::Configuration)
+        ClientError::quiet(Exit::Configuration)
     })?;
     let allow = &config.config.allow;
     let (rules, unknown) = Rules::resolve(allow, service_uid().unwrap_or(0));
@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => "denied: no rule matches".to_owned(),
     });
     output::line(&[lines.join("\n").as_bytes()])?;
-    verdict.map(|_| ()).ok_or_else(|| Failure::quiet(Exit::NotAllowed))
+    verdict.map(|_| ()).ok_or_else(|| ClientError::quiet(Exit::NotAllowed))
 }
 
 fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<String> {

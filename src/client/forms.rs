@@ -64,7 +64,7 @@ impl<'a> Issued<'a> {
     /// The daemon's answer but for `expires_in`, which would be wrong a second later.
     pub fn document(&self) -> Text {
         #[derive(Serialize)]
-        struct Document<'a> {
+        struct TokenJson<'a> {
             access_token: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             client_id: Option<&'a str>,
@@ -73,7 +73,7 @@ impl<'a> Issued<'a> {
             resource: &'a str,
             token_type: &'static str,
         }
-        self.json(&Document {
+        self.json(&TokenJson {
             access_token: self.access_token,
             client_id: self.client_id,
             expires_on: self.expires_on.to_string(),
@@ -91,18 +91,18 @@ impl<'a> Issued<'a> {
         struct ExecCredential<'a> {
             api_version: &'static str,
             kind: &'static str,
-            status: Status<'a>,
+            status: ExecCredentialStatus<'a>,
         }
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
-        struct Status<'a> {
+        struct ExecCredentialStatus<'a> {
             expiration_timestamp: String,
             token: &'a str,
         }
         self.json(&ExecCredential {
             api_version,
             kind: "ExecCredential",
-            status: Status {
+            status: ExecCredentialStatus {
                 expiration_timestamp: instant(self.expires_on),
                 token: self.access_token,
             },
@@ -112,14 +112,14 @@ impl<'a> Issued<'a> {
     /// What Google's libraries read from an executable, <https://google.aip.dev/auth/4117>.
     pub fn gcp(&self) -> Text {
         #[derive(Serialize)]
-        struct Response<'a> {
+        struct ExecutableResponse<'a> {
             version: u8,
             success: bool,
             token_type: &'static str,
             id_token: &'a str,
             expiration_time: u64,
         }
-        self.json(&Response {
+        self.json(&ExecutableResponse {
             version: 1,
             success: true,
             token_type: "urn:ietf:params:oauth:token-type:jwt",
@@ -131,7 +131,7 @@ impl<'a> Issued<'a> {
     /// What the token says, for people: its times and its claims, without the token and its signature.
     pub fn claims(&self) -> Text {
         #[derive(Serialize)]
-        struct Said<'a> {
+        struct ClaimsJson<'a> {
             resource: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             client_id: Option<&'a str>,
@@ -141,7 +141,7 @@ impl<'a> Issued<'a> {
             /// Null where the token is no JWT.
             claims: Option<Map<String, Value>>,
         }
-        let json = serde_json::to_string_pretty(&Said {
+        let json = serde_json::to_string_pretty(&ClaimsJson {
             resource: self.resource,
             client_id: self.client_id,
             not_before: instant(self.not_before),

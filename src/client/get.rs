@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::{Instant, sleep};
 
 use super::connection::Daemon;
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 use super::forms::{self, Issued};
 use super::output;
 use super::selection::Selection;
@@ -57,7 +57,7 @@ pub enum Mode {
 }
 
 /// Prints a token, or says why there is none.
-pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(), ClientError> {
     let key = arguments.selection.key()?;
     let answer = patient(daemon, &key, mode, arguments.wait).await?;
     if let Output::Json = arguments.output {
@@ -77,16 +77,16 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(
 }
 
 /// The token in an answer.
-pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, Failure> {
+pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, ClientError> {
     // serde's own words may hold what it choked on.
     Issued::read(&answer.body).ok_or_else(|| {
         let cause = format!("the answer for {key} holds no access_token");
-        Failure::new(Exit::Other, cause, "Is it msi-tokend that serves on this socket?")
+        ClientError::new(Exit::Other, cause, "Is it msi-tokend that serves on this socket?")
     })
 }
 
 /// Tries until there is a token, or a reason why there will be none before `wait` is over.
-pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Response, Failure> {
+pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Response, ClientError> {
     let target = target(key, mode);
     let start = Instant::now();
     let mut tries = 1;
@@ -94,7 +94,7 @@ pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Durati
         let left = wait.unwrap_or(ONE_TRY).saturating_sub(start.elapsed());
         let failure = match daemon.answer(&target, left).await {
             Ok(answer) if answer.status == StatusCode::OK => return Ok(answer),
-            Ok(answer) => Failure::of_answer(&answer, &format!("no token for {key}")),
+            Ok(answer) => ClientError::of_answer(&answer, &format!("no token for {key}")),
             Err(failure) => failure,
         };
         let (Some(wait), Some(pause)) = (wait, failure.retry_in) else {
@@ -108,14 +108,14 @@ pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Durati
     }
 }
 
-fn given_up(failure: &Failure, tries: u32, wait: Duration) -> Failure {
+fn given_up(failure: &ClientError, tries: u32, wait: Duration) -> ClientError {
     let wait = humantime::format_duration(wait);
     let tries = if tries == 1 {
         "1 try".to_owned()
     } else {
         format!("{tries} tries")
     };
-    Failure {
+    ClientError {
         cause: format!(
             "gave up after {tries}, as --wait {wait} allows no more: {}",
             failure.cause

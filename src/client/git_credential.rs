@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::connection::Daemon;
-use super::failure::{Failure, tell};
+use super::error::{ClientError, tell};
 use super::get::{self, Mode};
 use super::output;
-use super::selection::Selector;
+use super::selection::IdentityOptions;
 use crate::key::{Key, Resource};
 
 /// Azure DevOps, as Microsoft Entra knows it:
@@ -30,24 +30,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    selector: Selector,
+    selector: IdentityOptions,
     /// What git wants, which appends it itself: get, store or erase; nothing is done for any other.
     #[arg(value_name = "OPERATION")]
     operation: String,
 }
 
 /// Answers git. For hosts that are not Azure DevOps nothing is said, so that git asks its next helper.
-pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     let mut input = Zeroizing::new(String::new());
     io::stdin()
         .take(MAX_INPUT)
         .read_to_string(&mut input)
-        .map_err(|error| Failure::system("read what git says", &error))?;
+        .map_err(|error| ClientError::system("read what git says", &error))?;
     let described = describe(&input);
     if !is_ours(&described) {
         return Ok(());
     }
-    let resource = Resource::new(RESOURCE).map_err(|error| Failure::system("ask", &io::Error::other(error)))?;
+    let resource = Resource::new(RESOURCE).map_err(|error| ClientError::system("ask", &io::Error::other(error)))?;
     let key = Key::new(resource, arguments.selector.identity());
     match (arguments.operation.as_str(), described.get("password")) {
         ("get", _) => get(daemon, &key, &described).await,
@@ -76,7 +76,7 @@ fn is_ours(described: &HashMap<&str, &str>) -> bool {
     is_devops && is_https
 }
 
-async fn get(daemon: &Daemon, key: &Key, described: &HashMap<&str, &str>) -> Result<(), Failure> {
+async fn get(daemon: &Daemon, key: &Key, described: &HashMap<&str, &str>) -> Result<(), ClientError> {
     let answer = get::patient(daemon, key, Mode::Get, None).await?;
     let issued = get::issued(&answer, key)?;
     let username = described.get("username").copied().unwrap_or(USERNAME);
@@ -91,7 +91,7 @@ async fn get(daemon: &Daemon, key: &Key, described: &HashMap<&str, &str>) -> Res
 }
 
 /// git says that a service refused the token: where it is the cached one, the daemon fetches another.
-async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), Failure> {
+async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), ClientError> {
     let mut target = get::target(key, Mode::Get) + "&token_sha256_to_refresh=";
     for byte in Sha256::digest(password) {
         _ = write!(target, "{byte:02x}");
@@ -99,7 +99,7 @@ async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), Failure
     let answer = daemon.answer(&target, PATIENCE).await?;
     match answer.status {
         StatusCode::OK => Ok(()),
-        _ => Err(Failure::of_answer(&answer, &format!("no new token for {key}"))),
+        _ => Err(ClientError::of_answer(&answer, &format!("no new token for {key}"))),
     }
 }
 

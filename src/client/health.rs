@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use tokio::time::Instant;
 
 use super::connection::{Daemon, NoAnswer};
-use super::failure::{Failure, printable};
+use super::error::{ClientError, printable};
 use super::output;
 use super::ready::Ready;
 use crate::config::duration;
@@ -53,7 +53,7 @@ pub fn unknown() -> ExitCode {
 }
 
 /// Prints the line.
-pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<ExitCode, ClientError> {
     let start = Instant::now();
     let mut report = look(daemon, arguments).await;
     if !report.perfdata.is_empty() {

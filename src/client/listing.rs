@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 
-use super::failure::printable;
+use super::error::printable;
 use super::table;
 use crate::observe::status::{Status, TokenStatus};
 

@@ -9,7 +9,7 @@ use clap::Args;
 use hyper::StatusCode;
 
 use super::connection::Daemon;
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 use crate::replace::replace;
 
 /// The daemon answers this from memory.
@@ -25,13 +25,13 @@ pub struct Arguments {
 }
 
 /// Writes the file; where that fails, what was there before stays.
-pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<(), ClientError> {
     let answer = daemon.answer("/metrics", PATIENCE).await?;
     if answer.status != StatusCode::OK {
-        return Err(Failure::of_answer(&answer, "no metrics"));
+        return Err(ClientError::of_answer(&answer, "no metrics"));
     }
     write(textfile, &foreign(&answer.body)).map_err(|error| {
-        Failure::new(
+        ClientError::new(
             Exit::Other,
             format!("cannot write {}: {error}", textfile.display()),
             "The directory must exist and be writable for this user.",

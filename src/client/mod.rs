@@ -2,9 +2,8 @@
 
 mod connection;
 mod doctor;
-mod endpoint;
+mod error;
 mod explain;
-mod failure;
 mod forms;
 mod get;
 mod git_credential;
@@ -13,6 +12,7 @@ mod keep;
 mod listing;
 mod metrics;
 mod output;
+mod probe;
 mod ready;
 mod reload;
 mod remedy;
@@ -27,7 +27,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::connection::Daemon;
-use self::failure::{Exit, Failure};
+use self::error::{ClientError, Exit};
 use crate::harden::harden;
 
 const DEFAULT_SOCKET: &str = "/run/msi-tokend/msi-tokend.sock";
@@ -104,13 +104,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, Failure> {
-    harden().map_err(|errno| Failure::system("keep others out of this process", &errno.into()))?;
+fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError> {
+    harden().map_err(|errno| ClientError::system("keep others out of this process", &errno.into()))?;
     let daemon = Daemon::at(socket.unwrap_or_else(default_socket));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::system("start the runtime", &error))?;
+        .map_err(|error| ClientError::system("start the runtime", &error))?;
     runtime.block_on(async {
         match command {
             Command::Get(arguments) => get::run(&daemon, &arguments, get::Mode::Get).await?,

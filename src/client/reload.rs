@@ -7,21 +7,21 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use super::connection::Daemon;
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 
 /// Names in rules are looked up anew, perhaps in a directory service.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says nothing if all is well.
-pub async fn run(daemon: &Daemon) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon) -> Result<(), ClientError> {
     let answer = daemon.post("/reload", PATIENCE).await?;
     match answer.status {
         StatusCode::OK => Ok(()),
-        StatusCode::CONFLICT => Err(Failure {
+        StatusCode::CONFLICT => Err(ClientError {
             exit: Exit::Configuration,
             advice: "".into(),
-            ..Failure::of_answer(&answer, "not reloaded")
+            ..ClientError::of_answer(&answer, "not reloaded")
         }),
-        _ => Err(Failure::of_answer(&answer, "not reloaded")),
+        _ => Err(ClientError::of_answer(&answer, "not reloaded")),
     }
 }

@@ -2,22 +2,22 @@
 
 use clap::Args;
 
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 use crate::key::{Identity, InvalidKey, Key, Resource};
 
 /// Which token.
 #[derive(Args)]
 pub struct Selection {
     #[command(flatten)]
-    audience: Audience,
+    audience: ResourceOptions,
     #[command(flatten)]
-    selector: Selector,
+    selector: IdentityOptions,
 }
 
 /// Whom the token is for, in one of three ways to say it.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-struct Audience {
+struct ResourceOptions {
     /// Whom the token is for, as --resource has it.
     #[arg(value_name = "RESOURCE", value_parser = Resource::new)]
     named: Option<Resource>,
@@ -33,7 +33,7 @@ struct Audience {
 #[derive(Args)]
 #[group(multiple = false)]
 #[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
-pub struct Selector {
+pub struct IdentityOptions {
     /// The identity's client id (application id).
     #[arg(long, value_name = "ID", value_parser = Identity::client_id)]
     client_id: Option<Identity>,
@@ -47,11 +47,12 @@ pub struct Selector {
 
 impl Selection {
     /// What the daemon finds the token under.
-    pub fn key(&self) -> Result<Key, Failure> {
-        let Audience { named, resource, scope } = &self.audience;
+    pub fn key(&self) -> Result<Key, ClientError> {
+        let ResourceOptions { named, resource, scope } = &self.audience;
         let resource = named.as_ref().or(resource.as_ref()).or(scope.as_ref());
         // clap sees to it that there is one.
-        let resource = resource.ok_or_else(|| Failure::new(Exit::Usage, "no resource is named", "Add --resource."))?;
+        let resource =
+            resource.ok_or_else(|| ClientError::new(Exit::Usage, "no resource is named", "Add --resource."))?;
         Ok(Key::new(resource.clone(), self.selector.identity()))
     }
 }
@@ -61,7 +62,7 @@ fn of_scope(text: &str) -> Result<Resource, InvalidKey> {
     Resource::new(text.strip_suffix("/.default").unwrap_or(text))
 }
 
-impl Selector {
+impl IdentityOptions {
     /// The one that was named, or the VM's default.
     pub fn identity(&self) -> Identity {
         let Self {

@@ -9,7 +9,7 @@ use terminal_size::{Width, terminal_size_of};
 use tokio::time::sleep;
 
 use super::connection::Daemon;
-use super::failure::{Exit, Failure};
+use super::error::{ClientError, Exit};
 use super::listing::{Listing, Look};
 use super::output;
 use crate::observe::status::Status;
@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 /// Prints the list.
-pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     if !arguments.watch {
         return output::line(&[&once(daemon, arguments).await?]);
     }
@@ -47,16 +47,16 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> 
     }
 }
 
-async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, Failure> {
+async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, ClientError> {
     let answer = daemon.answer("/status", PATIENCE).await?;
     if answer.status != StatusCode::OK {
-        return Err(Failure::of_answer(&answer, "no status"));
+        return Err(ClientError::of_answer(&answer, "no status"));
     }
     if arguments.json {
         return Ok(answer.body.to_vec());
     }
     let status: Status = serde_json::from_slice(&answer.body).map_err(|error| {
-        Failure::new(
+        ClientError::new(
             Exit::Other,
             format!("the daemon's status is not understood: {error}"),
             "Compare `msi-tokend --version` with `msi-token --version`; --json prints it as it is.",

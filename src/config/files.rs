@@ -27,21 +27,21 @@ const FLAGS: OFlag = OFlag::O_NOFOLLOW
     .union(OFlag::O_CLOEXEC);
 
 /// One file, judged and read.
-pub(super) struct Source {
+pub(super) struct SourceFile {
     /// As it was opened.
     pub(super) path: Arc<Path>,
     pub(super) text: String,
 }
 
 /// Why a file is not read, and what to do.
-type Untrusted = (String, String);
+type FileFault = (String, String);
 
 /// The main file, then `conf.d/*.toml` beside it in name order, as a shell's `*.toml` would find them. What cannot be
 /// read is a problem; a missing `conf.d` is none.
-pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Source> {
+pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<SourceFile> {
     let mut sources = Vec::new();
     let mut take = |path: &Path, opened: io::Result<File>| match read(path, opened) {
-        Ok(text) => sources.push(Source {
+        Ok(text) => sources.push(SourceFile {
             path: path.into(),
             text,
         }),
@@ -64,7 +64,7 @@ pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Sour
 }
 
 /// One file without others beside it, in a directory that nobody else can put another into.
-pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<Source> {
+pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<SourceFile> {
     let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let text = match Directory::open(beside.unwrap_or(Path::new("."))) {
         Ok(directory) => {
@@ -77,7 +77,7 @@ pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<S
         }
     };
     match text {
-        Ok(text) => Some(Source {
+        Ok(text) => Some(SourceFile {
             path: path.into(),
             text,
         }),
@@ -96,7 +96,7 @@ fn open(path: &Path, more: OFlag) -> io::Result<File> {
 }
 
 /// The judged directory and the names in it that count; none if there is no such directory.
-fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Untrusted> {
+fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, FileFault> {
     let directory = match open(path, OFlag::O_DIRECTORY) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -124,7 +124,7 @@ fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, Untrusted> {
     Ok(Some((directory, names)))
 }
 
-fn read(path: &Path, opened: io::Result<File>) -> Result<String, Untrusted> {
+fn read(path: &Path, opened: io::Result<File>) -> Result<String, FileFault> {
     let file = opened.map_err(|error| unreadable(path, &error))?;
     let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
     if !metadata.is_file() {
@@ -147,7 +147,7 @@ fn read(path: &Path, opened: io::Result<File>) -> Result<String, Untrusted> {
 
 /// Only root and the user whom this process runs as may be able to write it. The group is not trusted either, not even
 /// root's: who is in it is decided elsewhere.
-fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
+fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), FileFault> {
     let (owner, ours) = (metadata.uid(), geteuid().as_raw());
     if owner != 0 && owner != ours {
         let trusted = if ours == 0 {
@@ -172,7 +172,7 @@ fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     Ok(())
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Untrusted {
+fn unreadable(path: &Path, error: &io::Error) -> FileFault {
     let path = printable(path);
     match error.raw_os_error().map(nix::errno::Errno::from_raw) {
         Some(nix::errno::Errno::ENOENT) => ("does not exist".into(), "create it, or name another one".into()),
@@ -188,7 +188,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Untrusted {
     }
 }
 
-fn problem(path: &Path, (what, remedy): Untrusted) -> Violation {
+fn problem(path: &Path, (what, remedy): FileFault) -> Violation {
     Violation {
         file: path.into(),
         line: None,

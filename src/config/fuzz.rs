@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str;
 use std::sync::Arc;
 
-use super::files::Source;
+use super::files::SourceFile;
 use super::load::understand;
 use super::{Account, Config, Loaded, Origin, Violations};
 
@@ -45,10 +45,10 @@ pub fn config(input: &[u8]) -> bool {
 }
 
 fn load(text: &str) -> Result<Loaded, Violations> {
-    let sources: Vec<Source> = text
+    let sources: Vec<SourceFile> = text
         .split(NEXT_FILE)
         .enumerate()
-        .map(|(index, text)| Source {
+        .map(|(index, text)| SourceFile {
             path: Path::new(&format!("/etc/msi-tokend/{index}.toml")).into(),
             text: text.to_owned(),
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group};
 
-use super::files::{self, Source};
+use super::files::{self, SourceFile};
 use super::names::{Audience, UserOrGroup};
 use super::read::{Form, Names, Node, ReadFault, Reader, Visit};
 use super::schema::{CLIENT_ID, OBJECT_ID, RESOURCE_ID};
@@ -69,7 +69,7 @@ pub struct Login {
 
 /// One `[[file]]` table as written.
 #[derive(Default)]
-struct Draft {
+struct FileDraft {
     name: Option<String>,
     resource: Option<Resource>,
     client_id: Option<Identity>,
@@ -126,7 +126,7 @@ pub fn load(path: &Path, is_own_group: impl Fn(Gid) -> bool) -> Result<Vec<KeptF
 }
 
 fn understand(
-    source: &Source,
+    source: &SourceFile,
     is_own_group: &impl Fn(Gid) -> bool,
     files: &mut Vec<KeptFile>,
     violations: &mut Vec<Violation>,
@@ -140,7 +140,7 @@ fn understand(
             reader.table("file.pgpass", left, None, |v| login.keys(v));
             login
         });
-        let mut draft = Draft::default();
+        let mut draft = FileDraft::default();
         let given = reader.table("file", table, None, |v| draft.keys(v));
         let mut wrong = draft.wrong(&given, login.is_some());
         let group = draft.group.as_ref().map(|account| group(account, is_own_group));
@@ -164,7 +164,7 @@ fn understand(
 
 fn names() -> Names {
     let mut names = Names::default();
-    Draft::default().keys(names.enter("file"));
+    FileDraft::default().keys(names.enter("file"));
     names.all.push(("file", "pgpass"));
     Login::default().keys(names.enter("file.pgpass"));
     names
@@ -187,7 +187,7 @@ fn group(account: &Account, is_own: &impl Fn(Gid) -> bool) -> Result<Gid, Wrong>
     Err(("file.group", what, remedy))
 }
 
-impl Draft {
+impl FileDraft {
     fn keys(&mut self, v: &mut impl Visit) {
         let words = Choice(&[
             ("token", Word::Token),

@@ -8,7 +8,7 @@ use hyper::Uri;
 use sha2::{Digest, Sha256};
 
 use super::effective::Printer;
-use super::files::{self, Source};
+use super::files::{self, SourceFile};
 use super::read::{Names, Origins, Reader};
 use super::schema::{AllowTable, Draft, Warm};
 use super::violation::FaultKind;
@@ -38,7 +38,7 @@ pub fn load(main: &Path) -> Result<Loaded, Violations> {
 }
 
 /// One file over the other; `violations` are those that reading them had.
-pub(super) fn understand(sources: &[Source], mut violations: Vec<Violation>) -> Result<Loaded, Violations> {
+pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>) -> Result<Loaded, Violations> {
     let names = names();
     let mut draft = Draft::new(Config::default());
     let mut origins = Origins::new();
@@ -84,7 +84,7 @@ pub(super) fn understand(sources: &[Source], mut violations: Vec<Violation>) -> 
 }
 
 /// By name and text: one configuration can be reached by more than one path.
-fn hash(sources: &[Source]) -> String {
+fn hash(sources: &[SourceFile]) -> String {
     let mut hasher = Sha256::new();
     for source in sources {
         let name = source.path.file_name().unwrap_or_default().as_bytes();

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Origin;
-use super::files::Source;
+use super::files::SourceFile;
 use super::violation::{FaultKind, Violation};
 
 /// A value with its place in the text.
@@ -123,7 +123,7 @@ pub(super) type Origins = HashMap<(&'static str, &'static str), Origin>;
 
 /// One file under reading.
 pub(super) struct Reader<'a> {
-    source: &'a Source,
+    source: &'a SourceFile,
     names: &'a Names,
     /// Offsets of the text's line ends.
     line_ends: Vec<usize>,
@@ -143,7 +143,7 @@ pub(super) struct Table<'r, 'a, 'i> {
 impl<'a> Reader<'a> {
     /// Parses a source. After a syntax error nothing of the file is read.
     pub(super) fn parse(
-        source: &'a Source,
+        source: &'a SourceFile,
         names: &'a Names,
         violations: &'a mut Vec<Violation>,
     ) -> (Self, Option<DeTable<'a>>) {

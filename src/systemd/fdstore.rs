@@ -19,8 +19,8 @@ use sd_notify::NotifyState;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+use super::cache_format::{self, Place, SnapshotError};
 use super::message::notify;
-use super::snapshot::{self, Place, SnapshotError};
 use crate::broker::KeySnapshot;
 use crate::clock::Now;
 use crate::engine::Engine;
@@ -148,7 +148,7 @@ impl FdStore {
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default()));
         file.rewind()?;
         file.take(size).read_to_end(&mut bytes)?;
-        Ok(snapshot::read(&bytes, self.place(upstream), now)?)
+        Ok(cache_format::read(&bytes, self.place(upstream), now)?)
     }
 
     fn place<'a>(&'a self, upstream: &'a str) -> Place<'a> {
@@ -161,7 +161,7 @@ impl FdStore {
 
     /// Puts `keys` into the store in place of what is there, whose memory is given back.
     fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
-        let file = sealed(|file| snapshot::write(keys, self.place(upstream), file))?;
+        let file = sealed(|file| cache_format::write(keys, self.place(upstream), file))?;
         // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
         notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
@@ -214,7 +214,7 @@ mod tests {
     fn only_memory_sealed_by_this_program_is_read() {
         let empty = || holding(b"");
         let mut good = Vec::new();
-        snapshot::write(&[], passed(empty()).place(UPSTREAM), &mut good).unwrap();
+        cache_format::write(&[], passed(empty()).place(UPSTREAM), &mut good).unwrap();
         assert!(take_back(holding(&good)).unwrap().is_empty());
         assert!(matches!(take_back(empty()), Err(RestoreError::Content(_))));
         let unsealed = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();

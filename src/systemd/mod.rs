@@ -1,10 +1,10 @@
 //! What the daemon tells systemd and takes from it. Without systemd the daemon runs as well.
 
 mod activation;
+mod cache_format;
 mod fdstore;
 mod message;
 mod notify;
-mod snapshot;
 
 pub use self::activation::{Activation, ActivationError};
 pub use self::fdstore::FdStore;

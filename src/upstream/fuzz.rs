@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{exchange, reply, status};
+use super::{exchange, http_status, reply};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};
 use crate::http::Response;
@@ -51,7 +51,7 @@ pub fn reply(input: &[u8]) -> bool {
                 (Identity::resource_id("/s/x").unwrap(), true),
             ] {
                 let key = Key::new(resource.clone(), identity);
-                let judged = status::check(&answer, Some("IMDS/"), NOW)
+                let judged = http_status::check(&answer, Some("IMDS/"), NOW)
                     .and_then(|()| reply::token(&answer.body, &key, must_echo, NOW));
                 match judged {
                     Ok(token) => {

@@ -9,10 +9,10 @@ mod endpoint;
 mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod http_status;
 mod imds;
 mod quote;
 mod reply;
-mod status;
 mod vm_extension;
 
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl Upstream {
         let answer = tokio::time::timeout(self.request_timeout, exchanges)
             .await
             .map_err(|_| exchange::timed_out("no answer", self.request_timeout))??;
-        status::check(&answer, self.endpoint.server(), clock.now())?;
+        http_status::check(&answer, self.endpoint.server(), clock.now())?;
         reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
     }
 

@@ -32,7 +32,7 @@ pub struct Said {
 /// `error` is a string for most endpoints, and an object with members of its own for some (`docs/protocol.md`, "Errors",
 /// row "Nested error").
 #[derive(Default, Deserialize)]
-struct ErrorJson {
+struct UpstreamErrorJson {
     error: Option<Value>,
     code: Option<Value>,
     error_description: Option<Value>,
@@ -50,10 +50,10 @@ pub fn json(body: &[u8]) -> Option<Said> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Some(Said::default());
     }
-    let outer: ErrorJson = serde_json::from_slice(body).unwrap_or_default();
-    let inner: ErrorJson = match &outer.error {
-        Some(nested @ Value::Object(_)) => ErrorJson::deserialize(nested).unwrap_or_default(),
-        _ => ErrorJson::default(),
+    let outer: UpstreamErrorJson = serde_json::from_slice(body).unwrap_or_default();
+    let inner: UpstreamErrorJson = match &outer.error {
+        Some(nested @ Value::Object(_)) => UpstreamErrorJson::deserialize(nested).unwrap_or_default(),
+        _ => UpstreamErrorJson::default(),
     };
     let first = |values: &[&Option<Value>]| {
         let texts = values.iter().filter_map(|value| value.as_ref()?.as_str());
@@ -71,17 +71,17 @@ pub fn json(body: &[u8]) -> Option<Said> {
         first(&[&outer.correlation_id, &inner.correlation_id]),
     ];
     Some(Said {
-        error: error.map(|error| cut(&shown(&error, Kind::Field), MAX_CODE)),
+        error: error.map(|error| cut(&shown(&error, TextKind::Field), MAX_CODE)),
         description: described(text.as_deref(), ids),
     })
 }
 
 /// The text and behind it the ids that it does not show, because it was cut or never had them.
 fn described(text: Option<&str>, ids: [Option<String>; 2]) -> Option<String> {
-    let mut told = text.map(|text| cut(&shown(text, Kind::Field), MAX_TEXT));
+    let mut told = text.map(|text| cut(&shown(text, TextKind::Field), MAX_TEXT));
     for ((name, label), id) in IDS.into_iter().zip(ids) {
         let id = id.or_else(|| text.and_then(|text| id_after(text, label)).map(str::to_owned));
-        let Some(id) = id.map(|id| cut(&shown(&id, Kind::Field), MAX_ID)) else {
+        let Some(id) = id.map(|id| cut(&shown(&id, TextKind::Field), MAX_ID)) else {
             continue;
         };
         let told = told.get_or_insert_default();
@@ -116,18 +116,18 @@ pub fn excerpt(body: &[u8]) -> Option<String> {
     if letters.windows(b"accesstoken".len()).any(|name| name == b"accesstoken") {
         return None;
     }
-    let text = shown(&String::from_utf8_lossy(body), Kind::Excerpt);
+    let text = shown(&String::from_utf8_lossy(body), TextKind::Excerpt);
     Some(text.chars().take(MAX_EXCERPT).collect())
 }
 
 /// A short text that stands for itself, such as a header's value.
 pub fn value(text: &str) -> String {
-    cut(&shown(text, Kind::Excerpt), MAX_ID)
+    cut(&shown(text, TextKind::Excerpt), MAX_ID)
 }
 
 /// How much is known of a text.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum TextKind {
     /// A member that is meant for people.
     Field,
     /// Anything.
@@ -136,7 +136,7 @@ enum Kind {
 
 /// Without what could be a token, and without what a terminal or a reader could take for more than text: it goes to logs
 /// and to callers.
-fn shown(text: &str, kind: Kind) -> String {
+fn shown(text: &str, kind: TextKind) -> String {
     let printable: String = masked(text, kind)
         .chars()
         .map(|c| if is_printable(c) { c } else { ' ' })
@@ -157,7 +157,7 @@ fn is_printable(c: char) -> bool {
 }
 
 /// Puts [`MASK`] in the place of each run that begins like a JWT, to its end, and in an excerpt of each long run.
-fn masked(text: &str, kind: Kind) -> Cow<'_, str> {
+fn masked(text: &str, kind: TextKind) -> Cow<'_, str> {
     let chars: Vec<char> = text.chars().collect();
     let (mut out, mut changed, mut at) = (String::new(), false, 0);
     while let Some(&c) = chars.get(at) {
@@ -168,7 +168,7 @@ fn masked(text: &str, kind: Kind) -> Cow<'_, str> {
         }
         let end = end_of_run(&chars, at);
         let run = chars.get(at..end).unwrap_or_default();
-        let is_long = kind == Kind::Excerpt && run.iter().filter(|c| is_of_run(**c)).count() >= LONGEST_WORD;
+        let is_long = kind == TextKind::Excerpt && run.iter().filter(|c| is_of_run(**c)).count() >= LONGEST_WORD;
         let secret = if is_long {
             Some(0)
         } else {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::unistd::User;
 
-use super::store::{STATE, State};
+use super::file_store::{FileStates, STATE};
 use crate::client::explain::groups_of;
 use crate::config::Violations;
 use crate::config::keep as settings;
@@ -26,7 +26,7 @@ pub struct Instance {
     /// As systemd has it: active, activating, failed, inactive; none where it cannot be asked.
     pub activity: Option<String>,
     /// What it keeps, as far as it tells.
-    pub state: State,
+    pub state: FileStates,
 }
 
 /// All that have settings or files.
@@ -79,7 +79,7 @@ fn activity(user: &str) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-fn state(path: &Path) -> State {
+fn state(path: &Path) -> FileStates {
     let text = fs::read_to_string(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
 //! `keep`: tokens in files, for programs that read one from there. It is a caller like any other, and the daemon knows
 //! nothing of the files.
 
+mod file_report;
+mod file_store;
 pub mod instances;
-mod plan;
-mod report;
-mod store;
+mod schedule;
 
 use std::env;
 use std::path::PathBuf;
@@ -20,13 +20,13 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{Level, warn};
 
-pub use self::store::FileState;
+pub use self::file_store::FileState;
 
-use self::plan::Plan;
-use self::report::Sight;
-use self::store::{State, Store};
+use self::file_report::FileReport;
+use self::file_store::{FileStates, FileStore};
+use self::schedule::Schedule;
 use super::connection::Daemon;
-use super::failure::{Exit, Failure, tell};
+use super::error::{ClientError, Exit, tell};
 use super::get::{self, Mode};
 
 use crate::clock::{Clock, SystemClock};
@@ -50,7 +50,7 @@ pub struct Arguments {
 }
 
 /// A token, and the files that it is in.
-struct Token {
+struct KeptToken {
     key: Key,
     files: Vec<usize>,
 }
@@ -60,28 +60,29 @@ struct Keeper<'a, C> {
     daemon: &'a Daemon,
     clock: C,
     files: Vec<KeptFile>,
-    tokens: Vec<Token>,
-    plan: Plan,
-    store: Store,
+    tokens: Vec<KeptToken>,
+    schedule: Schedule,
+    store: FileStore,
     /// By file.
-    sights: Vec<Sight>,
+    reports: Vec<FileReport>,
     /// Of the questions under way, by token.
-    answers: JoinSet<(usize, Result<Response, Failure>)>,
+    answers: JoinSet<(usize, Result<Response, ClientError>)>,
     /// What systemd and the state file were told last, and whether every file was current then, or before.
-    told: Option<(State, bool)>,
+    told: Option<(FileStates, bool)>,
 }
 
 /// Keeps the files until a signal ends it; they stay, so that a restart leaves no gap.
-pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     let files = settings::load(&arguments.settings, own_groups()).map_err(|violations| {
         for violation in violations.iter() {
             tell(&violation.to_string());
         }
-        Failure::quiet(Exit::Configuration)
+        ClientError::quiet(Exit::Configuration)
     })?;
-    let store = Store::open(&arguments.directory()?, &files)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| Failure::system("wait for signals", &error))?;
-    let log = log::start(Level::INFO, "msi-token").map_err(|error| Failure::system("start the log", &error))?;
+    let store = FileStore::open(&arguments.directory()?, &files)?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(|error| ClientError::system("wait for signals", &error))?;
+    let log = log::start(Level::INFO, "msi-token").map_err(|error| ClientError::system("start the log", &error))?;
     let mut keeper = Keeper::new(daemon, SystemClock, files, store);
     tokio::select! {
         () = keeper.keep() => {}
@@ -94,12 +95,12 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), Failure> 
 }
 
 impl Arguments {
-    fn directory(&self) -> Result<PathBuf, Failure> {
+    fn directory(&self) -> Result<PathBuf, ClientError> {
         let of_unit = || env::var_os("RUNTIME_DIRECTORY").filter(|path| !path.is_empty());
         let directory = self.directory.clone().or_else(|| of_unit().map(PathBuf::from));
         directory.ok_or_else(|| {
             let advice = "Name one with --directory, or set RuntimeDirectory= in the unit.";
-            Failure::new(Exit::Usage, "no directory for the files is named", advice)
+            ClientError::new(Exit::Usage, "no directory for the files is named", advice)
         })
     }
 }
@@ -112,20 +113,20 @@ fn own_groups() -> impl Fn(Gid) -> bool {
 }
 
 impl<'a, C: Clock> Keeper<'a, C> {
-    fn new(daemon: &'a Daemon, clock: C, files: Vec<KeptFile>, store: Store) -> Self {
-        let mut tokens: Vec<Token> = Vec::new();
+    fn new(daemon: &'a Daemon, clock: C, files: Vec<KeptFile>, store: FileStore) -> Self {
+        let mut tokens: Vec<KeptToken> = Vec::new();
         for (index, file) in files.iter().enumerate() {
             match tokens.iter_mut().find(|token| token.key == file.key) {
                 Some(token) => token.files.push(index),
-                None => tokens.push(Token {
+                None => tokens.push(KeptToken {
                     key: file.key.clone(),
                     files: vec![index],
                 }),
             }
         }
         let mut keeper = Self {
-            plan: Plan::new(tokens.len(), clock.now()),
-            sights: files.iter().map(Sight::new).collect(),
+            schedule: Schedule::new(tokens.len(), clock.now()),
+            reports: files.iter().map(FileReport::new).collect(),
             daemon,
             clock,
             files,
@@ -144,14 +145,14 @@ impl<'a, C: Clock> Keeper<'a, C> {
         let now = self.clock.now();
         for former in self.store.former().files {
             let Some(expires_on) = former.expires_on else { continue };
-            let same = self.sights.iter_mut().enumerate().find(|(_, sight)| {
-                let state = sight.state();
+            let same = self.reports.iter_mut().enumerate().find(|(_, report)| {
+                let state = report.state();
                 (&state.name, &state.resource, &state.identity) == (&former.name, &former.resource, &former.identity)
             });
-            if let Some((index, sight)) = same {
-                sight.inherited(expires_on);
+            if let Some((index, report)) = same {
+                report.inherited(expires_on);
                 let token = self.tokens.iter().position(|token| token.files.contains(&index));
-                self.plan
+                self.schedule
                     .had(token.unwrap_or(usize::MAX), Duration::from_secs(expires_on), now);
             } else if let Err(error) = self.store.remove(&former.name) {
                 warn!(file = %former.name, "a file that the settings no longer have cannot be removed: {error}");
@@ -164,7 +165,7 @@ impl<'a, C: Clock> Keeper<'a, C> {
             self.expire();
             self.ask();
             self.tell();
-            let wait = self.plan.wait(self.clock.now());
+            let wait = self.schedule.wait(self.clock.now());
             tokio::select! {
                 Some(Ok((token, answer))) = self.answers.join_next() => self.answered(token, answer),
                 () = sleep(wait) => {}
@@ -173,17 +174,17 @@ impl<'a, C: Clock> Keeper<'a, C> {
     }
 
     fn expire(&mut self) {
-        for token in self.plan.expired(self.clock.now()) {
+        for token in self.schedule.expired(self.clock.now()) {
             for index in self.files_of(token) {
-                if let (Some(file), Some(sight)) = (self.files.get(index), self.sights.get_mut(index)) {
-                    sight.expired(self.store.remove(&file.name));
+                if let (Some(file), Some(report)) = (self.files.get(index), self.reports.get_mut(index)) {
+                    report.expired(self.store.remove(&file.name));
                 }
             }
         }
     }
 
     fn ask(&mut self) {
-        for index in self.plan.due(self.clock.now()) {
+        for index in self.schedule.due(self.clock.now()) {
             let Some(token) = self.tokens.get(index) else { continue };
             let (daemon, key) = (self.daemon.clone(), token.key.clone());
             self.answers
@@ -191,33 +192,33 @@ impl<'a, C: Clock> Keeper<'a, C> {
         }
     }
 
-    fn answered(&mut self, token: usize, answer: Result<Response, Failure>) {
+    fn answered(&mut self, token: usize, answer: Result<Response, ClientError>) {
         if let Err(failure) = answer.and_then(|answer| self.write(token, &answer)) {
-            self.plan.failed(token, failure.retry_in, self.clock.now());
+            self.schedule.failed(token, failure.retry_in, self.clock.now());
             for index in self.files_of(token) {
-                if let Some(sight) = self.sights.get_mut(index) {
-                    sight.failed(failure.exit, failure.to_string());
+                if let Some(report) = self.reports.get_mut(index) {
+                    report.failed(failure.exit, failure.to_string());
                 }
             }
         }
     }
 
-    fn write(&mut self, token: usize, answer: &Response) -> Result<(), Failure> {
-        let Some(Token { key, .. }) = self.tokens.get(token) else {
+    fn write(&mut self, token: usize, answer: &Response) -> Result<(), ClientError> {
+        let Some(KeptToken { key, .. }) = self.tokens.get(token) else {
             return Ok(());
         };
         let issued = get::issued(answer, key)?;
         // The daemon rounds down.
         let [expires_on, left] = [issued.expires_on, issued.expires_in + 1].map(Duration::from_secs);
-        if !self.plan.got(token, expires_on, left, self.clock.now()) {
+        if !self.schedule.got(token, expires_on, left, self.clock.now()) {
             let cause = format!("the token for {key} has expired by this machine's clock");
-            return Err(Failure::new(Exit::TryLater, cause, "Set the clock: `timedatectl`."));
+            return Err(ClientError::new(Exit::TryLater, cause, "Set the clock: `timedatectl`."));
         }
         for index in self.files_of(token) {
-            if let (Some(file), Some(sight)) = (self.files.get(index), self.sights.get_mut(index)) {
+            if let (Some(file), Some(report)) = (self.files.get(index), self.reports.get_mut(index)) {
                 match self.store.keep(index, file, &issued) {
-                    Ok(changed) => sight.kept(issued.expires_on, changed),
-                    Err(error) => sight.failed(Exit::Other, format!("cannot be written: {error}")),
+                    Ok(changed) => report.kept(issued.expires_on, changed),
+                    Err(error) => report.failed(Exit::Other, format!("cannot be written: {error}")),
                 }
             }
         }
@@ -226,11 +227,11 @@ impl<'a, C: Clock> Keeper<'a, C> {
 
     /// Tells systemd and the state file what has changed; what could not be told is said again the next time.
     fn tell(&mut self) {
-        let state = State {
-            files: self.sights.iter().map(|sight| sight.state().clone()).collect(),
+        let state = FileStates {
+            files: self.reports.iter().map(|report| report.state().clone()).collect(),
         };
         let was_ready = self.told.as_ref().is_some_and(|(_, is_ready)| *is_ready);
-        let is_ready = was_ready || self.sights.iter().all(Sight::is_current);
+        let is_ready = was_ready || self.reports.iter().all(FileReport::is_current);
         let news = (state, is_ready);
         if self.told.as_ref() == Some(&news) {
             return;

@@ -19,9 +19,9 @@ const MAX_BODY: usize = 64 * 1024;
 /// Where the Azure Arc agent listens on the machine itself, with the metadata service's path.
 const ARC_PORT: u16 = 40_342;
 
-/// What was seen.
+/// What the endpoint showed.
 #[derive(Debug)]
-pub struct Sight {
+pub struct Probe {
     /// Its clock, since 1970, where it says.
     pub time: Option<Duration>,
     /// Why its tokens may be worth nothing, if so.
@@ -30,7 +30,7 @@ pub struct Sight {
 
 /// # Errors
 /// Why it cannot be reached, as the daemon would say it.
-pub async fn look(endpoint: &str) -> Result<Sight, Failure> {
+pub async fn endpoint(endpoint: &str) -> Result<Probe, Failure> {
     let uri: Uri = endpoint.parse().map_err(|error| unreachable(&error))?;
     // Without `Metadata: true` every kind of endpoint refuses, and issues nothing.
     let answer = get(&uri, uri.path()).await?;
@@ -38,7 +38,7 @@ pub async fn look(endpoint: &str) -> Result<Sight, Failure> {
         .header(DATE)
         .and_then(|text| httpdate::parse_http_date(text).ok())
         .and_then(|date| date.duration_since(UNIX_EPOCH).ok());
-    Ok(Sight {
+    Ok(Probe {
         time,
         stand_in: stand_in(&uri),
     })

@@ -2,8 +2,8 @@
 
 use tracing::{error, info, warn};
 
-use super::store::{FileState, State};
-use crate::client::failure::{Exit, printable};
+use super::file_store::{FileState, FileStates};
+use crate::client::error::{Exit, printable};
 use crate::client::forms::instant;
 use crate::config::keep::KeptFile;
 use crate::observe::events;
@@ -13,7 +13,7 @@ const NAMED: usize = 3;
 
 /// One file as it is.
 #[derive(Debug)]
-pub struct Sight {
+pub struct FileReport {
     state: FileState,
     /// The kind of trouble that was told.
     told: Option<Exit>,
@@ -21,7 +21,7 @@ pub struct Sight {
     is_current: bool,
 }
 
-impl Sight {
+impl FileReport {
     /// A file that is not there yet.
     pub fn new(file: &KeptFile) -> Self {
         let state = FileState {
@@ -128,7 +128,7 @@ impl Sight {
     }
 }
 
-impl State {
+impl FileStates {
     /// One line: how many files are kept, which are missing or not renewed, and why.
     pub fn line(&self) -> String {
         let (there, missing): (Vec<_>, Vec<_>) = self.files.iter().partition(|file| file.expires_on.is_some());
@@ -164,7 +164,7 @@ fn named(what: &str, files: &[&FileState]) -> String {
 mod tests {
     use super::*;
 
-    fn state(files: &[(&str, Option<u64>, Option<&str>)]) -> State {
+    fn state(files: &[(&str, Option<u64>, Option<&str>)]) -> FileStates {
         let files = files.iter().map(|(name, expires_on, trouble)| FileState {
             name: (*name).to_owned(),
             resource: "r".to_owned(),
@@ -172,7 +172,7 @@ mod tests {
             expires_on: *expires_on,
             trouble: trouble.map(str::to_owned),
         });
-        State { files: files.collect() }
+        FileStates { files: files.collect() }
     }
 
     #[test]

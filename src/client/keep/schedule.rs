@@ -18,7 +18,7 @@ const MAX_ASKING: usize = 32;
 
 /// All tokens that are kept.
 #[derive(Debug)]
-pub struct Plan(Vec<Course>);
+pub struct Schedule(Vec<Course>);
 
 /// The course of one token.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Life {
     boot: Duration,
 }
 
-impl Plan {
+impl Schedule {
     /// For so many tokens, all to be asked for now.
     pub fn new(tokens: usize, now: Now) -> Self {
         let course = || Course {
@@ -47,7 +47,7 @@ impl Plan {
         Self(std::iter::repeat_with(course).take(tokens).collect())
     }
 
-    /// The tokens to be asked for now. Each ends with [`Plan::got`] or [`Plan::failed`].
+    /// The tokens to be asked for now. Each ends with [`Schedule::got`] or [`Schedule::failed`].
     pub fn due(&mut self, now: Now) -> Vec<usize> {
         let free = MAX_ASKING.saturating_sub(self.0.iter().filter(|course| course.asking).count());
         let due = self.0.iter_mut().enumerate();
@@ -146,17 +146,17 @@ mod tests {
         }
     }
 
-    /// A plan of one token that lives for `life` from the beginning on.
-    fn kept(life: Duration) -> Plan {
-        let mut plan = Plan::new(1, at(0));
-        assert_eq!(plan.due(at(0)), [0]);
-        assert!(plan.got(0, at(0).wall + life, life, at(0)));
-        plan
+    /// A schedule of one token that lives for `life` from the beginning on.
+    fn kept(life: Duration) -> Schedule {
+        let mut schedule = Schedule::new(1, at(0));
+        assert_eq!(schedule.due(at(0)), [0]);
+        assert!(schedule.got(0, at(0).wall + life, life, at(0)));
+        schedule
     }
 
     /// The first second in which a token is asked for.
-    fn next(plan: &mut Plan) -> u64 {
-        (0..=3600).find(|second| !plan.due(at(*second)).is_empty()).unwrap()
+    fn next(schedule: &mut Schedule) -> u64 {
+        (0..=3600).find(|second| !schedule.due(at(*second)).is_empty()).unwrap()
     }
 
     #[test]
@@ -168,12 +168,12 @@ mod tests {
 
     #[test]
     fn a_question_under_way_is_not_asked_twice_and_others_are_not_too_many() {
-        let mut plan = Plan::new(100, at(0));
-        assert_eq!(plan.due(at(0)).len(), MAX_ASKING);
-        assert!(plan.due(at(0)).is_empty());
-        plan.failed(7, None, at(0));
-        assert_eq!(plan.due(at(1)), [MAX_ASKING]);
-        assert!(plan.wait(at(1)) > Duration::ZERO);
+        let mut schedule = Schedule::new(100, at(0));
+        assert_eq!(schedule.due(at(0)).len(), MAX_ASKING);
+        assert!(schedule.due(at(0)).is_empty());
+        schedule.failed(7, None, at(0));
+        assert_eq!(schedule.due(at(1)), [MAX_ASKING]);
+        assert!(schedule.wait(at(1)) > Duration::ZERO);
     }
 
     #[test]
@@ -184,20 +184,23 @@ mod tests {
             (Some(seconds(3)), 33),
             (Some(DAY), 40),
         ] {
-            let mut plan = kept(DAY);
-            assert_eq!(next(&mut plan), 30);
-            plan.failed(0, pause, at(30));
-            assert_eq!(next(&mut plan), second);
-            assert!(plan.expired(at(24 * 3600 - 1)).is_empty());
+            let mut schedule = kept(DAY);
+            assert_eq!(next(&mut schedule), 30);
+            schedule.failed(0, pause, at(30));
+            assert_eq!(next(&mut schedule), second);
+            assert!(schedule.expired(at(24 * 3600 - 1)).is_empty());
         }
     }
 
     #[test]
     fn a_token_expires_once_by_whichever_clock_says_so_first() {
-        let mut plan = kept(seconds(600));
-        assert!(plan.expired(at(599)).is_empty());
-        assert_eq!((plan.expired(at(600)), plan.expired(at(601))), (vec![0], vec![]));
-        assert_eq!(plan.due(at(600)), [0]);
+        let mut schedule = kept(seconds(600));
+        assert!(schedule.expired(at(599)).is_empty());
+        assert_eq!(
+            (schedule.expired(at(600)), schedule.expired(at(601))),
+            (vec![0], vec![])
+        );
+        assert_eq!(schedule.due(at(600)), [0]);
         let (mut set_forward, mut slept) = (at(1), at(1));
         set_forward.wall = at(600).wall;
         slept.boot = at(600).boot;
@@ -211,13 +214,13 @@ mod tests {
 
     #[test]
     fn a_token_that_is_over_when_it_comes_is_not_used_and_one_from_before_is_watched() {
-        let mut plan = Plan::new(1, at(0));
-        assert_eq!(plan.due(at(0)), [0]);
-        assert!(!plan.got(0, at(0).wall, seconds(60), at(0)));
-        assert_eq!(next(&mut plan), 1);
-        plan.had(0, at(5).wall, at(0));
-        assert!(plan.expired(at(4)).is_empty());
-        assert_eq!(plan.expired(at(5)), [0]);
+        let mut schedule = Schedule::new(1, at(0));
+        assert_eq!(schedule.due(at(0)), [0]);
+        assert!(!schedule.got(0, at(0).wall, seconds(60), at(0)));
+        assert_eq!(next(&mut schedule), 1);
+        schedule.had(0, at(5).wall, at(0));
+        assert!(schedule.expired(at(4)).is_empty());
+        assert_eq!(schedule.expired(at(5)), [0]);
     }
 
     /// The machine may sleep, and its clock be set, while a timer runs: within 10 s all is seen.
@@ -225,6 +228,6 @@ mod tests {
     fn nothing_is_slept_through() {
         assert_eq!(kept(DAY).wait(at(0)), GLANCE);
         assert_eq!(kept(seconds(4)).wait(at(1)), seconds(1));
-        assert_eq!(Plan::new(0, at(0)).wait(at(0)), GLANCE);
+        assert_eq!(Schedule::new(0, at(0)).wait(at(0)), GLANCE);
     }
 }

@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::client::failure::{Exit, Failure};
+use crate::client::error::{ClientError, Exit};
 use crate::client::forms::{EXEC_V1, Issued, Text};
 use crate::config::keep::{FileFormat, KeptFile};
 use crate::directory::Directory;
@@ -27,7 +27,7 @@ const STATE_MODE: u32 = 0o644;
 const MAX_STATE: u64 = 4 * 1024 * 1024;
 
 /// The directory, held against a second process of this kind.
-pub struct Store {
+pub struct FileStore {
     directory: Directory,
     _lock: Flock<File>,
     /// By file, in the order of the settings.
@@ -42,7 +42,7 @@ struct Written {
 
 /// What is kept, for the next process and for `doctor`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct FileStates {
     pub files: Vec<FileState>,
 }
 
@@ -58,25 +58,25 @@ pub struct FileState {
     pub trouble: Option<String>,
 }
 
-impl Store {
+impl FileStore {
     /// # Errors
     /// The directory is not ours alone, another process keeps files in it, or something is under one of the names that
     /// is no file of ours.
-    pub fn open(path: &Path, files: &[KeptFile]) -> Result<Self, Failure> {
-        let refused = |cause: String, advice: String| Failure::new(Exit::Configuration, cause, advice);
+    pub fn open(path: &Path, files: &[KeptFile]) -> Result<Self, ClientError> {
+        let refused = |cause: String, advice: String| ClientError::new(Exit::Configuration, cause, advice);
         let directory = Directory::open(path).map_err(|untrusted| {
             let advice = format!("Do this: {}.", untrusted.remedy);
             refused(format!("{} {}", untrusted.path.display(), untrusted.what), advice)
         })?;
         let lock = directory
             .open_file(OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-            .map_err(|errno| Failure::system(&format!("open {}", path.display()), &errno.into()))?;
+            .map_err(|errno| ClientError::system(&format!("open {}", path.display()), &errno.into()))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             Errno::EWOULDBLOCK => refused(
                 format!("another process keeps files in {}", path.display()),
                 "Stop it first, or name another directory with --directory.".to_owned(),
             ),
-            errno => Failure::system(&format!("lock {}", path.display()), &errno.into()),
+            errno => ClientError::system(&format!("lock {}", path.display()), &errno.into()),
         })?;
         let store = Self {
             directory,
@@ -129,13 +129,13 @@ impl Store {
     }
 
     /// What the process before this one kept.
-    pub fn former(&self) -> State {
+    pub fn former(&self) -> FileStates {
         let former = || {
             self.look(STATE).ok()??;
             let file = self.directory.open_file(OsStr::new(STATE), OFlag::O_RDONLY).ok()?;
             let mut text = String::new();
             file.take(MAX_STATE).read_to_string(&mut text).ok()?;
-            let mut state: State = serde_json::from_str(&text).ok()?;
+            let mut state: FileStates = serde_json::from_str(&text).ok()?;
             state
                 .files
                 .retain(|file| !file.name.contains('/') && !file.name.starts_with('.'));
@@ -145,7 +145,7 @@ impl Store {
     }
 
     /// Tells the next process and `doctor`.
-    pub fn tell(&self, state: &State) -> io::Result<()> {
+    pub fn tell(&self, state: &FileStates) -> io::Result<()> {
         let text = serde_json::to_vec(state).map_err(io::Error::other)?;
         replace(&self.directory, OsStr::new(STATE), &text, STATE_MODE, None).map(drop)
     }
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    fn keep(store: &mut Store, token: &str) -> io::Result<bool> {
+    fn keep(store: &mut FileStore, token: &str) -> io::Result<bool> {
         let answer = serde_json::json!({
             "access_token": token, "expires_in": "60", "expires_on": "1764010000", "not_before": "0", "resource": "r",
         })
@@ -225,7 +225,7 @@ mod tests {
     fn a_file_is_written_for_a_new_token_and_where_somebody_touched_it() {
         let directory = directory();
         let path = directory.path().join("f");
-        let mut store = Store::open(directory.path(), &[file("f")]).unwrap();
+        let mut store = FileStore::open(directory.path(), &[file("f")]).unwrap();
         let mut changed = |token: &str| keep(&mut store, token).unwrap();
         assert_eq!(
             [changed("one"), changed("one"), changed("two"), changed("two")],
@@ -245,13 +245,15 @@ mod tests {
         let (elsewhere, link) = (directory.path().join("elsewhere"), directory.path().join("f"));
         fs::write(&elsewhere, "kept").unwrap();
         symlink(&elsewhere, &link).unwrap();
-        let refused = Store::open(directory.path(), &[file("f"), file("g")]).err().unwrap();
+        let refused = FileStore::open(directory.path(), &[file("f"), file("g")])
+            .err()
+            .unwrap();
         assert!(
             refused.exit == Exit::Configuration && refused.cause.contains("f is there already"),
             "{refused}"
         );
         fs::remove_file(&link).unwrap();
-        let mut store = Store::open(directory.path(), &[file("f")]).unwrap();
+        let mut store = FileStore::open(directory.path(), &[file("f")]).unwrap();
         symlink(&elsewhere, &link).unwrap();
         keep(&mut store, "t").unwrap_err();
         store.remove("f").unwrap_err();
@@ -268,21 +270,21 @@ mod tests {
     #[test]
     fn a_directory_is_of_one_process_and_of_nobody_else() {
         let directory = directory();
-        let store = Store::open(directory.path(), &[]).unwrap();
-        let second = Store::open(directory.path(), &[]).err().unwrap();
+        let store = FileStore::open(directory.path(), &[]).unwrap();
+        let second = FileStore::open(directory.path(), &[]).err().unwrap();
         assert!(second.cause.contains("another process"), "{second}");
         drop(store);
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
-        let open = Store::open(directory.path(), &[]).err().unwrap();
+        let open = FileStore::open(directory.path(), &[]).err().unwrap();
         assert!(open.advice.contains("chmod go-w"), "{open}");
     }
 
     #[test]
     fn the_next_process_learns_what_there_is() {
         let directory = directory();
-        let store = Store::open(directory.path(), &[]).unwrap();
-        assert_eq!(store.former(), State::default());
-        let mut state = State {
+        let store = FileStore::open(directory.path(), &[]).unwrap();
+        assert_eq!(store.former(), FileStates::default());
+        let mut state = FileStates {
             files: ["f", "../f"]
                 .map(|name| FileState {
                     name: name.to_owned(),

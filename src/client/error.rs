@@ -33,7 +33,7 @@ pub enum Exit {
 
 /// What is told on stderr. Never holds a token.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct ClientError {
     /// What the process exits with.
     pub exit: Exit,
     /// What went wrong, a sentence without its full stop.
@@ -55,7 +55,7 @@ struct ErrorText {
     codes: Codes,
 }
 
-impl Failure {
+impl ClientError {
     /// A failure that another try does not mend.
     pub fn new(exit: Exit, cause: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -101,15 +101,15 @@ impl Failure {
                     .unwrap_or(1);
                 let advice =
                     format!("Try again in {seconds} s, or have --wait do it; `msi-token status` shows the cause.");
-                Failure::new(Exit::TryLater, cause, advice).retry_in(Duration::from_secs(seconds))
+                ClientError::new(Exit::TryLater, cause, advice).retry_in(Duration::from_secs(seconds))
             }
-            StatusCode::FORBIDDEN => Failure::new(Exit::NotAllowed, cause, ""),
-            StatusCode::BAD_REQUEST => Failure::new(
+            StatusCode::FORBIDDEN => ClientError::new(Exit::NotAllowed, cause, ""),
+            StatusCode::BAD_REQUEST => ClientError::new(
                 Exit::Other,
                 format!("refused: {cause}"),
                 "Asking the same again will not help: check --resource and the identity; `msi-token doctor` explains more.",
             ),
-            _ => Failure::new(
+            _ => ClientError::new(
                 Exit::Other,
                 cause,
                 "The daemon and this client may be of different versions: compare `msi-tokend --version`.",
@@ -130,7 +130,7 @@ impl Failure {
 }
 
 /// On one line, and nothing that a terminal would obey.
-impl fmt::Display for Failure {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = printable(self.cause.trim_end_matches('.'));
         match &*self.advice {

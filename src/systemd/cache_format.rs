@@ -59,7 +59,7 @@ struct Format {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<'a> {
+struct CacheDocument<'a> {
     format: u32,
     boot_id: String,
     uid: u32,
@@ -128,7 +128,7 @@ struct StreakEntry {
 /// # Errors
 /// Those of `to`.
 pub fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io::Result<()> {
-    let document = Document {
+    let document = CacheDocument {
         format: FORMAT,
         boot_id: place.boot_id.to_owned(),
         uid: place.uid,
@@ -154,7 +154,7 @@ pub fn read(bytes: &[u8], place: Place<'_>, now: Now) -> Result<Vec<KeySnapshot>
     if !(1..=FORMAT).contains(&format) {
         return Err(SnapshotError::Format);
     }
-    let document: Document<'_> = serde_json::from_slice(bytes).map_err(|_| SnapshotError::Format)?;
+    let document: CacheDocument<'_> = serde_json::from_slice(bytes).map_err(|_| SnapshotError::Format)?;
     if document.boot_id != place.boot_id || place.boot_id.is_empty() {
         return Err(SnapshotError::OtherBoot);
     }
