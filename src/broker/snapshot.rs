@@ -40,25 +40,27 @@ impl Broker {
         self.store.iter().map(KeySnapshot::from).collect()
     }
 
-    /// Takes over what the previous process left, as far as it fits the bounds now in force: what is warm first, then what has a
-    /// token, the latest used first, then by
-    /// key so that the order is the same in every run; and no key that is known already. A token that has expired meanwhile is not taken.
+    /// Takes over what the previous process left, as far as it fits the bounds now in force: what is warm first, then what
+    /// has a token, the latest used first, and no key that is known already. A token that has expired meanwhile is not
+    /// taken; of a warm key whose token does not fit, its failure and its owner are.
     pub fn restore(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
         carried.sort_by_cached_key(|carried| {
             let is_warm = self.store.get(&carried.key).is_some_and(|slot| slot.warm);
+            // By key at last, so that every run takes the same ones.
             let key = carried.key.clone();
             (!is_warm, carried.token.is_none(), Reverse(carried.last_asked), key)
         });
-        for carried in carried {
+        for mut carried in carried {
             self.resume_throttle(now, &carried);
             let known = self.store.get(&carried.key);
             let warm = known.is_some_and(|slot| slot.warm && slot.flight.is_none());
             let size = carried.token.as_ref().map_or(0, |(token, _)| token.size());
-            let has_place = warm || self.store.has_room_for(carried.owner, &self.policy);
-            let fits = has_place && self.store.fits(size, &self.policy);
-            if known.is_some() != warm || !fits {
+            let fits = self.store.fits(size, &self.policy);
+            let has_place = warm || (fits && self.store.has_room_for(carried.owner, &self.policy));
+            if known.is_some() != warm || !has_place {
                 continue;
             }
+            carried.token = carried.token.filter(|_| fits);
             let slot = carried.into_slot(warm, now);
             self.store.remove(&slot.key);
             self.store.insert(slot);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use msi_tokend::broker::{Answer, Bound, Decision, Policy, Renewal, Unserved};
+use msi_tokend::broker::{Answer, Bound, Broker, Decision, Policy, Renewal, Unserved};
 use msi_tokend::failure::Class;
 
-use crate::clockwork::{Clockwork, HOUR, Says, policy, secs, warm};
+use crate::clockwork::{Clockwork, HOUR, Says, policy, refused, secs, warm};
 
 const LARGER: Says = Says::Token {
     name: "a.much.longer.secret.than.the.one.before.it",
@@ -179,4 +179,27 @@ fn a_key_that_others_ask_for_is_theirs_and_goes_to_where_there_is_room() {
     assert!(is_full(&get(&mut c, 1, "h"), Bound::PerUid));
     assert!(is_full(&get(&mut c, 2, "h"), Bound::PerUid));
     assert_eq!(live(&c), "afgk");
+}
+
+#[test]
+fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
+    let mut c = Clockwork::new(warm("a"), |_, _| Says::Fresh(HOUR));
+    c.run_for(secs(1));
+    c.upstream(|_, _| Says::Fails(refused()));
+    c.run_for(HOUR / 2 + secs(10));
+    let before = c.broker.entries(c.now).next().unwrap();
+    assert!(before.expires_on.is_some() && !before.next_in.is_zero());
+
+    let narrow = Policy {
+        max_bytes: 1,
+        ..warm("a")
+    };
+    let carried = c.broker.snapshot();
+    c.broker = Broker::new(narrow, 1, c.now);
+    let mut effects = Vec::new();
+    c.broker.restore(c.now, carried, &mut effects);
+    let after = c.broker.entries(c.now).next().unwrap();
+    assert_eq!(after.expires_on, None);
+    assert_eq!(after.failures, before.failures);
+    assert_eq!(after.next_in, before.next_in);
 }

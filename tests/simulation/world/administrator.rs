@@ -124,13 +124,7 @@ impl World {
             match has_token {
                 None => self.gone(key),
                 Some(true) => {}
-                Some(false) => {
-                    model.lease = None;
-                    // A warm key that did not fit begins anew, as one that nobody has asked for.
-                    if over && model.warm {
-                        model.users.insert(0);
-                    }
-                }
+                Some(false) => model.lease = None,
             }
         }
         if elsewhere { self.nothing_keeps_still() } else { Ok(()) }

@@ -61,6 +61,7 @@ impl World {
                 && self.owned(uid).count() < self.policy.max_tokens_per_uid,
         };
         self.newcomer = (!model.exists).then_some(uid);
+        self.entering = (!model.exists).then_some(key);
         let asked = Ask {
             key: &self.keys[key].clone(),
             uid,
@@ -70,7 +71,7 @@ impl World {
         let decision = self.broker.ask(self.now, asked, &mut effects);
         self.note_ask(&before, &decision)?;
         self.apply(effects)?;
-        self.newcomer = None;
+        (self.newcomer, self.entering) = (None, None);
         self.look()?;
         promise!(
             !before.taken_over || self.models[key].owner == uid,

@@ -64,8 +64,10 @@ pub struct World {
     /// How many keys there may be, in all and of one uid; more than configured while a reload's excess lasts.
     allowed: usize,
     allowed_bytes: usize,
-    /// The key whose token comes in at this moment, and whose new key it is that something may go for.
+    /// The key whose token comes in at this moment, the key that gets a slot at this moment, and the uid whose new key it is
+    /// that something may go for.
     arriving: Option<usize>,
+    entering: Option<usize>,
     newcomer: Option<u32>,
     allowed_of: BTreeMap<u32, usize>,
 }
@@ -96,6 +98,7 @@ impl World {
             allowed: policy.max_tokens,
             allowed_bytes: policy.max_bytes,
             arriving: None,
+            entering: None,
             newcomer: None,
             allowed_of: BTreeMap::new(),
             policy,

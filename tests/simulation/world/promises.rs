@@ -190,7 +190,7 @@ impl World {
         // A key without a token makes no room for bytes.
         let helps = |other: usize| self.newcomer.is_some() && self.arriving.is_none() || self.size(other) > 0;
         let alike = |other: usize| {
-            let another = other != key && self.arriving != Some(other);
+            let another = other != key && ![self.arriving, self.entering].contains(&Some(other));
             another && alone(key) && alone(other) && self.may_go(other) && helps(other)
         };
         let dead = self
