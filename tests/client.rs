@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
+#[path = "common/msi_token.rs"]
+mod msi_token;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEN, directory, eventually, programs, write};
+use msi_token::{Guard, Ran, assert_failed, at, client, msi_token, run};
 use msi_tokend::clock::{Clock, SystemClock};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
@@ -21,40 +24,6 @@ use tempfile::TempDir;
 const CLIENT_ID: &str = "73444643-8088-4d70-9532-c3a0fdc190fa";
 /// A uid that no account has.
 const STRANGER: u32 = 54_321;
-
-/// What came of a run of `msi-token`.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn run(command: &mut Command) -> Ran {
-    let output = command.output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-/// The client without a socket of its own.
-fn client() -> Command {
-    let mut command = Command::new(TOKEN);
-    command.env_remove("MSI_TOKEND_SOCKET");
-    command
-}
-
-fn at(socket: &Path, arguments: &[&str]) -> Command {
-    let mut command = client();
-    command.args(arguments).arg("--socket").arg(socket);
-    command
-}
-
-fn msi_token(daemon: &Daemon, arguments: &[&str]) -> Ran {
-    run(&mut at(&daemon.socket(), arguments))
-}
 
 fn get(daemon: &Daemon) -> Ran {
     msi_token(daemon, &["get", "--resource", STORAGE])
@@ -73,19 +42,6 @@ fn is_root() -> bool {
         eprintln!("not root: cannot be another user, nothing tested");
     }
     root
-}
-
-#[track_caller]
-fn assert_failed(ran: &Ran, code: i32, texts: &[&str]) {
-    assert_eq!(ran.code, Some(code), "{ran:?}");
-    assert!(ran.out.is_empty(), "{ran:?}");
-    assert!(
-        ran.err.starts_with("msi-token: ") && ran.err.lines().count() == 1,
-        "{ran:?}"
-    );
-    for text in texts {
-        assert!(ran.err.contains(text), "{text:?} is not in {ran:?}");
-    }
 }
 
 #[test]
@@ -267,49 +223,6 @@ fn nothing_is_asked_of_a_server_that_a_stranger_runs() {
 }
 
 #[test]
-fn wait_outlasts_a_daemon_that_starts_late_and_an_endpoint_that_recovers() {
-    let emulator = Emulator::start(&[]);
-    let mut daemon = Daemon::start(&emulator, "");
-    daemon.stop();
-    emulator.script("[[fault]]\nstatus = 503\ntimes = 2\n");
-    let mut waiting = at(&daemon.socket(), &["get", "--resource", STORAGE, "--wait", "10m"]);
-    let mut waiting = Guard(waiting.stdout(Stdio::piped()).spawn().unwrap());
-    assert!(waiting.0.try_wait().unwrap().is_none());
-    daemon.start_again();
-    let mut line = String::new();
-    BufReader::new(waiting.0.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(waiting.0.wait().unwrap().code(), Some(0));
-    assert_eq!(line.trim_end(), daemon.token(STORAGE).access_token());
-    assert_eq!(emulator.count(), 3);
-}
-
-#[test]
-fn wait_ends_in_time_and_tells_the_last_reason() {
-    let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "");
-    emulator.script("[[fault]]\ntimes = 0\nstatus = 429\nretry_after = \"60\"\n");
-    let ran = msi_token(&daemon, &["get", "--resource", STORAGE, "--wait", "3s"]);
-    assert_failed(&ran, 75, &["gave up after 1 try", "--wait 3s"]);
-    let ran = run(&mut at(
-        Path::new("/nonexistent/s"),
-        &["get", "--resource", STORAGE, "--wait", "1s"],
-    ));
-    assert_failed(&ran, 69, &["gave up after", "--wait 1s", "there is no socket"]);
-}
-
-#[test]
-fn a_stopped_daemon_does_not_hold_a_waiting_client_for_ever() {
-    let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "");
-    daemon.signal(Signal::SIGSTOP);
-    let ran = msi_token(&daemon, &["get", "--resource", STORAGE, "--wait", "1s"]);
-    daemon.signal(Signal::SIGCONT);
-    assert_failed(&ran, 69, &["no answer within", "hangs"]);
-}
-
-#[test]
 fn a_reader_that_is_gone_is_no_crash_and_a_full_disk_is_told() {
     let emulator = Emulator::start(&[]);
     let daemon = Daemon::start(&emulator, "");
@@ -351,16 +264,6 @@ fn status_lists_what_the_caller_may_have_and_never_a_token() {
     );
     for ran in [ran, json, theirs] {
         assert!(ran.code == Some(0) && !ran.out.contains(&token), "{ran:?}");
-    }
-}
-
-/// Ends a process that a test started.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
     }
 }
 
@@ -677,6 +580,7 @@ fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
     };
     let mut all = members(&status, "");
     all.extend(members(&status["caller"], "caller."));
+    all.extend(members(&status["configuration"], "configuration."));
     all.extend(members(&status["tokens"][0], "tokens[]."));
     for name in &all {
         assert!(described.contains(&name.as_str()), "{name} is not described");

@@ -49,7 +49,7 @@ header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output
 kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
 gcp\t'As Google\'s libraries read it from an executable'
 claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
@@ -63,7 +63,7 @@ header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output
 kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
 gcp\t'As Google\'s libraries read it from an executable'
 claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand keep" -l directory -d 'Where the files are kept; without it in the `RuntimeDirectory=` of the systemd unit' -r -F

@@ -42,7 +42,7 @@ header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --ou
 kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
 gcp\:"As Google'\''s libraries read it from an executable"
 claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
-'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
+'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
@@ -62,7 +62,7 @@ header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --ou
 kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
 gcp\:"As Google'\''s libraries read it from an executable"
 claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
-'--wait=[Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s]:DURATION:_default' \
+'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:_default' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \

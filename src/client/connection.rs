@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::header::HOST;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{User, geteuid};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ClientError, Exit};
 use crate::http::{self, ExchangeError, Response};
@@ -21,6 +21,10 @@ const SERVICE_USER: &str = "msi-tokend";
 const MAX_BODY: usize = 64 * 1024 * 1024;
 /// A daemon that is being restarted is back within about this time.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
+/// A daemon that has not answered `/live` for so long hangs. A restart takes less, with the 10 s for what runs.
+const HANGS: Duration = Duration::from_secs(20);
+/// Between two looks at a daemon that holds us.
+const LIVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the daemon is to be found.
 #[derive(Clone, Debug)]
@@ -83,6 +87,30 @@ impl Daemon {
         self.ask(target, patience)
             .await
             .map_err(|reason| self.unreachable(&reason))
+    }
+
+    /// As [`Daemon::answer`], for a token: how long a caller is held is the daemon's to say, so this waits until there is an
+    /// answer or the daemon hangs.
+    pub async fn held(&self, target: &str) -> Result<Response, ClientError> {
+        let answer = tokio::select! {
+            answer = self.exchange(Method::GET, target) => answer,
+            silent = self.hangs() => Err(silent),
+        };
+        answer.map_err(|reason| self.unreachable(&reason))
+    }
+
+    /// Ends when the daemon has not answered `/live` for too long.
+    async fn hangs(&self) -> NoAnswer {
+        let mut heard = Instant::now();
+        loop {
+            sleep(LIVE_PAUSE).await;
+            let live = self.ask("/live", HANGS.saturating_sub(heard.elapsed())).await;
+            if live.is_ok_and(|answer| answer.status != StatusCode::SERVICE_UNAVAILABLE) {
+                heard = Instant::now();
+            } else if heard.elapsed() >= HANGS {
+                return NoAnswer::Silent(HANGS);
+            }
+        }
     }
 
     /// As [`Daemon::answer`], but a POST, without a body.
@@ -169,5 +197,67 @@ fn check_server(stream: &UnixStream) -> Result<(), NoAnswer> {
         Ok(())
     } else {
         Err(NoAnswer::Foreign(uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    /// A daemon that holds a caller for `held`, and answers `/live` for `alive`.
+    fn daemon(held: Duration, alive: Duration, live: &'static str) -> (TempDir, Daemon) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let start = Instant::now();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut bytes = [0; 1024];
+                    let length = stream.read(&mut bytes).await.unwrap();
+                    let is_live = bytes[..length].starts_with(b"GET /live ");
+                    if !is_live {
+                        sleep(held).await;
+                    } else if start.elapsed() > alive {
+                        std::future::pending::<()>().await;
+                    }
+                    let status = if is_live { live } else { "200 OK" };
+                    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                    _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        (directory, Daemon::at(socket))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_is_held_as_long_as_the_daemon_likes_unless_it_hangs() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        for (held, alive, live, answered) in [
+            (Duration::ZERO, Duration::ZERO, "200 OK", true),
+            (minute * 3 / 2, hour, "200 OK", true),
+            (minute * 10, hour, "200 OK", true),
+            (minute, hour, "429 Too Many Requests", true),
+            (minute, Duration::ZERO, "200 OK", false),
+            (minute * 2, minute, "200 OK", false),
+            (minute, hour, "503 Service Unavailable", false),
+        ] {
+            let (_directory, daemon) = daemon(held, alive, live);
+            let start = Instant::now();
+            let answer = daemon.held("/oauth2/token").await;
+            assert_eq!(
+                answer.is_ok(),
+                answered,
+                "held for {held:?}, alive for {alive:?}, {live}"
+            );
+            if let Err(failure) = answer {
+                assert_eq!(failure.exit, Exit::Unreachable);
+                assert!(failure.cause.contains("no answer within 20s"), "{failure}");
+                assert!(start.elapsed() < held, "{:?}", start.elapsed());
+            }
+        }
     }
 }

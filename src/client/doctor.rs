@@ -24,8 +24,6 @@ use crate::observe::status::{CallerStatus, Status};
 
 /// For what the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// For a token; the daemon holds a caller for 20 s unless it was told otherwise.
-const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
 /// Clocks that differ by less do no harm, and a second is lost on the way.
 const SKEW: Duration = Duration::from_secs(60);
 
@@ -215,7 +213,7 @@ fn tokens(ready: &Ready) -> Vec<Finding> {
 }
 
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
-    let failure = match daemon.answer(&target(key, Mode::Get), TOKEN_PATIENCE).await {
+    let failure = match daemon.held(&target(key, Mode::Get)).await {
         Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
         Ok(answer) => ClientError::of_answer(&answer, &format!("no token for {key}")),
         Err(failure) => failure,

@@ -10,14 +10,16 @@ use tokio::time::{Instant, sleep};
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
 use super::forms::{self, Issued};
-use super::output;
 use super::selection::Selection;
+use super::{output, remedy};
 use crate::config::duration;
+use crate::failure::{Codes, ErrorClass};
 use crate::http::Response;
 use crate::key::{Identity, Key};
+use crate::observe::status::{Status, TokenStatus};
 
-/// A try without --wait: longer than the daemon holds a caller, unless it was told to hold it for ever.
-const ONE_TRY: Duration = Duration::from_secs(60);
+/// At the end of --wait, for asking the daemon what the last failure was.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub struct Arguments {
@@ -26,7 +28,8 @@ pub struct Arguments {
     /// In which form.
     #[arg(long, value_enum, default_value_t = Output::Token)]
     output: Output,
-    /// Keep trying for so long while the daemon cannot be reached or says "try later"; without it, one try of at most 60 s.
+    /// Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is
+    /// one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`).
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
 }
@@ -85,42 +88,100 @@ pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, ClientE
     })
 }
 
-/// Tries until there is a token, or a reason why there will be none before `wait` is over.
+/// Tries until there is a token, or a reason why there will be none before `wait` is over. Without `wait` there is one try,
+/// which takes as long as the daemon holds its callers.
 pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Response, ClientError> {
     let target = target(key, mode);
-    let start = Instant::now();
-    let mut tries = 1;
-    loop {
-        let left = wait.unwrap_or(ONE_TRY).saturating_sub(start.elapsed());
-        let failure = match daemon.answer(&target, left).await {
-            Ok(answer) if answer.status == StatusCode::OK => return Ok(answer),
-            Ok(answer) => ClientError::of_answer(&answer, &format!("no token for {key}")),
-            Err(failure) => failure,
-        };
-        let (Some(wait), Some(pause)) = (wait, failure.retry_in) else {
-            return Err(failure);
-        };
-        if start.elapsed() + pause >= wait {
-            return Err(given_up(&failure, tries, wait));
+    let once = async || {
+        let answer = daemon.held(&target).await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer),
+            _ => Err(ClientError::of_answer(&answer, &format!("no token for {key}"))),
         }
-        sleep(pause).await;
-        tries += 1;
+    };
+    let Some(wait) = wait else {
+        return once().await;
+    };
+    let (start, mut tries, mut last) = (Instant::now(), 0, None);
+    let trying = async {
+        loop {
+            tries += 1;
+            match once().await {
+                Err(failure) if failure.retry_in.is_some_and(|pause| start.elapsed() + pause < wait) => {
+                    let pause = failure.retry_in.unwrap_or_default();
+                    if failure.exit == Exit::TryLater {
+                        last = Some(failure);
+                    }
+                    sleep(pause).await;
+                }
+                end => return end,
+            }
+        }
+    };
+    let failure = tokio::select! {
+        end = trying => match end {
+            Err(failure) if failure.retry_in.is_some() => failure,
+            end => return end,
+        },
+        cause = last_cause(daemon, key, wait) => cause.or(last).unwrap_or_else(|| {
+            later(key, " has not answered yet", ErrorClass::Timeout.into())
+        }),
+    };
+    Err(given_up(failure, tries, wait))
+}
+
+/// Ends when `wait` is over, with the last failure of this token that the daemon knows, if there was one, or why the daemon
+/// does not tell. The daemon is asked a little before the end: the command ends in time, and a token that comes meanwhile
+/// counts.
+async fn last_cause(daemon: &Daemon, key: &Key, wait: Duration) -> Option<ClientError> {
+    let spare = LAST_WORDS.min(wait / 2);
+    sleep(wait.saturating_sub(spare)).await;
+    let (answer, ()) = tokio::join!(daemon.answer("/status", spare), sleep(spare));
+    let status: Status = match answer {
+        Ok(answer) => serde_json::from_slice(&answer.body).ok()?,
+        Err(failure) => return Some(failure),
+    };
+    let tokens: Vec<&TokenStatus> = status
+        .tokens
+        .iter()
+        .filter(|token| token.resource == key.resource)
+        .collect();
+    let named = tokens.iter().find(|token| token.identity == key.identity);
+    let token = named.or(match (&*tokens, &key.identity) {
+        // Who names no identity may get one by a rule.
+        ([only], Identity::Default) => Some(only),
+        _ => None,
+    })?;
+    let error = token.last_error.as_ref()?;
+    Some(later(key, &format!(": {error}"), token.codes.clone()))
+}
+
+fn later(key: &Key, what: &str, codes: Codes) -> ClientError {
+    let cause = format!("No token for {key}: the VM's identity endpoint{what}");
+    ClientError {
+        codes,
+        ..ClientError::new(Exit::TryLater, cause, "")
     }
 }
 
-fn given_up(failure: &ClientError, tries: u32, wait: Duration) -> ClientError {
+fn given_up(failure: ClientError, tries: u32, wait: Duration) -> ClientError {
     let wait = humantime::format_duration(wait);
     let tries = if tries == 1 {
         "1 try".to_owned()
     } else {
         format!("{tries} tries")
     };
+    let advice = match failure.exit {
+        Exit::TryLater => remedy::for_codes(&failure.codes).into(),
+        _ => failure.advice,
+    };
     ClientError {
         cause: format!(
             "gave up after {tries}, as --wait {wait} allows no more: {}",
             failure.cause
         ),
-        ..failure.clone()
+        advice,
+        ..failure
     }
 }
 

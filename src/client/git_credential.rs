@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Read};
-use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
@@ -24,8 +23,6 @@ const RESOURCE: &str = "499b84ac-1321-427f-aa17-267ca6975798";
 const USERNAME: &str = "msi-token";
 /// Far more than git says, and less than could hurt.
 const MAX_INPUT: u64 = 1024 * 1024;
-/// The daemon holds a caller for 20 s unless it was told otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Arguments {
@@ -96,7 +93,7 @@ async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), ClientE
     for byte in Sha256::digest(password) {
         _ = write!(target, "{byte:02x}");
     }
-    let answer = daemon.answer(&target, PATIENCE).await?;
+    let answer = daemon.held(&target).await?;
     match answer.status {
         StatusCode::OK => Ok(()),
         _ => Err(ClientError::of_answer(&answer, &format!("no new token for {key}"))),
