@@ -7,9 +7,10 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::access::SEND_BUFFER;
 use crate::config::Config;
 use crate::key::{MAX_IDENTITY, MAX_RESOURCE};
-use crate::listen::{RECEIVE_BUFFER, SEND_BUFFER};
+use crate::listen::RECEIVE_BUFFER;
 use crate::observe::log;
 use crate::server;
 use crate::upstream;

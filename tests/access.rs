@@ -11,7 +11,7 @@ mod users;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -616,7 +616,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
     let directory = TempDir::new().unwrap();
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = directory.path().join("s");
-    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let cgroup = Cgroup::make(&format!("msitokendtest-gone{}.service", std::process::id()));
     for (gone, reaped) in [(false, false), (true, false), (true, true)] {
@@ -627,7 +627,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
             expected = cgroup.0.file_name().and_then(|name| name.to_str());
         }
         process.go();
-        let caller = Caller::of_unix(&Socket::new(listener.accept().await.unwrap().0)).unwrap();
+        let caller = Caller::of_unix(&Socket::new(listener.accept().unwrap().0)).unwrap();
         let (pid, gid) = (process.pid(), caller.gid.unwrap());
         assert_eq!(caller.pid, Some(pid));
         if gone {

@@ -186,6 +186,23 @@ fn a_uid_at_its_bound_is_told_so_and_nobody_else_notices() {
     );
 }
 
+/// Each hangs up unannounced, and comes back before the daemon needs to have noticed.
+#[test]
+fn who_hangs_up_has_his_place_again_at_once() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, "[limits]\nmax_connections_per_uid = 2");
+    thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                for _ in 0..500 {
+                    let answer = ask(&mut daemon.connect(), LIVE);
+                    assert!(answer.contains(" 200 "), "{answer}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn beyond_the_bound_for_all_a_caller_waits_and_is_not_refused() {
     let emulator = Emulator::start(&[]);

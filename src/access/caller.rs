@@ -55,7 +55,7 @@ impl Caller {
     /// The peer of a Unix socket. What the kernel does not say matches no rule later on; only a peer without a uid is an
     /// error.
     pub fn of_unix(socket: &Socket) -> nix::Result<Self> {
-        let peer = socket.ask(|stream| getsockopt(stream, sockopt::PeerCredentials))?;
+        let peer = socket.ask(|stream| getsockopt(&stream, sockopt::PeerCredentials))?;
         Ok(Self {
             uid: peer.uid(),
             gid: Some(peer.gid()),
@@ -126,7 +126,7 @@ impl Caller {
 
     fn groups(&self) -> &[u32] {
         self.groups.get_or_init(|| match &self.source {
-            Source::Unix(socket) => socket.ask(|s| peer_groups(s.as_fd())).unwrap_or_default(),
+            Source::Unix(socket) => socket.ask(peer_groups).unwrap_or_default(),
             Source::Tcp { .. } | Source::Described => Box::default(),
         })
     }
@@ -146,7 +146,7 @@ pub fn units_unknown_because() -> Option<&'static str> {
 }
 
 fn unit_behind(socket: &Socket) -> Option<Arc<str>> {
-    let pidfd = socket.ask(|s| getsockopt(s, sockopt::PeerPidfd)).ok()?;
+    let pidfd = socket.ask(|s| getsockopt(&s, sockopt::PeerPidfd)).ok()?;
     unit_of(pidfd.as_fd())
 }
 
@@ -223,9 +223,9 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_socket_pair_is_called_by_ourselves() {
-        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+    #[test]
+    fn a_socket_pair_is_called_by_ourselves() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
         let caller = Caller::of_unix(&Socket::new(ours)).unwrap();
         assert_eq!(caller.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(caller.pid, Some(i32::try_from(std::process::id()).unwrap()));

@@ -1,60 +1,278 @@
-//! A connection that is read and written while the kernel can still be asked who is at its other end.
+//! A connection over the Unix socket, which costs least for callers that ask once and close.
+//!
+//! The runtime tells epoll of a connection, and later of its end: two system calls, more than it takes to look up a token.
+//! A blocking client, such as curl, sends its request right after it has connected, so the request is there when the
+//! connection is accepted, and the answer fits into the kernel's buffer. Such a connection is read, written and closed
+//! without the runtime; [`Socket::drive`] brings it in for those that have to wait.
 
-use std::io::{self, IoSlice};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream as BareStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
+/// What the kernel may hold of answers that a caller does not read, in bytes. It takes twice as much for its own
+/// bookkeeping (`socket(7)`) and charges it to the daemon's cgroup, so the system's default of some 200 KB would let a
+/// few hundred callers that do not read use up all of `MemoryMax=`. A token of the usual length fits, and over TCP two pieces of
+/// a longer answer: the other end confirms a single one only after a while.
+pub const SEND_BUFFER: usize = 4096;
+/// A request of the usual length is read at once.
+const PIECE: usize = 4096;
+
+thread_local! {
+    /// For one read at a time.
+    static READ: RefCell<[u8; PIECE]> = const { RefCell::new([0; PIECE]) };
+}
+
 /// One connection, shared between whoever speaks over it and the [`super::Caller`] that it belongs to. The lock is held
 /// for single system calls only, all of them on the thread that drives the connection.
 #[derive(Clone, Debug)]
-pub struct Socket(Arc<Mutex<UnixStream>>);
+pub struct Socket(Arc<Mutex<Stream>>);
+
+#[derive(Debug)]
+enum Stream {
+    /// The runtime does not know of it: whoever finds that he has to wait is not woken.
+    Bare {
+        stream: BareStream,
+        /// Whether a read found less than it could have taken: hyper looks for more before it answers.
+        drained: bool,
+        /// Whether the kernel was given an answer already; see [`SEND_BUFFER`].
+        answered: bool,
+    },
+    Registered(UnixStream),
+    /// The runtime could not take it.
+    Lost,
+}
 
 impl Socket {
-    /// Takes the connection over.
-    pub fn new(stream: UnixStream) -> Self {
-        Self(Arc::new(Mutex::new(stream)))
+    /// Takes the connection over. Until [`Socket::register`] it never waits.
+    pub fn new(stream: BareStream) -> Self {
+        Self(Arc::new(Mutex::new(Stream::Bare {
+            stream,
+            drained: false,
+            answered: false,
+        })))
     }
 
     /// Asks the kernel something about the connection.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&UnixStream) -> T) -> T {
-        question(&self.0.lock())
+    pub(super) fn ask<T, E: From<Errno>>(&self, question: impl FnOnce(BorrowedFd<'_>) -> Result<T, E>) -> Result<T, E> {
+        match &*self.0.lock() {
+            Stream::Bare { stream, .. } => question(stream.as_fd()),
+            Stream::Registered(stream) => question(stream.as_fd()),
+            Stream::Lost => Err(Errno::EBADF.into()),
+        }
     }
+
+    /// From here on the connection can be waited for.
+    ///
+    /// # Errors
+    /// The runtime cannot take it, and it is closed.
+    pub fn register(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        *state = match mem::replace(&mut *state, Stream::Lost) {
+            Stream::Bare { stream, .. } => {
+                bound_unread(&stream)?;
+                stream.set_nonblocking(true)?;
+                Stream::Registered(UnixStream::from_std(stream)?)
+            }
+            same => same,
+        };
+        Ok(())
+    }
+
+    /// Has `connection`, which speaks over this socket, run to its end, and registers it only if it has to wait: as a whole,
+    /// since hyper reads again after an answer, and then ends if the caller has announced that he will close.
+    ///
+    /// # Errors
+    /// Of [`Socket::register`].
+    pub async fn drive<T>(self, mut connection: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {
+        if let Poll::Ready(end) = once(connection.as_mut()).await {
+            return Ok(end);
+        }
+        // Callers that close without having announced it can do so while others have their turn, but no new ones: who counts
+        // as gone for himself must not be counted when he comes back.
+        requeue().await;
+        self.look_again();
+        if let Poll::Ready(end) = once(connection.as_mut()).await {
+            return Ok(end);
+        }
+        self.register()?;
+        Ok(connection.await)
+    }
+
+    fn look_again(&self) {
+        if let Stream::Bare { drained, .. } = &mut *self.0.lock() {
+            *drained = false;
+        }
+    }
+}
+
+/// Polls once, whatever comes of it.
+async fn once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// Lets those have their turn who can go on by now. `yield_now` would also let the runtime look for new callers.
+async fn requeue() {
+    let mut over = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut over, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What the kernel says of a call that is not to wait.
+fn at_once(result: nix::Result<usize>) -> Poll<io::Result<usize>> {
+    match result {
+        Err(Errno::EAGAIN) => Poll::Pending,
+        result => Poll::Ready(Ok(result?)),
+    }
+}
+
+/// Bounds what the kernel holds of unread answers. A connection of a Unix socket does not inherit it from the listener.
+pub fn bound_unread(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER)?)
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_read(cx, buf)
+        match &mut *self.0.lock() {
+            Stream::Bare { drained: true, .. } => Poll::Pending,
+            Stream::Bare { stream, drained, .. } => READ.with_borrow_mut(|piece| {
+                // By a copy, since only `unsafe` code can have the kernel write to memory without a value.
+                let piece = piece.split_at_mut(buf.remaining().min(PIECE)).0;
+                let read = ready!(at_once(recv(stream.as_raw_fd(), piece, MsgFlags::MSG_DONTWAIT)))?;
+                *drained = (1..piece.len()).contains(&read);
+                buf.put_slice(piece.split_at(read).0);
+                Poll::Ready(Ok(()))
+            }),
+            Stream::Registered(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Lost => Poll::Ready(Err(Errno::EBADF.into())),
+        }
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.lock()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.lock()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.lock().is_write_vectored()
+        match &mut *self.0.lock() {
+            Stream::Bare { stream, answered, .. } => {
+                // One small answer needs no bound, and most connections bring no other.
+                if mem::replace(answered, true) || buf.len() > SEND_BUFFER {
+                    bound_unread(stream)?;
+                }
+                at_once(send(
+                    stream.as_raw_fd(),
+                    buf,
+                    MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                ))
+            }
+            Stream::Registered(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Lost => Poll::Ready(Err(Errno::EBADF.into())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket holds nothing back, which need not be asked of it under its lock.
+        // A socket holds nothing back.
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper shuts down what it is about to drop; closing does that, too.
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::pin::pin;
+
+    use nix::sys::socket::getsockopt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Answers one request.
+    async fn answer(mut socket: Socket) {
+        let mut request = [0; 100];
+        let length = socket.read(&mut request).await.unwrap();
+        socket.write_all(&request[..length]).await.unwrap();
+    }
+
+    fn is_registered(socket: &Socket) -> bool {
+        matches!(&*socket.0.lock(), Stream::Registered(_))
+    }
+
+    #[tokio::test]
+    async fn the_runtime_hears_only_of_who_does_not_ask_at_once() {
+        let (ours, mut theirs) = BareStream::pair().unwrap();
+        let socket = Socket::new(ours);
+        theirs.write_all(b"at once").unwrap();
+        socket.clone().drive(pin!(answer(socket.clone()))).await.unwrap();
+        assert!(!is_registered(&socket));
+
+        let driven = tokio::spawn({
+            let socket = socket.clone();
+            async move { socket.clone().drive(pin!(answer(socket))).await }
+        });
+        while !is_registered(&socket) {
+            tokio::task::yield_now().await;
+        }
+        theirs.write_all(b" and later").unwrap();
+        driven.await.unwrap().unwrap();
+        drop(socket);
+        let mut answers = String::new();
+        theirs.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers, "at once and later");
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_while_others_have_their_turn_need_not_be_waited_for() {
+        let (ours, mut theirs) = BareStream::pair().unwrap();
+        let mut socket = Socket::new(ours);
+        theirs.write_all(b"at once").unwrap();
+        let mut until_the_end = pin!({
+            let mut socket = socket.clone();
+            async move { socket.read_to_end(&mut Vec::new()).await }
+        });
+        let hang_up = async move { drop(theirs) };
+        let (length, ()) = tokio::join!(socket.clone().drive(until_the_end.as_mut()), hang_up);
+        assert_eq!(length.unwrap().unwrap(), 7);
+        assert!(!is_registered(&socket));
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "the end stays the end");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_read_is_bounded_from_the_second_answer_on() {
+        let bound = |socket: &Socket| socket.ask(|s| getsockopt(&s, sockopt::SndBuf)).unwrap() == 2 * SEND_BUFFER;
+        let new = || {
+            let (ours, theirs) = BareStream::pair().unwrap();
+            (Socket::new(ours), theirs)
+        };
+        let (mut socket, _theirs) = new();
+        socket.write_all(b"first").await.unwrap();
+        assert!(!bound(&socket), "one small answer");
+        socket.write_all(b"second").await.unwrap();
+        assert!(bound(&socket), "a second one");
+        let (mut socket, _theirs) = new();
+        socket.write_all(&[0; SEND_BUFFER + 1]).await.unwrap();
+        assert!(bound(&socket), "a large one");
+        let (socket, _theirs) = new();
+        socket.register().unwrap();
+        assert!(bound(&socket), "one that is waited for");
     }
 }

@@ -5,23 +5,20 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::either::Either;
 
 use super::own_file::OwnFile;
-use crate::access::Socket;
+use super::unix_acceptor::UnixAcceptor;
+use crate::access::{Socket, bound_unread};
 
 /// Accepts callers over the Unix socket or over loopback; from here on both take one way.
-pub type Acceptor = Either<UnixListener, TcpListener>;
+pub type Acceptor = Either<UnixAcceptor, TcpListener>;
 /// One caller's connection.
 pub type Stream = Either<Socket, TcpStream>;
 
-/// What the kernel may hold of answers that a caller does not read, in bytes. It takes twice as much for its own
-/// bookkeeping (`socket(7)`) and charges it to the daemon's cgroup, so the system's default of some 200 KB would let a
-/// few hundred callers that do not read use up all of `MemoryMax=`. A token of the usual length fits, and over TCP two pieces of
-/// a longer answer: the other end confirms a single one only after a while.
-pub const SEND_BUFFER: usize = 4096;
-/// The same for requests that wait over TCP. Over the Unix socket those are charged to the caller. The kernel takes no less.
+/// What the kernel may hold of requests that wait over TCP, in bytes, as [`SEND_BUFFER`](crate::access::SEND_BUFFER) for answers. Over the Unix socket they
+/// are charged to the caller. The kernel takes no less.
 pub const RECEIVE_BUFFER: usize = 2304;
 
 /// A listener, and whose it is.
@@ -147,8 +144,8 @@ impl Listener {
     }
 
     /// Where callers are accepted.
-    pub fn acceptor(&self) -> &Acceptor {
-        &self.acceptor
+    pub fn acceptor(&mut self) -> &mut Acceptor {
+        &mut self.acceptor
     }
 }
 
@@ -157,9 +154,4 @@ impl Listener {
 pub(super) fn set_buffers(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
     bound_unread(socket)
-}
-
-/// Bounds what the kernel holds of unread answers. A connection of a Unix socket does not inherit it from the listener.
-pub fn bound_unread(socket: &impl AsFd) -> io::Result<()> {
-    Ok(setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER)?)
 }

@@ -10,8 +10,9 @@ mod sdk_env;
 mod secret;
 mod tcp;
 mod unix;
+mod unix_acceptor;
 
-pub use self::listener::{Acceptor, ListenError, Listener, RECEIVE_BUFFER, SEND_BUFFER, Stream, bound_unread};
+pub use self::listener::{Acceptor, ListenError, Listener, RECEIVE_BUFFER, Stream};
 pub use self::sdk::{Sdk, open as open_sdk};
 pub use self::secret::Secret;
 pub use self::tcp::bind as bind_loopback;

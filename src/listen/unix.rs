@@ -13,11 +13,11 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
-use tokio::net::UnixListener;
 use tokio_util::either::Either;
 
 use super::listener::{ListenError, Listener};
 use super::own_file::OwnFile;
+use super::unix_acceptor::UnixAcceptor;
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
@@ -29,7 +29,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// runtime.
 pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Listener, ListenError> {
     if let Some(listener) = passed {
-        return Ok(Listener::from_systemd(Either::Left(into_tokio(listener, path)?)));
+        return Ok(Listener::from_systemd(Either::Left(acceptor(listener, path)?)));
     }
     check_directory(path, SETTING)?;
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
@@ -37,7 +37,7 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
     remove_stale(path)?;
     let listener = bind_new(path, mode).map_err(|source| refused(path, source))?;
     let file = OwnFile::at(path);
-    Ok(Listener::ours(Either::Left(into_tokio(listener, path)?), Some(file)))
+    Ok(Listener::ours(Either::Left(acceptor(listener, path)?), Some(file)))
 }
 
 /// Whether nobody else can put a file of his own in place of ours at `path`, which `setting` names.
@@ -138,11 +138,8 @@ fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
     Ok(StdListener::from(descriptor))
 }
 
-fn into_tokio(listener: StdListener, path: &Path) -> Result<UnixListener, ListenError> {
-    listener
-        .set_nonblocking(true)
-        .and_then(|()| UnixListener::from_std(listener))
-        .map_err(|source| refused(path, source))
+fn acceptor(listener: StdListener, path: &Path) -> Result<UnixAcceptor, ListenError> {
+    UnixAcceptor::new(listener).map_err(|source| refused(path, source))
 }
 
 fn directory_of(path: &Path) -> &Path {

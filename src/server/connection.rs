@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -48,10 +49,8 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
             return debug!(%error, "connection refused: the kernel does not say whose it is");
         }
     };
-    let Some(seat) = seats.take(caller.uid) else {
-        server.metrics.rejected.inc(Rejection::PerUid);
-        return turn_away(server, stream, caller.uid, seats);
-    };
+    let uid = caller.uid;
+    let seat = seats.take(uid);
     let session = Session {
         caller,
         listener: Arc::clone(listener),
@@ -59,32 +58,57 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
         answered: AtomicBool::new(false),
         end: server.stopping.child_token(),
     };
-    let shared = Arc::clone(server);
+    let (shared, seats) = (Arc::clone(server), Arc::clone(seats));
     server.connections.spawn(async move {
-        serve(&shared, stream, session).await;
+        let seat = if seat.is_some() {
+            seat
+        } else {
+            // Its caller may have hung up another one before, which has had no turn since.
+            tokio::task::yield_now().await;
+            seats.take(uid)
+        };
+        let Some(seat) = seat else {
+            return turn_away(&shared, stream, uid, &seats).await;
+        };
+        let unix = match &stream {
+            Either::Left(socket) => Some(socket.clone()),
+            Either::Right(_) => None,
+        };
+        let serving = pin!(serve(&shared, stream, session));
+        match unix {
+            Some(socket) => socket
+                .drive(serving)
+                .await
+                .unwrap_or_else(|error| cannot_wait(uid, &error)),
+            None => serving.await,
+        }
         drop(seat);
     });
 }
 
+fn cannot_wait(uid: u32, error: &io::Error) {
+    debug!(uid, %error, "connection closed: its request is not there yet, and the kernel lets nobody wait for it");
+}
+
 /// Answers the first request with a 429 and closes. A connection closed before its request was read would look broken to
 /// the caller.
-fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
+async fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
+    server.metrics.rejected.inc(Rejection::PerUid);
     debug!(uid, "connection refused: this uid has its share of them");
-    let Some(place) = seats.refusal_place() else { return };
-    server.connections.spawn(async move {
-        let service = service_fn(|request: Request<Incoming>| {
-            let problem = Problem::too_many_connections(uid);
-            let response = response::problem(Protocol::of(Route::at(request.uri().path())), &problem);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        // A caller that hangs up first needs no answer.
-        _ = tokio::time::timeout(
-            REFUSAL_TIMEOUT,
-            http(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service),
-        )
-        .await;
-        drop(place);
+    let Some(_place) = seats.refusal_place() else { return };
+    if let Either::Left(socket) = &stream
+        && let Err(error) = socket.register()
+    {
+        return cannot_wait(uid, &error);
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let problem = Problem::too_many_connections(uid);
+        let response = response::problem(Protocol::of(Route::at(request.uri().path())), &problem);
+        async move { Ok::<_, Infallible>(response) }
     });
+    let answered = http(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+    // A caller that hangs up first needs no answer.
+    _ = tokio::time::timeout(REFUSAL_TIMEOUT, answered).await;
 }
 
 /// Answers requests until the connection or the daemon ends. A request takes at most the time-out for its head, again

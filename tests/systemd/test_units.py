@@ -41,6 +41,23 @@ def test_old_systemd(_):
     assert used == KNOWN_TO_249, f"not in the list: {used - KNOWN_TO_249}; no longer used: {KNOWN_TO_249 - used}"
 
 
+def test_calls(machine):
+    """what the daemon asks of the kernel for each connection passes the service's filter"""
+    service = (REPOSITORY / "systemd/msi-tokend.service").read_text()
+    allowed, refused = re.findall(r"^SystemCallFilter=(.*)", service, re.MULTILINE)
+    used = set("accept4 poll getsockopt setsockopt recvfrom sendto ioctl epoll_ctl epoll_wait close".split())
+    allowed, refused = calls(machine, allowed.split()), calls(machine, refused.removeprefix("~").split())
+    assert used <= allowed - refused, used - (allowed - refused)
+
+
+def calls(machine, groups):
+    """Those of systemd's groups of system calls, and of the groups in them."""
+    lines = [line.strip() for line in machine.run("systemd-analyze", "syscall-filter", *groups).splitlines()]
+    names = {line for line in lines if re.fullmatch(r"@?[a-z_0-9-]+", line)} - set(groups)
+    inner = {name for name in names if name.startswith("@")}
+    return names - inner | (calls(machine, sorted(inner)) if inner else set())
+
+
 def test_exposure(machine):
     """the service's exposure is at most 1.4, and the unit gives a reason for each point that is left"""
     machine.run("systemd-analyze", "security", "--threshold=14", "msi-tokend.service")

@@ -1,8 +1,9 @@
-//! The load: `load SOCKET CONNECTIONS SECONDS keep|close TARGET`. Prints one JSON object.
+//! The load: `load SOCKET CONNECTIONS SECONDS keep|close|drop TARGET`. Prints one JSON object.
 //!
 //! Each connection sends its next request when the last one is answered; with `close` each request has a connection of
-//! its own. Latencies are kept whole, so the percentiles are exact. Any answer but 200 ends the run.
+//! its own and says so, with `drop` it does not say so. It is written right after connecting, as a client does that blocks. Latencies are kept whole, so the percentiles are exact. Any answer but 200 ends the run.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,9 +18,9 @@ async fn main() -> Result<(), Failure> {
         .skip(1)
         .collect::<Vec<_>>()
         .try_into()
-        .map_err(|_| "load SOCKET CONNECTIONS SECONDS keep|close TARGET")?;
+        .map_err(|_| "load SOCKET CONNECTIONS SECONDS keep|close|drop TARGET")?;
     let keep = mode == "keep";
-    let connection = if keep { "keep-alive" } else { "close" };
+    let connection = if mode == "close" { "close" } else { "keep-alive" };
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\nConnection: {connection}\r\n\r\n");
     let started = Instant::now();
@@ -52,10 +53,12 @@ async fn client(socket: String, request: String, keep: bool, end: Instant) -> Re
     while Instant::now() < end {
         let begin = Instant::now();
         let mut stream = match kept.take() {
-            Some(stream) => stream,
-            None => UnixStream::connect(&socket).await?,
+            Some(mut stream) => {
+                AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await?;
+                stream
+            }
+            None => connect_and_ask(&socket, request.as_bytes())?,
         };
-        stream.write_all(request.as_bytes()).await?;
         read_answer(&mut stream, &mut answer).await?;
         latencies.push(begin.elapsed());
         if keep {
@@ -63,6 +66,14 @@ async fn client(socket: String, request: String, keep: bool, end: Instant) -> Re
         }
     }
     Ok(latencies)
+}
+
+/// The runtime's own `connect` would wait for its turn before the request can be written.
+fn connect_and_ask(socket: &str, request: &[u8]) -> Result<UnixStream, Failure> {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    stream.write_all(request)?;
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream)?)
 }
 
 /// Reads one answer whole, by its content-length.
