@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::{Machine, Rules, units_unknown_because};
+use crate::access::{Machine, Rules, UnknownName, units_unknown_because};
 use crate::broker::Policy;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded};
@@ -116,7 +116,7 @@ pub fn harden() -> Result<(), DaemonError> {
 /// Every violation; also a user or group that does not exist, of which a running daemon only warns.
 pub fn check(config_path: &Path) -> Result<(), DaemonError> {
     let loaded = config::load(config_path)?;
-    let (rules, unknown) = Rules::resolve(&loaded.config.allow, nix::unistd::geteuid().as_raw());
+    let (rules, unknown) = resolve(&loaded.config);
     for pair in rules.differing_defaults() {
         eprintln!("msi-tokend: warning: {pair}");
     }
@@ -334,8 +334,12 @@ fn warn_of_memory(config: &Config) {
     }
 }
 
+fn resolve(config: &Config) -> (Rules, Vec<UnknownName>) {
+    Rules::resolve(&config.allow, config.access.root, nix::unistd::geteuid().as_raw())
+}
+
 fn rules(config: &Config) -> Rules {
-    let (rules, unknown) = Rules::resolve(&config.allow, nix::unistd::geteuid().as_raw());
+    let (rules, unknown) = resolve(config);
     for name in unknown {
         warn!("{name}");
     }

@@ -431,6 +431,47 @@ fn without_rules_only_root_and_the_daemons_own_user_get_tokens() {
 }
 
 #[test]
+fn root_needs_a_rule_where_the_configuration_says_so() {
+    if !are_to_be_had("root_needs_a_rule_where_the_configuration_says_so") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    // A daemon that runs as root does not take root for itself then.
+    for uid in [Some(ALICE), None] {
+        let how = How { uid, ..How::default() };
+        let daemon = Daemon::start_how(&emulator, "", how);
+        let mut kept = daemon.connect();
+        assert_eq!(ask(&mut kept, STORAGE), 200);
+        let by_rules = format!("{}[access]\nroot = \"rules\"\n", upstream(&emulator));
+        daemon.reload(&by_rules);
+        assert_eq!(
+            (ask(&mut kept, STORAGE), status(&daemon, 0, 0, &[])),
+            (403, 403),
+            "{uid:?}"
+        );
+        let refusal = daemon.get(&target(STORAGE)).json()["error_description"].to_string();
+        assert!(refusal.contains("Root needs a rule here"), "{refusal}");
+        if uid.is_some() {
+            assert_eq!(status(&daemon, ALICE, 7000, &[]), 200, "the daemon's own user");
+        }
+        // It still administers the daemon.
+        let document = daemon.get("/status").json();
+        assert_eq!(document["caller"]["privileged"], false, "{document}");
+        assert_eq!(document["tokens"][0]["resource"], STORAGE, "{document}");
+        let reloaded = daemon.send("POST", "/reload", &[], "");
+        assert_eq!(reloaded.status, 200, "{reloaded:?}");
+        daemon.reload(&format!(
+            "{by_rules}[[allow]]\nusers = [\"root\"]\nresources = [\"{STORAGE}\"]\n"
+        ));
+        assert_eq!(
+            (ask(&mut kept, STORAGE), ask(&mut kept, MANAGEMENT)),
+            (200, 403),
+            "{uid:?}"
+        );
+    }
+}
+
+#[test]
 fn a_user_whom_the_kernel_cannot_name_must_be_named_by_a_rule() {
     if !are_to_be_had("a_user_whom_the_kernel_cannot_name_must_be_named_by_a_rule") {
         return;

@@ -243,6 +243,9 @@ fn status_lists_what_the_caller_may_have_and_never_a_token() {
         return;
     }
     let (emulator, programs) = (Emulator::start(&[]), programs());
+    let daemon = Daemon::start(&emulator, "[access]\nroot = \"rules\"\n");
+    let what = "no rule is for you (uid 0): every token is refused with 403; root needs a rule";
+    assert_wrong(&doctor(&daemon.socket(), &[]), 77, what, "msi-token explain --uid 0");
     let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
     let daemon = Daemon::start(&emulator, &rule);
     assert!(
@@ -344,6 +347,23 @@ fn explain_says_which_rule_gives_an_identity_that_was_not_named() {
     let token = format!("token:  {STORAGE} for client_id:other\n");
     assert!(ran.code == Some(0) && ran.out.contains(&token), "{ran:?}");
     assert_eq!(asked("--uid 7001 --client-id third").code, Some(77));
+}
+
+#[test]
+fn explain_knows_that_root_may_need_a_rule() {
+    let (_directory, config) = rules("[access]\nroot = \"rules\"\n");
+    let asked = format!("--uid root --resource {STORAGE}");
+    let ran = explain(&config, &asked);
+    assert!(
+        ran.code == Some(77) && ran.out.contains("root needs a rule") && !ran.out.contains("but root"),
+        "{ran:?}"
+    );
+    let (_directory, config) = rules("[access]\nroot = \"rules\"\n[[allow]]\nusers = [\"root\"]\n");
+    let ran = explain(&config, &asked);
+    assert!(
+        ran.code == Some(0) && ran.out.contains(&format!("allowed by {config}:3")),
+        "{ran:?}"
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, TOKEN, directory, event
 use msi_tokend::access::{Machine, Rules};
 use msi_tokend::broker::Policy;
 use msi_tokend::clock::{Clock, Now, SystemClock};
-use msi_tokend::config::Config;
+use msi_tokend::config::{Config, RootAccess};
 use msi_tokend::engine::Engine;
 use msi_tokend::key::{Identity, Key, Resource};
 use msi_tokend::listen;
@@ -357,7 +357,7 @@ impl Parts {
         let reporter = Arc::new(Reporter::new(Arc::clone(&metrics)));
         let engine = Engine::new(policy, Upstream::new(&config.upstream), clock.clone(), reporter);
         let settings = Settings {
-            rules: Rules::resolve(&[], 0).0,
+            rules: Rules::resolve(&[], RootAccess::Any, 0).0,
             bounds: Bounds { total: 10, per_uid: 10 },
             header_timeout: Duration::from_secs(30),
             audit: false,

@@ -5,6 +5,8 @@
 #[path = "common/cgroups.rs"]
 mod cgroups;
 mod common;
+#[path = "common/users.rs"]
+mod users;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,12 +19,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cgroups::Cgroup;
-use common::{Daemon, Emulator, MANAGEMENT, Reply, STORAGE, TOKEND, directory, eventually, exchange, write};
+use common::{Daemon, Emulator, MANAGEMENT, Reply, STORAGE, TOKEND, directory, eventually, exchange, upstream, write};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio::runtime::Builder;
+use users::as_user;
 
 const SDK: &str = "[listen]\nsdk = \"127.0.0.1:0\"\n";
 /// Uids that no account has.
@@ -302,6 +307,36 @@ fn units_are_told_apart_and_a_refusal_names_one_that_no_rule_does() {
     assert_eq!(sdk.curl_in(Some(&in_other.0), STRANGER, STRANGER, STORAGE).0, 200);
     assert_eq!(sdk.curl_in(Some(&below_other.0), STRANGER, STRANGER, STORAGE).0, 200);
     assert_eq!(sdk.curl_in(Some(&in_allowed.0), STRANGER, STRANGER, STORAGE).0, 403);
+}
+
+/// No defence, but what `SECURITY.md` says: who is given a socket of root's is root to the kernel.
+#[test]
+fn a_socket_that_root_made_and_handed_on_counts_as_roots() {
+    if !root() {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, SDK);
+    let sdk = Environment::of(&daemon);
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nMetadata: true\r\nConnection: close\r\n\r\n",
+        imds(STORAGE),
+        sdk.address
+    );
+    let asked = || {
+        let made_by_root = TcpSocket::new_v4().unwrap();
+        as_user(STRANGER, STRANGER, &[], || {
+            let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+            let connected = runtime.block_on(made_by_root.connect(sdk.address.parse().unwrap()));
+            let stream = connected.unwrap().into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            exchange(stream, &request).status
+        })
+    };
+    assert_eq!(sdk.curl(STRANGER, STORAGE).0, 403);
+    assert_eq!(asked(), 200);
+    daemon.reload(&format!("{}{SDK}[access]\nroot = \"rules\"\n", upstream(&emulator)));
+    assert_eq!((asked(), sdk.curl(0, STORAGE).0), (403, 403));
 }
 
 #[test]

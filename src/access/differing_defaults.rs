@@ -20,7 +20,7 @@ pub struct DifferingDefaults {
 impl Rules {
     /// Every pair of them, as far as the rules and the account databases tell. Nothing is known of which user a unit runs as.
     pub fn differing_defaults(&self) -> Vec<DifferingDefaults> {
-        let rules: Vec<_> = self.rules.iter().filter(|rule| rule.default.is_some()).collect();
+        let rules: Vec<_> = self.allow.iter().filter(|rule| rule.default.is_some()).collect();
         let groups = rules.iter().filter_map(|rule| rule.groups.as_ref()).flatten();
         let members = members_of(&groups.copied().collect());
         let pairs = rules.iter().enumerate().flat_map(|(at, second)| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::unistd::{Group, User};
 
 use super::caller::Caller;
-use crate::config::{Account, Allow, Origin};
+use crate::config::{Account, Allow, Origin, RootAccess};
 use crate::key::{Identity, Key, Resource};
 
 /// What the kernel calls a uid that it cannot map into our user namespace (`docs/protocol.md`, "The kernel and systemd",
@@ -17,7 +17,8 @@ pub const NOBODY: u32 = 65534;
 /// The rules in force, names looked up.
 #[derive(Debug)]
 pub struct Rules {
-    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) allow: Vec<Arc<Rule>>,
+    root: RootAccess,
     own_uid: u32,
 }
 
@@ -53,7 +54,7 @@ pub enum Part {
 /// Why a caller may have a token.
 #[derive(Clone, Debug)]
 pub enum Grant {
-    /// Root, or the daemon's own uid.
+    /// Root, where it needs no rule, or the daemon's own uid.
     Privileged,
     /// This rule allows it.
     Rule(Arc<Rule>),
@@ -72,13 +73,18 @@ pub struct UnknownName {
 
 impl Rules {
     /// Looks the names up. Those that do not exist match nobody and are given back, to be warned of.
-    pub fn resolve(allow: &[Allow], own_uid: u32) -> (Self, Vec<UnknownName>) {
+    pub fn resolve(allow: &[Allow], root: RootAccess, own_uid: u32) -> (Self, Vec<UnknownName>) {
         let mut unknown = Vec::new();
-        let rules = allow
+        let resolved = allow
             .iter()
             .map(|allow| Arc::new(Rule::resolve(allow, &mut unknown)))
             .collect();
-        (Self { rules, own_uid }, unknown)
+        let rules = Self {
+            allow: resolved,
+            root,
+            own_uid,
+        };
+        (rules, unknown)
     }
 
     /// The verdict on one request: `None` means no.
@@ -86,7 +92,7 @@ impl Rules {
         if self.is_privileged(caller.uid) {
             return Some(Grant::Privileged);
         }
-        self.rules
+        self.allow
             .iter()
             .find(|rule| rule.matches(caller, key))
             .map(|rule| Grant::Rule(Arc::clone(rule)))
@@ -99,22 +105,33 @@ impl Rules {
         if key.identity != Identity::Default {
             return None;
         }
-        self.rules.iter().find_map(|rule| {
+        self.allow.iter().find_map(|rule| {
             let identity = rule.default.as_ref()?;
             let matches = rule.mismatches(caller, key).all(|part| part == Part::Identities);
             matches.then_some((identity, &rule.origin))
         })
     }
 
-    /// Root and the daemon's own uid may have every token, rules or not. A daemon that runs as nobody has no uid of its
-    /// own: that one is everybody's whom the kernel cannot name.
+    /// Whether it may have every token, rules or not: root, unless it needs a rule, and the daemon's own uid. A daemon that
+    /// runs as root needs no token by itself, and one that runs as nobody has no uid of its own: that one is everybody's
+    /// whom the kernel cannot name.
     pub fn is_privileged(&self, uid: u32) -> bool {
-        uid == 0 || (uid == self.own_uid && uid != NOBODY)
+        match uid {
+            0 => self.root == RootAccess::Any,
+            NOBODY => false,
+            _ => uid == self.own_uid,
+        }
+    }
+
+    /// Root and the daemon's own uid may look at everything and have the configuration loaded anew, also where root needs
+    /// a rule for a token.
+    pub fn is_administrator(&self, uid: u32) -> bool {
+        uid == 0 || self.is_privileged(uid)
     }
 
     /// Each rule with the parts of it that do not match; no part at all means that the rule allows.
     pub fn explain(&self, caller: &Caller, key: &Key) -> Vec<(&Rule, Vec<Part>)> {
-        self.rules
+        self.allow
             .iter()
             .map(|rule| (&**rule, rule.mismatches(caller, key).collect()))
             .collect()
@@ -122,7 +139,7 @@ impl Rules {
 
     /// The rules that are for this caller at all, whatever the token, by their place.
     pub fn numbers_for(&self, caller: &Caller) -> Vec<usize> {
-        let rules = self.rules.iter().enumerate();
+        let rules = self.allow.iter().enumerate();
         rules
             .filter(|(_, rule)| rule.is_for(caller))
             .map(|(number, _)| number)
@@ -131,18 +148,18 @@ impl Rules {
 
     /// Whether any rule asks for the caller's unit.
     pub fn need_units(&self) -> bool {
-        self.rules.iter().any(|rule| rule.units.is_some())
+        self.allow.iter().any(|rule| rule.units.is_some())
     }
 
     /// The units that rules ask for.
     pub fn named_units(&self) -> HashSet<Box<str>> {
-        let units = self.rules.iter().filter_map(|rule| rule.units.as_ref()).flatten();
+        let units = self.allow.iter().filter_map(|rule| rule.units.as_ref()).flatten();
         units.map(|unit| unit.as_str().into()).collect()
     }
 
     /// The groups that rules ask for.
     pub fn named_groups(&self) -> HashSet<u32> {
-        let groups = self.rules.iter().filter_map(|rule| rule.groups.as_ref()).flatten();
+        let groups = self.allow.iter().filter_map(|rule| rule.groups.as_ref()).flatten();
         groups.copied().collect()
     }
 }
@@ -312,7 +329,7 @@ mod tests {
     }
 
     fn rules(allow: &[Allow]) -> Rules {
-        Rules::resolve(allow, 999).0
+        Rules::resolve(allow, RootAccess::Any, 999).0
     }
 
     fn key(resource: &str, identity: Identity) -> Key {
@@ -333,9 +350,29 @@ mod tests {
 
     #[test]
     fn a_daemon_that_runs_as_nobody_gives_nobody_more() {
-        let rules = Rules::resolve(&[], NOBODY).0;
+        let rules = Rules::resolve(&[], RootAccess::Any, NOBODY).0;
         let nobody = Caller::described(NOBODY, vec![], None);
         assert!(rules.judge(&nobody, &key("https://a/", Identity::Default)).is_none());
+    }
+
+    #[test]
+    fn root_needs_a_rule_where_that_is_wanted_also_if_the_daemon_runs_as_root() {
+        let key = key("https://a/", Identity::Default);
+        let root = Caller::described(0, vec![0], None);
+        let for_root = Allow {
+            users: Some(vec![Account::Id(0)]),
+            ..allow()
+        };
+        for own_uid in [0, 999] {
+            let without = Rules::resolve(&[], RootAccess::Rules, own_uid).0;
+            assert!(without.judge(&root, &key).is_none(), "{own_uid}");
+            assert!(without.is_administrator(0), "{own_uid}");
+            let with = Rules::resolve(std::slice::from_ref(&for_root), RootAccess::Rules, own_uid).0;
+            assert!(matches!(with.judge(&root, &key), Some(Grant::Rule(_))), "{own_uid}");
+        }
+        let itself = Caller::described(999, vec![], None);
+        let rules = Rules::resolve(&[], RootAccess::Rules, 999).0;
+        assert!(rules.judge(&itself, &key).is_some() && !rules.is_administrator(1000));
     }
 
     #[test]
@@ -393,6 +430,7 @@ mod tests {
                 users: Some(accounts(&["no-such-user", "root"])),
                 ..allow()
             }],
+            RootAccess::Any,
             999,
         );
         assert_eq!(unknown.len(), 1);

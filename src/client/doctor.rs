@@ -119,8 +119,13 @@ fn rules(caller: &CallerStatus) -> Finding {
         (false, 0) => Finding::Wrong(
             Exit::NotAllowed,
             format!(
-                "no rule is for you (uid {}): every token is refused with 403",
-                caller.uid
+                "no rule is for you (uid {}): every token is refused with 403{}",
+                caller.uid,
+                if caller.uid == 0 {
+                    "; root needs a rule, because the configuration has access.root = \"rules\""
+                } else {
+                    ""
+                }
             ),
             format!(
                 "Add an [[allow]] rule, or your user to a group that has one, and log in anew; `msi-token explain --uid \

@@ -12,7 +12,7 @@ use super::error::{ClientError, Exit, tell};
 use super::selection::Selection;
 use super::{output, table};
 use crate::access::{Caller, Grant, Part, Rules, gid_of, uid_of};
-use crate::config::{self, Account, Allow};
+use crate::config::{self, Account, Allow, RootAccess};
 use crate::key::{Key, Resource};
 
 #[derive(Args)]
@@ -42,7 +42,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
         ClientError::quiet(Exit::Configuration)
     })?;
     let allow = &config.config.allow;
-    let (rules, unknown) = Rules::resolve(allow, service_uid().unwrap_or(0));
+    let root = config.config.access.root;
+    let (rules, unknown) = Rules::resolve(allow, root, service_uid().unwrap_or(0));
     for name in unknown {
         tell(&format!("warning: {name}"));
     }
@@ -81,16 +82,28 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     let verdict = rules.judge(&caller, &key);
     lines.push(match &verdict {
         Some(Grant::Privileged) => {
-            "allowed: root and the daemon's own user may have any token, rules or not".to_owned()
+            format!("allowed: {} may have any token, rules or not", without_a_rule(root))
         }
         Some(Grant::Rule(rule)) => format!("allowed by {}", rule.origin),
-        None if allow.is_empty() => "denied: there is no [[allow]] rule, and without a rule nobody but root and the \
-                                     daemon's own user gets a token"
-            .to_owned(),
+        None if allow.is_empty() => format!(
+            "denied: there is no [[allow]] rule, and without a rule nobody but {} gets a token",
+            without_a_rule(root)
+        ),
         None => "denied: no rule matches".to_owned(),
     });
+    if verdict.is_none() && arguments.uid == 0 {
+        lines.push("root needs a rule, because the configuration has access.root = \"rules\"".to_owned());
+    }
     output::line(&[lines.join("\n").as_bytes()])?;
     verdict.map(|_| ()).ok_or_else(|| ClientError::quiet(Exit::NotAllowed))
+}
+
+/// Who gets tokens without a rule.
+fn without_a_rule(root: RootAccess) -> &'static str {
+    match root {
+        RootAccess::Any => "root and the daemon's own user",
+        RootAccess::Rules => "the daemon's own user",
+    }
 }
 
 fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<String> {

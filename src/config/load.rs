@@ -49,6 +49,7 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
         reader.section(&mut root, "listen", &mut origins, |v| draft.listen_keys(v));
         reader.section(&mut root, "cache", &mut origins, |v| draft.cache_keys(v));
         reader.section(&mut root, "limits", &mut origins, |v| draft.limits_keys(v));
+        reader.section(&mut root, "access", &mut origins, |v| draft.access_keys(v));
         reader.section(&mut root, "log", &mut origins, |v| draft.log_keys(v));
         for (origin, table) in reader.tables(&mut root, "warm") {
             let mut warm = Warm::default();
@@ -104,6 +105,7 @@ fn names() -> Names {
     draft.listen_keys(names.enter("listen"));
     draft.cache_keys(names.enter("cache"));
     draft.limits_keys(names.enter("limits"));
+    draft.access_keys(names.enter("access"));
     draft.log_keys(names.enter("log"));
     Warm::default().keys(names.enter("warm"));
     AllowTable::default().keys(names.enter("allow"));
@@ -172,6 +174,7 @@ fn complete(draft: &mut Draft) -> Config {
         listen: draft.listen.clone(),
         cache: draft.cache.clone(),
         limits: draft.limits.clone(),
+        access: draft.access.clone(),
         log: draft.log.clone(),
         warm,
         allow: draft.allow.iter().map(|(origin, rule)| allow(rule, origin)).collect(),
@@ -275,6 +278,7 @@ fn print(draft: &mut Draft, origins: &Origins) -> Effective {
     draft.listen_keys(printer.section("listen"));
     draft.cache_keys(printer.section("cache"));
     draft.limits_keys(printer.section("limits"));
+    draft.access_keys(printer.section("access"));
     draft.log_keys(printer.section("log"));
     for (origin, warm) in &mut draft.warm {
         warm.keys(printer.item("warm", origin));

@@ -42,6 +42,8 @@ pub struct Config {
     pub cache: Cache,
     /// `[limits]`
     pub limits: Limits,
+    /// `[access]`
+    pub access: Access,
     /// `[log]`
     pub log: Log,
     /// `[[warm]]`: fetched at start, kept for ever.
@@ -117,6 +119,22 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a caller without a token is held.
     pub caller_wait: Duration,
+}
+
+/// Who may have tokens besides those whom rules allow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// What root may have.
+    pub root: RootAccess,
+}
+
+/// What root may have: root of a container is uid 0 like the VM's own, unless it has a user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootAccess {
+    /// Every token.
+    Any,
+    /// What rules allow.
+    Rules,
 }
 
 /// What is written to the journal.
@@ -208,6 +226,7 @@ impl Default for Config {
                 header_timeout: Duration::from_secs(30),
                 caller_wait: Duration::from_secs(20),
             },
+            access: Access { root: RootAccess::Any },
             log: Log {
                 level: tracing::Level::INFO,
                 audit: true,

@@ -11,7 +11,7 @@ use super::read::Visit;
 use super::values::{
     AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Size, Switch,
 };
-use super::{Account, Cache, Config, Kind, Limits, Listen, Log, Origin, UpstreamSettings};
+use super::{Access, Account, Cache, Config, Kind, Limits, Listen, Log, Origin, RootAccess, UpstreamSettings};
 use crate::key::{Identity, Resource};
 
 /// A configuration while files are laid over it.
@@ -24,6 +24,7 @@ pub(super) struct Draft {
     pub(super) sdk_env: Option<PathBuf>,
     pub(super) cache: Cache,
     pub(super) limits: Limits,
+    pub(super) access: Access,
     pub(super) log: Log,
     pub(super) warm: Vec<(Origin, Warm)>,
     pub(super) allow: Vec<(Origin, AllowTable)>,
@@ -63,6 +64,7 @@ impl Draft {
             sdk_env: None,
             cache: defaults.cache,
             limits: defaults.limits,
+            access: defaults.access,
             log: defaults.log,
             warm: Vec::new(),
             allow: Vec::new(),
@@ -107,6 +109,11 @@ impl Draft {
         v.value("max_connections_per_uid", &mut limits.max_connections_per_uid, &Count);
         v.value("header_timeout", &mut limits.header_timeout, &up_to(60 * MINUTE));
         v.value("caller_wait", &mut limits.caller_wait, &up_to(10 * MINUTE));
+    }
+
+    pub(super) fn access_keys(&mut self, v: &mut impl Visit) {
+        let words = Choice(&[("any", RootAccess::Any), ("rules", RootAccess::Rules)]);
+        v.value("root", &mut self.access.root, &words);
     }
 
     pub(super) fn log_keys(&mut self, v: &mut impl Visit) {

@@ -97,6 +97,8 @@ fn nothing_set_means_the_documented_defaults() {
         max_connections_per_uid = 256
         header_timeout = "30s"
         caller_wait = "20s"
+        [access]
+        root = "any"
         [log]
         level = "info"
         audit = true
@@ -130,6 +132,8 @@ max_connections = 8
 max_connections_per_uid = 9
 header_timeout = "10s"
 caller_wait = "250ms"
+[access]
+root = "rules"
 [log]
 level = "debug"
 audit = false
@@ -175,6 +179,7 @@ audit = false
             caller_wait: Duration::from_millis(250),
         }
     );
+    assert_eq!(config.access.root, RootAccess::Rules);
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert!(!config.log.audit);
 }
@@ -333,6 +338,10 @@ fn a_wrong_shape_is_told_with_the_right_one() {
     assert_problem("[allow]\nusers = [\"a\"]", &["list of tables", "write [[allow]]"]);
     assert_problem("warm = [\"r\"]", &["list of tables", "write [[warm]]"]);
     assert_problem("log.audit = \"true\"", &["without quotes"]);
+    assert_problem(
+        "access.root = \"none\"",
+        &["access.root cannot be", "one of \"any\", \"rules\""],
+    );
     assert_problem("log.level = 3", &["must be a string", "level = \"error\""]);
     assert_problem(
         "limits.caller_wait = 20",
@@ -716,6 +725,7 @@ fn the_effective_configuration_names_its_places_and_loads_again() {
         "max_tokens_per_uid = 64  # default",
         "idle_drop = \"24h\"  # default",
         "# sdk is not set",
+        "root = \"any\"  # default",
         "[[warm]]  # conf.d/a.toml:5",
         "client_id = \"c\"",
         "[[allow]]  # config.toml:4",

@@ -253,7 +253,7 @@ fn document(server: &Server, route: Route, session: &Session) -> Response<Respon
         boot: server.engine.now().boot,
         changes: server.engine.changes(),
     };
-    let document = if settings.rules.is_privileged(caller.uid) {
+    let document = if settings.rules.is_administrator(caller.uid) {
         server.documents.renew(&subject, now, render)
     } else {
         server.documents.get(&subject, now, render)
@@ -267,7 +267,7 @@ fn counted(response: Response<ResponseBody>) -> (Response<ResponseBody>, Outcome
 }
 
 async fn reload(server: &Server, caller: &Caller) -> Ended {
-    if !server.settings.read().rules.is_privileged(caller.uid) {
+    if !server.settings.read().rules.is_administrator(caller.uid) {
         return Err(Problem::not_root(caller.uid));
     }
     let (request, done) = oneshot::channel();

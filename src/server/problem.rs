@@ -121,6 +121,11 @@ impl Problem {
     /// resource or an id that holds the word is not repeated.
     pub fn forbidden(caller: &Caller, key: &Key) -> Self {
         let uid = caller.uid;
+        let also_root = if uid == 0 {
+            " Root needs a rule here, too: access.root is \"rules\"."
+        } else {
+            ""
+        };
         let mut what = key.to_string();
         if what.to_ascii_lowercase().contains("unreachable") {
             "this resource and identity".clone_into(&mut what);
@@ -128,7 +133,7 @@ impl Problem {
         Self::denied(
             Denial::NoRule,
             format!(
-                "No rule of msi-tokend allows uid {uid} a token for {what}. An administrator can add an [[allow]] rule \
+                "No rule of msi-tokend allows uid {uid} a token for {what}.{also_root} An administrator can add an [[allow]] rule \
                  to /etc/msi-tokend/config.toml or put the user into a group that has one; `msi-token explain` shows \
                  what each rule asks for."
             ),

@@ -18,7 +18,7 @@ use super::reference::requests;
 use crate::access::{Caller, Machine, Rules};
 use crate::broker::{Failing, KeySnapshot, Note, Policy};
 use crate::clock::{Clock, Now, SystemClock};
-use crate::config::{self, Account, Allow, Kind, Origin};
+use crate::config::{self, Account, Allow, Kind, Origin, RootAccess};
 use crate::engine::{Engine, Observer};
 use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
@@ -172,7 +172,7 @@ fn server() -> Arc<Server> {
         },
     };
     let settings = Settings {
-        rules: Rules::resolve(&[allow], DAEMON).0,
+        rules: Rules::resolve(&[allow], RootAccess::Any, DAEMON).0,
         bounds: Bounds { total: 1, per_uid: 1 },
         header_timeout: Duration::from_secs(30),
         audit: true,
