@@ -599,6 +599,7 @@ fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
         names.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
     };
     let mut all = members(&status, "");
+    all.extend(members(&status["configuration"], "configuration."));
     all.extend(members(&status["caller"], "caller."));
     all.extend(members(&status["configuration"], "configuration."));
     all.extend(members(&status["tokens"][0], "tokens[]."));
