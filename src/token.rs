@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -129,9 +130,7 @@ impl Token {
         struct Claims {
             uti: String,
         }
-        let payload = self.secret().split(|byte| *byte == b'.').nth(1)?;
-        let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
-        let Claims { uti } = serde_json::from_slice(&payload).ok()?;
+        let Claims { uti } = claims(self.secret())?;
         (uti.len() <= MAX_UTI && uti.bytes().all(|byte| byte.is_ascii_graphic())).then_some(uti)
     }
 
@@ -140,6 +139,13 @@ impl Token {
             .get(BEFORE_SECRET.len()..BEFORE_SECRET.len() + self.secret_len)
             .unwrap_or_default()
     }
+}
+
+/// What the payload of a JWT says; `None` for anything else.
+pub fn claims<T: DeserializeOwned>(secret: &[u8]) -> Option<T> {
+    let payload = secret.split(|byte| *byte == b'.').nth(1)?;
+    let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
+    serde_json::from_slice(&payload).ok()
 }
 
 impl fmt::Debug for Token {

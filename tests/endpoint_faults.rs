@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::{Daemon, Emulator, How, Reply, STORAGE, eventually, exchange, request};
+use common::{Daemon, Emulator, How, MANAGEMENT, Reply, STORAGE, eventually, exchange, request};
 use msi_tokend::clock::{Clock, SystemClock};
+use msi_tokend::emulator::{DEFAULT_CLIENT_ID, DEFAULT_OBJECT_ID, DEFAULT_RESOURCE_ID};
 use serde_json::Value;
 
 const IMDS: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01";
@@ -108,6 +109,36 @@ fn no_fault_takes_a_cached_token_from_anybody_and_who_has_none_is_told_why() {
         }
     }
     assert!(!daemon.log().contains("canary"), "text of a body that is no token");
+}
+
+#[test]
+fn a_token_whose_claims_are_anothers_is_refused_and_a_good_one_served_meanwhile() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, HASTY);
+    for (selector, id, claim) in [
+        ("client_id", DEFAULT_CLIENT_ID, "appid"),
+        ("object_id", DEFAULT_OBJECT_ID, "oid"),
+        ("msi_res_id", DEFAULT_RESOURCE_ID, "xms_mirid"),
+    ] {
+        let ask = |resource: &str, more: &str| {
+            let target = format!("/oauth2/token?resource={resource}&{selector}={id}{more}");
+            daemon.send("GET", &target, &["Metadata: true"], "")
+        };
+        let claims_to_be =
+            |id: &str| emulator.script(&format!("[[fault]]\ntimes = 0\nclaims = {{ {claim} = \"{id}\" }}\n"));
+        emulator.script("");
+        let token = ask(STORAGE, "").access_token();
+        claims_to_be("another");
+        assert_eq!(ask(STORAGE, "&bypass_cache=true").access_token(), token, "{claim}");
+        let told = ask(MANAGEMENT, "");
+        assert_eq!(
+            (told.status, &told.json()["cause"]),
+            (503, &"wrong_identity".into()),
+            "{told:?}"
+        );
+        claims_to_be(&id.to_ascii_uppercase());
+        assert_eq!(ask("https://vault.azure.net", "").status, 200, "{claim}");
+    }
 }
 
 #[test]

@@ -121,8 +121,9 @@ fn a_resource_id_in_any_script_is_one_key_is_passed_on_encoded_and_named_everywh
     let names = ["FORMACI\u{d3}N", "Gr\u{f6}\u{df}e-1", "\u{958b}\u{767a}\u{ff11}"];
     for name in names {
         let id = group(name);
+        // The stand-in keeps tokens by client id, and their claims with them.
         emulator.identities(&format!(
-            "[[identity]]\nclient_id = \"c\"\nobject_id = \"o\"\nresource_id = \"{id}\""
+            "[[identity]]\nclient_id = \"{name}\"\nobject_id = \"o\"\nresource_id = \"{id}\""
         ));
         let daemon = Daemon::start(
             &emulator,

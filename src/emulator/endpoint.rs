@@ -149,7 +149,7 @@ fn grant(state: &EmulatorState, request: &AskedToken, fault: &ScriptedFault) -> 
     let now = unix_now();
     let inner = &mut *state.inner.lock();
     let identity = inner.identities.choose(&request.selector)?;
-    if fault.wrong_resource.is_some() || fault.wrong_client_id.is_some() {
+    if fault.wrong_resource.is_some() || fault.wrong_client_id.is_some() || fault.claims.is_some() {
         let client_id = fault
             .wrong_client_id
             .clone()
@@ -159,7 +159,8 @@ fn grant(state: &EmulatorState, request: &AskedToken, fault: &ScriptedFault) -> 
             ..identity.clone()
         };
         let resource = fault.wrong_resource.as_deref().unwrap_or(&request.resource);
-        return Ok(inner.issuer.one_off(now, resource, &foreign, fault.lifetime));
+        let claims = fault.claims.as_ref();
+        return Ok(inner.issuer.one_off(now, resource, &foreign, claims, fault.lifetime));
     }
     let wanted = if fault.same_token {
         Wanted::Earlier

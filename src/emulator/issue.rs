@@ -86,9 +86,8 @@ impl Issuer {
         }
         let grant = issue(
             now,
-            resource,
-            identity,
-            xms_cc,
+            (resource, identity, xms_cc),
+            None,
             lifetime.unwrap_or(self.lifetime),
             self.canary.as_ref(),
         );
@@ -96,19 +95,19 @@ impl Issuer {
         grant
     }
 
-    /// A token that no later request will see.
+    /// A token that no later request will see, with some claims changed.
     pub fn one_off(
         &self,
         now: i64,
         resource: &str,
         identity: &ManagedIdentity,
+        claims: Option<&Map<String, Value>>,
         lifetime: Option<Duration>,
     ) -> IssuedToken {
         issue(
             now,
-            resource,
-            identity,
-            None,
+            (resource, identity, None),
+            claims,
             lifetime.unwrap_or(self.lifetime),
             self.canary.as_ref(),
         )
@@ -117,15 +116,15 @@ impl Issuer {
 
 fn issue(
     now: i64,
-    resource: &str,
-    identity: &ManagedIdentity,
-    xms_cc: Option<&str>,
+    (resource, identity, xms_cc): (&str, &ManagedIdentity, Option<&str>),
+    changed: Option<&Map<String, Value>>,
     lifetime: Duration,
     canary: Option<&Canary>,
 ) -> IssuedToken {
     let life = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
     let (not_before, expires_on) = (now - CLOCK_SKEW, now.saturating_add(life));
-    let claims = claims_of(resource, identity, xms_cc, not_before, expires_on);
+    let mut claims = claims_of(resource, identity, xms_cc, not_before, expires_on);
+    claims.extend(changed.cloned().unwrap_or_default());
     IssuedToken {
         access_token: jwt::build(&claims, canary),
         resource: resource.to_owned(),
@@ -265,7 +264,7 @@ mod tests {
             .clone();
         let mut issuer = Issuer::new(Duration::from_hours(1), None);
         let first = ask(&mut issuer, NOW, Wanted::Usual);
-        let stray = issuer.one_off(NOW, STORAGE, &identity, None);
+        let stray = issuer.one_off(NOW, STORAGE, &identity, None, None);
         let uti = |grant: &IssuedToken| jwt::claims(&grant.access_token).unwrap()["uti"].clone();
         assert_ne!(uti(&stray), uti(&first));
         assert_eq!(ask(&mut issuer, NOW, Wanted::Usual).access_token, first.access_token);

@@ -46,6 +46,7 @@
 //! | `lifetime = "90s"` | a new token that lives so long |
 //! | `same_token = true` | the token issued last, although a third of its life is over or the request bypasses the cache |
 //! | `wrong_resource`, `wrong_client_id` | a token of this other resource or identity, echoed truthfully, not kept |
+//! | `claims = { oid = "…" }` | a token with these claims in place of its own, while the reply names the right identity; not kept |
 //! | `token_type = "pop"`, `raw_expires_on = 1.5`, `numbers = true`, `empty_token = true` | the token reply with this type, with any value as `expires_on`, with numbers for all numeric strings, with `""` as token |
 //! | `retry_after = "7"` | this `Retry-After`, verbatim |
 //! | `server = "nginx"` | this `Server` header; `""` for none |
@@ -57,6 +58,7 @@
 use super::identity::IdentitySelector;
 use crate::config;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,8 +86,9 @@ pub(super) struct ScriptedFault {
     pub same_token: bool,
     pub wrong_resource: Option<String>,
     pub wrong_client_id: Option<String>,
+    pub claims: Option<Map<String, Value>>,
     pub token_type: Option<String>,
-    pub raw_expires_on: Option<serde_json::Value>,
+    pub raw_expires_on: Option<Value>,
     pub numbers: bool,
     pub empty_token: bool,
     pub retry_after: Option<String>,
@@ -276,6 +279,7 @@ mod tests {
             same_token = true
             wrong_resource = "https://vault.azure.net"
             wrong_client_id = "x"
+            claims = { oid = "x", idtyp = 7 }
             token_type = "pop"
             raw_expires_on = 1.5
             numbers = true

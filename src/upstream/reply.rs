@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::clock::Now;
 use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
-use crate::token::{Parts, Token};
+use crate::token::{Parts, Token, claims};
 
 /// Managed identities' tokens live for 24 hours; what claims more than this is wrong or lies.
 const LONGEST_LIFE: Duration = Duration::from_hours(28);
@@ -28,6 +28,17 @@ struct ReplyJson {
     msi_res_id: Option<Value>,
     /// App Service's name for the same.
     mi_res_id: Option<Value>,
+}
+
+/// The claims that name a token's identity (`docs/protocol.md`, "Answers", row "Claims").
+#[derive(Default, Deserialize)]
+struct IdentityClaims {
+    /// In tokens of version 1.0.
+    appid: Option<Value>,
+    /// In tokens of version 2.0.
+    azp: Option<Value>,
+    oid: Option<Value>,
+    xms_mirid: Option<Value>,
 }
 
 /// Judges a reply to the request for `key`; with `must_echo` a selector must come back in it.
@@ -72,6 +83,9 @@ fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Fla
         }
         _ => {}
     }
+    if selected.is_some() && names_another(access_token.as_bytes(), &key.identity) {
+        return Err((Cause::WrongIdentity, "its claims are those of another identity"));
+    }
     let expires_on = body
         .expires_on
         .as_ref()
@@ -92,6 +106,19 @@ fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Fla
         not_before: body.not_before.as_ref().and_then(unix_time).unwrap_or(now.wall),
     };
     Token::new(&key.resource, &parts).map_err(|_| no_token("access_token is empty or unfit for a header"))
+}
+
+/// Whether the token is a JWT with a claim that contradicts the selector. Resources decide what is in their tokens, so a
+/// claim that is missing, or no string, says nothing.
+fn names_another(access_token: &[u8], identity: &Identity) -> bool {
+    let claims: IdentityClaims = claims(access_token).unwrap_or_default();
+    let (claim, asked) = match identity {
+        Identity::Default => return false,
+        Identity::ClientId(id) => (claims.appid.or(claims.azp), id),
+        Identity::ObjectId(id) => (claims.oid, id),
+        Identity::ResourceId(id) => (claims.xms_mirid, id),
+    };
+    claim.is_some_and(|claim| claim.is_string() && !says(&claim, asked))
 }
 
 /// An id as such ids are; anything else says nothing.
@@ -283,6 +310,53 @@ mod tests {
         assert!(checked(&json!({"object_id": "o"}), Identity::object_id("other").unwrap()).is_err());
         assert!(checked(&json!({"mi_res_id": "/S/X"}), Identity::resource_id("/s/x").unwrap()).is_ok());
         assert!(checked(&json!({"msi_res_id": "/S/Y"}), Identity::resource_id("/s/x").unwrap()).is_err());
+    }
+
+    #[test]
+    fn claims_of_another_identity_are_refused_where_they_are_there() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let jwt = |claims: &str| json!({"client_id": null, "access_token": format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))});
+        let mine = r#"{"appid":"MINE","oid":"MINE","xms_mirid":"MINE","azp":"other"}"#;
+        let other = r#"{"appid":"other","oid":"other","xms_mirid":"other"}"#;
+        let of_kind: [(fn(&str) -> _, _, _); 3] = [
+            (Identity::client_id, r#"{"appid":"other"}"#, r#"{"azp":"other"}"#),
+            (Identity::object_id, r#"{"oid":"other"}"#, r#"{"oid":""}"#),
+            (
+                Identity::resource_id,
+                r#"{"xms_mirid":"other"}"#,
+                r#"{"xms_mirid":"mine/"}"#,
+            ),
+        ];
+        for (selector, foreign, also_foreign) in of_kind {
+            let checked = |claims: &str| checked(&jwt(claims), selector("mine").unwrap());
+            for claims in [foreign, also_foreign, other] {
+                assert_eq!(
+                    checked(claims).unwrap_err(),
+                    "its claims are those of another identity",
+                    "{claims}"
+                );
+            }
+            for claims in [
+                mine,
+                "{}",
+                "[]",
+                "no JSON",
+                r#"{"appid":7,"azp":null,"oid":["other"],"xms_mirid":{}}"#,
+            ] {
+                assert!(checked(claims).is_ok(), "{claims}");
+            }
+            assert!(
+                super::tests::checked(
+                    &json!({"client_id": null, "access_token": "opaque"}),
+                    selector("mine").unwrap()
+                )
+                .is_ok()
+            );
+        }
+        // Another kind of selector's claim says nothing, and no selector asks for none.
+        assert!(checked(&jwt(r#"{"oid":"other"}"#), Identity::client_id("mine").unwrap()).is_ok());
+        assert!(checked(&jwt(other), Identity::Default).is_ok());
     }
 
     #[test]
