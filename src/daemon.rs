@@ -82,13 +82,13 @@ impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
         use ListenError::{
-            CallersUnknown, Live, Loop, NoDirectory, NoPermission, Occupied, PortTaken, Refused, UnsafeDirectory,
-            Unwritable,
+            CallersUnknown, Live, Loop, NoDirectory, NoPermission, NotLockable, Occupied, PortTaken, Refused,
+            UnsafeDirectory, Unwritable,
         };
         ExitCode::from(match self {
             Self::Config(_)
             | Self::UnknownNames(_)
-            | Self::Listen(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_)) => 78,
+            | Self::Listen(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_) | NotLockable) => 78,
             Self::Listen(Live(_) | PortTaken { .. }) => 69,
             Self::Listen(NoPermission { .. }) => 77,
             Self::Listen(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_))
@@ -175,6 +175,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let passed = Activation::take()?;
     let unix = listen::bind_unix(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
     let sdk = listen::open_sdk(&config, passed.sdk)?;
+    let lock = listen::open_lock(&config, passed.lock)?;
     let monitor = config.listen.monitor;
     let monitor = monitor.map(|address| listen::bind_loopback(address, "listen.monitor"));
     let monitor = monitor.transpose()?;
@@ -188,7 +189,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let machine = Machine::new(Arc::new(SystemClock));
     let settings = settings(&config, hash);
-    if sdk.is_some() {
+    if sdk.is_some() || lock.is_some() {
         follow_rules(&machine, &settings.rules).await;
     }
     let server = Server::new(Arc::clone(&engine), metrics, settings, Arc::clone(&machine), reloads);
@@ -217,7 +218,15 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
             address
         },
     );
-    let tcp = sdk.map(|address| (address, &*machine));
+    let tcp = Tcp {
+        sdk,
+        lock: lock.is_some(),
+        machine: &machine,
+    };
+    if let Some(listener) = lock {
+        info!("serving those whom the lock leads here");
+        accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Lock));
+    }
     if let Some((listener, address)) = monitor {
         info!(%address, "serving monitoring agents");
         accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Monitor));
@@ -275,6 +284,14 @@ async fn drain(server: &Server, mut accepting: JoinSet<io::Result<()>>) -> bool 
     .is_ok()
 }
 
+/// The TCP listeners that give tokens, as far as they are on.
+#[derive(Clone, Copy)]
+struct Tcp<'a> {
+    sdk: Option<SocketAddr>,
+    lock: bool,
+    machine: &'a Machine,
+}
+
 /// All or nothing: a configuration with any fault, or one that moves the sockets, changes nothing. The error has a line
 /// for each fault; it is logged here.
 async fn reload(
@@ -283,7 +300,7 @@ async fn reload(
     log: &LogHandle,
     engine: &Arc<Engine>,
     server: &Server,
-    tcp: Option<(SocketAddr, &Machine)>,
+    tcp: Tcp<'_>,
 ) -> Result<(), String> {
     let refused = |why: String| {
         for line in why.lines() {
@@ -305,14 +322,17 @@ async fn reload(
         return refused("[listen] changed: restart needed".to_owned());
     }
     // No configuration file says where a socket of systemd's listens, so this is checked here and not while it is read.
-    if let Some((address, _)) = tcp
+    if let Some(address) = tcp.sdk
         && config::reaches(&loaded.upstream.endpoint, address)
     {
         return refused(ListenError::Loop(address).to_string());
     }
+    if tcp.lock && !loaded.upstream.is_metadata_service() {
+        return refused(ListenError::NotLockable.to_string());
+    }
     let settings = settings(&loaded, hash);
-    if let Some((_, machine)) = tcp {
-        follow_rules(machine, &settings.rules).await;
+    if tcp.sdk.is_some() || tcp.lock {
+        follow_rules(tcp.machine, &settings.rules).await;
     }
     *config = loaded;
     log.set_level(config.log.level);
@@ -373,6 +393,8 @@ fn settings(config: &Config, hash: String) -> Settings {
             hash,
             loaded_at: SystemClock.now().wall.as_secs(),
         },
+        lock: config.lock.clone(),
+        connect_timeout: config.upstream.connect_timeout,
     }
 }
 

@@ -1,15 +1,30 @@
-//! One HTTP exchange as a client: a request over a connection of its own, and the whole answer.
+//! One HTTP exchange as a client: a request over a connection of its own, and its answer, as it comes or whole.
 
+use std::error::Error;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
+
+/// The body of an answer as it comes in. Dropping it ends the connection.
+pub struct Coming<S, B>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body + 'static,
+{
+    body: Incoming,
+    /// Driven here and not in a task of its own, so that it ends with the body. `None` when it is over.
+    connection: Option<http1::Connection<TokioIo<S>, B>>,
+}
 
 /// What came back, whatever it is. The body may hold a token, so it cannot be printed and is wiped.
 pub struct Response {
@@ -38,35 +53,82 @@ pub async fn exchange(
     request: Request<Empty<Bytes>>,
     max_body: usize,
 ) -> Result<Response, ExchangeError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let exchange =
-        async {
-            let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, max_body).collect().await.map_err(|error| {
-                match error.downcast::<hyper::Error>() {
-                    Ok(error) => ExchangeError::Broken(*error),
-                    Err(error) => {
-                        debug_assert!(error.is::<LengthLimitError>());
-                        ExchangeError::TooLarge(max_body)
-                    }
+    let (head, body) = begin(http1::Builder::new(), stream, request).await?.into_parts();
+    let body =
+        Limited::new(body, max_body)
+            .collect()
+            .await
+            .map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => ExchangeError::Broken(*error),
+                Err(error) => {
+                    debug_assert!(error.is::<LengthLimitError>());
+                    ExchangeError::TooLarge(max_body)
                 }
             })?;
-            // Gathered into one buffer that is wiped; the pieces are the allocator's again.
-            let mut bytes = body.aggregate();
-            let mut whole = Zeroizing::new(vec![0; bytes.remaining()]);
-            bytes.copy_to_slice(&mut whole);
-            Ok(Response {
-                status: head.status,
-                headers: head.headers,
-                body: whole,
-            })
-        };
-    // The connection is driven here and not in a task of its own, so that dropping the exchange ends it.
-    tokio::pin!(exchange, connection);
-    tokio::select! {
+    // Gathered into one buffer that is wiped; the pieces are the allocator's again.
+    let mut bytes = body.aggregate();
+    let mut whole = Zeroizing::new(vec![0; bytes.remaining()]);
+    bytes.copy_to_slice(&mut whole);
+    Ok(Response {
+        status: head.status,
+        headers: head.headers,
+        body: whole,
+    })
+}
+
+/// Sends the request and reads the answer as far as its body, which comes later. Dropping this ends the connection.
+pub async fn begin<S, B>(
+    http: http1::Builder,
+    stream: S,
+    request: Request<B>,
+) -> hyper::Result<hyper::Response<Coming<S, B>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (mut sender, mut connection) = http.handshake(TokioIo::new(stream)).await?;
+    let head = sender.send_request(request);
+    tokio::pin!(head);
+    let (response, connection) = tokio::select! {
         biased;
-        response = &mut exchange => response,
-        _ = &mut connection => exchange.await,
+        response = &mut head => (response, Some(connection)),
+        _ = &mut connection => (head.await, None),
+    };
+    Ok(response?.map(|body| Coming { body, connection }))
+}
+
+impl<S, B> Body for Coming<S, B>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            return frame;
+        }
+        if let Some(connection) = &mut self.connection
+            && Pin::new(connection).poll(cx).is_ready()
+        {
+            // What went wrong is told by the body, too.
+            self.connection = None;
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -33,6 +33,10 @@ const TASK: usize = 5120;
 /// An error that names a key and says what the endpoint said, twice in App Service's shape.
 const ERROR: usize = 4096;
 
+/// A request that is passed on, beside its caller's connection: hyper's buffers each way, what of both bodies is on its way,
+/// and a task.
+const PASSED: usize = SOCKET + FULL * 2 * server::KERNEL_BUFFER as usize + 4 * server::READ_BUFFER + 2 * TASK;
+
 /// What is held for one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Item {
@@ -42,7 +46,7 @@ struct Item {
 
 /// All that can be held under a configuration. Its text is a table with the sum in its last line.
 #[derive(Debug)]
-pub struct Budget([Item; 7]);
+pub struct Budget([Item; 8]);
 
 /// Bytes for people; rounded up, so that nothing looks as if it would fit that does not.
 struct Mebibytes(usize);
@@ -67,6 +71,7 @@ impl Budget {
         Self([
             item("the program", PROGRAM),
             item("connections", connections * connection),
+            item("what the lock passes on", server::SLOTS.total * PASSED),
             item("tokens and their keys", cache),
             // As it is, and as it was before.
             item("the cache that systemd holds", cache.saturating_mul(2)),

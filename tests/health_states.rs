@@ -362,6 +362,8 @@ impl Parts {
             header_timeout: Duration::from_secs(30),
             audit: false,
             configuration: ConfigurationStatus::default(),
+            lock: config.lock.clone(),
+            connect_timeout: Duration::from_secs(2),
         };
         let reloads = tokio::sync::mpsc::channel(1).0;
         let server = Server::new(

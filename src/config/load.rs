@@ -50,6 +50,7 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
         reader.section(&mut root, "cache", &mut origins, |v| draft.cache_keys(v));
         reader.section(&mut root, "limits", &mut origins, |v| draft.limits_keys(v));
         reader.section(&mut root, "access", &mut origins, |v| draft.access_keys(v));
+        reader.section(&mut root, "lock", &mut origins, |v| draft.lock_keys(v));
         reader.section(&mut root, "log", &mut origins, |v| draft.log_keys(v));
         for (origin, table) in reader.tables(&mut root, "warm") {
             let mut warm = Warm::default();
@@ -106,6 +107,7 @@ fn names() -> Names {
     draft.cache_keys(names.enter("cache"));
     draft.limits_keys(names.enter("limits"));
     draft.access_keys(names.enter("access"));
+    draft.lock_keys(names.enter("lock"));
     draft.log_keys(names.enter("log"));
     Warm::default().keys(names.enter("warm"));
     AllowTable::default().keys(names.enter("allow"));
@@ -175,6 +177,7 @@ fn complete(draft: &mut Draft) -> Config {
         cache: draft.cache.clone(),
         limits: draft.limits.clone(),
         access: draft.access.clone(),
+        lock: draft.lock.clone(),
         log: draft.log.clone(),
         warm,
         allow: draft.allow.iter().map(|(origin, rule)| allow(rule, origin)).collect(),
@@ -279,6 +282,7 @@ fn print(draft: &mut Draft, origins: &Origins) -> Effective {
     draft.cache_keys(printer.section("cache"));
     draft.limits_keys(printer.section("limits"));
     draft.access_keys(printer.section("access"));
+    draft.lock_keys(printer.section("lock"));
     draft.log_keys(printer.section("log"));
     for (origin, warm) in &mut draft.warm {
         warm.keys(printer.item("warm", origin));

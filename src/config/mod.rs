@@ -44,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[access]`
     pub access: Access,
+    /// `[lock]`
+    pub lock: Lock,
     /// `[log]`
     pub log: Log,
     /// `[[warm]]`: fetched at start, kept for ever.
@@ -137,6 +139,33 @@ pub enum RootAccess {
     Rules,
 }
 
+/// What the lock does with those that would ask the metadata service by themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lock {
+    /// What callers without a rule get.
+    pub mode: LockMode,
+    /// What is passed on of the rest of the metadata service.
+    pub pass: Pass,
+}
+
+/// Whether rules are only tried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Nobody is denied anything.
+    Observe,
+    /// The rules hold.
+    Enforce,
+}
+
+/// What is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// All but what a token could be had from.
+    All,
+    /// Nothing.
+    None,
+}
+
 /// What is written to the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -187,6 +216,15 @@ impl Kind {
     }
 }
 
+impl UpstreamSettings {
+    /// Whether tokens come from the metadata service at its own address.
+    pub fn is_metadata_service(&self) -> bool {
+        self.kind == Kind::Imds
+            && self.endpoint.host() == Some("169.254.169.254")
+            && self.endpoint.port_u16().unwrap_or(80) == 80
+    }
+}
+
 impl Listen {
     /// The environment file's place unless set: beside the socket.
     fn sdk_env_beside(socket: &Path) -> PathBuf {
@@ -227,6 +265,10 @@ impl Default for Config {
                 caller_wait: Duration::from_secs(20),
             },
             access: Access { root: RootAccess::Any },
+            lock: Lock {
+                mode: LockMode::Observe,
+                pass: Pass::All,
+            },
             log: Log {
                 level: tracing::Level::INFO,
                 audit: true,

@@ -11,7 +11,10 @@ use super::read::Visit;
 use super::values::{
     AbsolutePath, Choice, Count, EndpointUrl, List, Loopback, OctalMode, Optional, Period, Size, Switch,
 };
-use super::{Access, Account, Cache, Config, Kind, Limits, Listen, Log, Origin, RootAccess, UpstreamSettings};
+use super::{
+    Access, Account, Cache, Config, Kind, Limits, Listen, Lock, LockMode, Log, Origin, Pass, RootAccess,
+    UpstreamSettings,
+};
 use crate::key::{Identity, Resource};
 
 /// A configuration while files are laid over it.
@@ -25,6 +28,7 @@ pub(super) struct Draft {
     pub(super) cache: Cache,
     pub(super) limits: Limits,
     pub(super) access: Access,
+    pub(super) lock: Lock,
     pub(super) log: Log,
     pub(super) warm: Vec<(Origin, Warm)>,
     pub(super) allow: Vec<(Origin, AllowTable)>,
@@ -65,6 +69,7 @@ impl Draft {
             cache: defaults.cache,
             limits: defaults.limits,
             access: defaults.access,
+            lock: defaults.lock,
             log: defaults.log,
             warm: Vec::new(),
             allow: Vec::new(),
@@ -114,6 +119,13 @@ impl Draft {
     pub(super) fn access_keys(&mut self, v: &mut impl Visit) {
         let words = Choice(&[("any", RootAccess::Any), ("rules", RootAccess::Rules)]);
         v.value("root", &mut self.access.root, &words);
+    }
+
+    pub(super) fn lock_keys(&mut self, v: &mut impl Visit) {
+        let modes = Choice(&[("observe", LockMode::Observe), ("enforce", LockMode::Enforce)]);
+        v.value("mode", &mut self.lock.mode, &modes);
+        let passes = Choice(&[("all", Pass::All), ("none", Pass::None)]);
+        v.value("pass", &mut self.lock.pass, &passes);
     }
 
     pub(super) fn log_keys(&mut self, v: &mut impl Visit) {

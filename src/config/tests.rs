@@ -99,6 +99,9 @@ fn nothing_set_means_the_documented_defaults() {
         caller_wait = "20s"
         [access]
         root = "any"
+        [lock]
+        mode = "observe"
+        pass = "all"
         [log]
         level = "info"
         audit = true
@@ -134,6 +137,9 @@ header_timeout = "10s"
 caller_wait = "250ms"
 [access]
 root = "rules"
+[lock]
+mode = "enforce"
+pass = "none"
 [log]
 level = "debug"
 audit = false
@@ -180,6 +186,13 @@ audit = false
         }
     );
     assert_eq!(config.access.root, RootAccess::Rules);
+    assert_eq!(
+        config.lock,
+        Lock {
+            mode: LockMode::Enforce,
+            pass: Pass::None,
+        }
+    );
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert!(!config.log.audit);
 }

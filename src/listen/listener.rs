@@ -105,9 +105,15 @@ pub enum ListenError {
     },
     /// The kernel does not name the user behind a loopback connection.
     #[error(
-        "the loopback listener cannot tell who calls: {0}: load the kernel's tcp_diag module, or leave listen.sdk out"
+        "a TCP listener cannot tell who calls: {0}: load the kernel's tcp_diag module, or switch that listener off"
     )]
     CallersUnknown(io::Error),
+    /// The lock is about the metadata service, and tokens come from elsewhere.
+    #[error(
+        "the lock needs upstream.kind = \"imds\" with its own endpoint at 169.254.169.254: set them so, or switch \
+         msi-tokend-lock.socket off"
+    )]
+    NotLockable,
 }
 
 impl Listener {

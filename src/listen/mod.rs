@@ -4,6 +4,7 @@
 //! one by itself, which ends with the process.
 
 mod listener;
+mod lock;
 mod own_file;
 mod sdk;
 mod sdk_env;
@@ -13,6 +14,7 @@ mod unix;
 mod unix_acceptor;
 
 pub use self::listener::{Acceptor, ListenError, Listener, RECEIVE_BUFFER, Stream};
+pub use self::lock::{METADATA_SERVICE, dialled, open as open_lock};
 pub use self::sdk::{Sdk, open as open_sdk};
 pub use self::secret::Secret;
 pub use self::tcp::bind as bind_loopback;

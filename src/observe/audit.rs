@@ -101,6 +101,28 @@ impl Audit {
         );
     }
 
+    /// The caller has been given the token although no rule allows it, because the lock observes.
+    pub fn observed(&self, caller: &Caller, key: &Key, token: &Token) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller.uid, key) {
+            return;
+        }
+        let (unit, cgroup) = caller.unit_or_cgroup();
+        warn!(
+            verdict = "observed",
+            outcome = "would_deny",
+            uid = caller.uid,
+            gid = caller.gid,
+            pid = caller.pid,
+            unit,
+            cgroup,
+            resource = %key.resource,
+            identity = %key.identity,
+            rule = "none",
+            uti = token.uti(),
+            "token given that no rule allows: the lock would refuse it if it enforced the rules"
+        );
+    }
+
     /// No rule allows the caller the key.
     pub fn denied(&self, caller: &Caller, key: &Key) {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller.uid, key) {

@@ -61,6 +61,8 @@ labels! {
         Metrics = "/metrics",
         /// The configuration is to be read again.
         Reload = "/reload",
+        /// What is passed on to the metadata service.
+        Metadata = "/metadata/",
         /// What does not exist.
         Unknown = "unknown",
     }
@@ -125,6 +127,8 @@ labels! {
         Secret = "secret",
         /// Only root and the daemon's own user may ask for this.
         NotRoot = "not_root",
+        /// The daemon's own user asks the metadata service, and the lock leads it to the daemon.
+        Loop = "loop",
     }
 }
 
@@ -135,6 +139,20 @@ labels! {
         PerUid = "per_uid",
         /// The kernel does not say whose it is.
         UnknownCaller = "unknown_caller",
+    }
+}
+
+labels! {
+    /// What became of a request for anything but a token that the lock led to us.
+    PassedThrough {
+        /// The metadata service answered it, whatever it said.
+        Ok = "ok",
+        /// It is none that is passed on.
+        Refused = "refused",
+        /// As many as may be were under way.
+        Full = "full",
+        /// The metadata service gave no answer.
+        Failed = "failed",
     }
 }
 
@@ -160,8 +178,9 @@ impl Route {
         match outcome {
             Outcome::BadRequest => true,
             Outcome::Ok => !has_tokens && self != Self::Unknown,
-            Outcome::Denied => has_tokens || matches!(self, Self::Reload | Self::Unknown),
-            Outcome::Unavailable => has_tokens || matches!(self, Self::Live | Self::Ready),
+            Outcome::Denied => has_tokens || matches!(self, Self::Reload | Self::Metadata | Self::Unknown),
+            Outcome::Unavailable => has_tokens || matches!(self, Self::Live | Self::Ready | Self::Metadata),
+            Outcome::Full | Outcome::TimedOut | Outcome::Abandoned => has_tokens || self == Self::Metadata,
             Outcome::Refused => has_tokens || self == Self::Reload,
             _ => has_tokens,
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::labels::{Denial, Fetched, Label, Outcome, Rejection, Route};
+use super::labels::{Denial, Fetched, Label, Outcome, PassedThrough, Rejection, Route};
 
 /// In seconds. A cached token is served within the first, one that must be fetched takes up to `caller_wait`.
 const REQUEST_BUCKETS: [f64; 11] = [0.000_1, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0];
@@ -28,6 +28,8 @@ pub struct Metrics {
     pub denied: Counters<Denial>,
     /// Connections that were closed before a request was read.
     pub rejected: Counters<Rejection>,
+    /// What came in at the lock's listener beside token requests.
+    pub passed_through: Counters<PassedThrough>,
     /// Of requests for tokens, in seconds.
     pub request_duration: Histogram,
     /// Of requests to the upstream, in seconds.
@@ -51,6 +53,7 @@ impl Metrics {
             refresh_failures: Counters::default(),
             denied: Counters::default(),
             rejected: Counters::default(),
+            passed_through: Counters::default(),
             request_duration: Histogram::new(REQUEST_BUCKETS),
             upstream_duration: Histogram::new(UPSTREAM_BUCKETS),
             log_dropped,

@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::labels::{Denial, Fetched, Label, Outcome, Rejection, Route};
+use super::labels::{Denial, Fetched, Label, Outcome, PassedThrough, Rejection, Route};
 use super::metrics::{Counters, Metrics};
 use super::process::Process;
 use crate::broker::Entry;
@@ -134,6 +134,16 @@ impl Scrape {
         let help =
             "Requests that found no token in the cache, or one with so little left that a better one was waited for.";
         counter(to, "msi_tokend_cache_misses", help, misses)?;
+        let help = "Requests for anything but a token that the lock led here, by what became of them.";
+        counters(
+            to,
+            "msi_tokend_passed_through",
+            help,
+            "outcome",
+            &self.metrics.passed_through,
+            PassedThrough::all(),
+            PassedThrough::name,
+        )?;
         let help = "Requests that were denied (403), by reason.";
         counters(
             to,

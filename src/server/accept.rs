@@ -29,7 +29,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 pub async fn accept(server: Arc<Server>, mut listener: Listener, kind: ListenerKind) -> io::Result<()> {
     let seats = match kind {
         ListenerKind::Monitor => &server.monitor_seats,
-        ListenerKind::Unix | ListenerKind::Sdk { .. } => &server.seats,
+        ListenerKind::Unix | ListenerKind::Sdk { .. } | ListenerKind::Lock => &server.seats,
     };
     let kind = Arc::new(kind);
     let heartbeat = Arc::new(Heartbeat::default());

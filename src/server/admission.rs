@@ -30,6 +30,8 @@ pub enum ListenerKind {
     },
     /// Loopback HTTP for monitoring agents of every user.
     Monitor,
+    /// What the lock leads here, meant for the metadata service.
+    Lock,
 }
 
 /// The route that the request may go on to, or why not.
@@ -86,12 +88,17 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 impl ListenerKind {
     /// What lives at a path here.
     pub fn route(&self, path: &str) -> Option<Route> {
-        let route = Route::at(path)?;
+        let route = Route::at(path);
+        if let Self::Lock = self {
+            let token = Route::Token(Protocol::Imds);
+            return Some(if route == Some(token) { token } else { Route::Metadata });
+        }
+        let route = route?;
         match (self, route) {
             (Self::Unix, _)
             | (Self::Sdk { .. }, Route::Token(_))
             | (Self::Monitor, Route::Live | Route::Ready | Route::Metrics) => Some(route),
-            (Self::Sdk { .. } | Self::Monitor, _) => None,
+            (Self::Sdk { .. } | Self::Monitor | Self::Lock, _) => None,
         }
     }
 
@@ -101,7 +108,7 @@ impl ListenerKind {
             Self::Unix => return Ok(()),
             Self::Sdk { port, .. } => Some(*port),
             // This listener tells no secret, so a forwarded port is allowed.
-            Self::Monitor => None,
+            Self::Monitor | Self::Lock => None,
         };
         if headers.contains_key(ORIGIN) {
             return Err(Problem::untrusted(
@@ -113,10 +120,15 @@ impl ListenerKind {
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default();
-        if is_loopback(host, port) {
+        let good = match self {
+            Self::Lock => ["169.254.169.254", "169.254.169.254:80"].contains(&host),
+            _ => is_loopback(host, port),
+        };
+        if good {
             return Ok(());
         }
         let what = match port {
+            _ if matches!(self, Self::Lock) => "169.254.169.254".to_owned(),
             Some(port) => format!("a loopback name or address with port {port}, such as 127.0.0.1:{port}"),
             None => "a loopback name or address, such as 127.0.0.1".to_owned(),
         };

@@ -29,7 +29,7 @@ use super::session::Session;
 use super::shared::Server;
 use super::write_timeout::WriteTimeout;
 use crate::access::{Caller, Machine, NOBODY};
-use crate::listen::Stream;
+use crate::listen::{self, Stream};
 use crate::observe::labels::Rejection;
 
 /// A request line with every parameter at its longest, all of it percent-encoded, and the usual headers. hyper's own bound
@@ -159,7 +159,11 @@ fn caller_of(stream: &Stream, listener: &ListenerKind, machine: &Arc<Machine>) -
         Either::Right(tcp) => {
             // An answer goes out whole, so there is nothing to wait for to fill a packet with.
             tcp.set_nodelay(true)?;
-            match Caller::of_tcp(tcp.peer_addr()?, tcp.local_addr()?, machine) {
+            let dialled = match listener {
+                ListenerKind::Lock => listen::dialled(tcp)?,
+                _ => tcp.local_addr()?,
+            };
+            match Caller::of_tcp(tcp.peer_addr()?, dialled, machine) {
                 // The monitor listener answers everybody; the uid only counts its connections.
                 Err(_) if matches!(listener, ListenerKind::Monitor) => Ok(Caller::described(NOBODY, Vec::new(), None)),
                 caller => caller.map_err(io::Error::other),

@@ -12,10 +12,11 @@ use hyper::{Method, Request, Response};
 use tokio::sync::oneshot;
 
 use super::admin;
-use super::admission::admit;
+use super::admission::{ListenerKind, admit};
 use super::documents::{Moment, Subject};
 use super::form::read_form;
 use super::last_request::{Allowed, Last};
+use super::passthrough;
 use super::problem::Problem;
 use super::protocol::Protocol;
 use super::request::{Route, TokenRequest};
@@ -25,8 +26,9 @@ use super::session::Session;
 use super::shared::Server;
 use crate::access::Caller;
 use crate::broker::{Answer, Ask};
+use crate::config::LockMode;
 use crate::engine::Asked;
-use crate::observe::labels::Outcome;
+use crate::observe::labels::{Denial, Outcome};
 
 /// An answer that is there at once, or comes later.
 pub type Handling<'s> = Either<Ready<Handled>, Pin<Box<dyn Future<Output = Handled> + Send + 's>>>;
@@ -80,6 +82,9 @@ fn begin<'s>(
     route: Option<Route>,
     request: Request<Incoming>,
 ) -> Result<Progress<'s>, Problem> {
+    if let ListenerKind::Lock = *session.listener {
+        check_loop(server, session, &request)?;
+    }
     match admit(&session.listener, route, &request)? {
         Route::Token(protocol) if request.method() == Method::POST => Ok(Progress::Waits(Box::pin(post_token(
             server, session, protocol, request,
@@ -88,8 +93,24 @@ fn begin<'s>(
         Route::Reload => Ok(Progress::Waits(Box::pin(async {
             (reload(server, &session.caller).await, Duration::ZERO)
         }))),
+        Route::Metadata => Ok(Progress::Waits(Box::pin(async {
+            let passed = passthrough::pass(server, session, request).await;
+            (passed.map(|response| (response, Outcome::Ok)), Duration::ZERO)
+        }))),
         Route::Live => Ok(Progress::Ended(Ok(counted(admin::live(server.is_live()))))),
         document => Ok(Progress::Ended(Ok(counted(self::document(server, document, session))))),
+    }
+}
+
+/// The daemon's own requests are not led here, but for the one that finds out whether the lock is there.
+fn check_loop(server: &Server, session: &Session, request: &Request<Incoming>) -> Result<(), Problem> {
+    if session.caller.uid != server.own_uid {
+        Ok(())
+    } else if request.uri().path() == passthrough::PROBE {
+        Err(Problem::loop_detected())
+    } else {
+        let text = "The daemon's own user is not served here: its requests go to the metadata service itself.";
+        Err(Problem::untrusted(Denial::Loop, text))
     }
 }
 
@@ -122,19 +143,17 @@ fn get_token<'s>(
     protocol: Protocol,
     request: &Request<Incoming>,
 ) -> Result<Progress<'s>, Problem> {
-    let Session {
-        caller, last_request, ..
-    } = session;
+    let last_request = &session.last_request;
     let uri = request.uri();
     let mut last = if let Some(last) = last_request.find(protocol, uri, &server.settings.read()) {
         last
     } else {
         let asked = TokenRequest::parse(protocol, uri.query(), None)?;
-        let allowed = authorize(server, caller, asked)?;
+        let allowed = authorize(server, session, asked)?;
         last_request.keep(protocol, uri, allowed)
     };
     let Last { allowed, rendered, .. } = &mut *last;
-    Ok(ask(server, caller, protocol, allowed, rendered))
+    Ok(ask(server, session, protocol, allowed, rendered))
 }
 
 async fn post_token(
@@ -143,16 +162,15 @@ async fn post_token(
     protocol: Protocol,
     mut request: Request<Incoming>,
 ) -> (Ended, Duration) {
-    let caller = &session.caller;
     let patience = server.settings().header_timeout;
     let allowed = async {
         let form = read_form(&mut request, patience).await?;
         let asked = TokenRequest::parse(protocol, request.uri().query(), Some(&form))?;
-        authorize(server, caller, asked)
+        authorize(server, session, asked)
     };
     match allowed.await {
         Err(problem) => (Err(problem), Duration::ZERO),
-        Ok(allowed) => match ask(server, caller, protocol, &allowed, &mut Rendered::default()) {
+        Ok(allowed) => match ask(server, session, protocol, &allowed, &mut Rendered::default()) {
             Progress::Ended(ended) => (ended, Duration::ZERO),
             Progress::Waits(rest) => rest.await,
         },
@@ -160,41 +178,45 @@ async fn post_token(
 }
 
 /// Before anything is looked up. From here on a request that named no identity names the one that a rule gives it.
-fn authorize(server: &Server, caller: &Caller, mut asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
-    if let Some((identity, _)) = server.settings().rules.default_for(caller, &asked.key) {
+fn authorize(server: &Server, session: &Session, mut asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+    if let Some((identity, _)) = server.settings().rules.default_for(&session.caller, &asked.key) {
         asked.key.identity = identity.clone();
     }
-    judge(server, caller, asked)
+    judge(server, session, asked)
 }
 
-/// By the rules in force at this moment.
-fn judge(server: &Server, caller: &Caller, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+/// By the rules in force at this moment. The lock denies nobody anything while it observes.
+fn judge(server: &Server, session: &Session, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+    let caller = &session.caller;
     let by = server.settings();
-    let Some(grant) = by.rules.judge(caller, &asked.key) else {
+    let observed = matches!(*session.listener, ListenerKind::Lock) && by.lock.mode == LockMode::Observe;
+    let grant = by.rules.judge(caller, &asked.key);
+    if grant.is_none() && !observed {
         server.audit.denied(caller, &asked.key);
         return Err(Problem::forbidden(caller, &asked.key));
-    };
+    }
     Ok(Arc::new(Allowed { asked, grant, by }))
 }
 
 /// What counts are the rules at the moment of the answer, and a reload may have come while the caller waited for it. It does
 /// not change which identity the caller waits for.
-fn authorize_again(server: &Server, caller: &Caller, allowed: Arc<Allowed>) -> Result<Arc<Allowed>, Problem> {
+fn authorize_again(server: &Server, session: &Session, allowed: Arc<Allowed>) -> Result<Arc<Allowed>, Problem> {
     let unchanged = Arc::ptr_eq(&allowed.by, &server.settings.read());
     if unchanged {
         Ok(allowed)
     } else {
-        judge(server, caller, allowed.asked.clone())
+        judge(server, session, allowed.asked.clone())
     }
 }
 
 fn ask<'s>(
     server: &'s Server,
-    caller: &'s Caller,
+    session: &'s Session,
     protocol: Protocol,
     allowed: &Arc<Allowed>,
     rendered: &mut Rendered,
 ) -> Progress<'s> {
+    let caller = &session.caller;
     let ask = Ask {
         key: &allowed.asked.key,
         uid: caller.uid,
@@ -209,7 +231,7 @@ fn ask<'s>(
             let allowed = Arc::clone(allowed);
             Progress::Waits(Box::pin(async move {
                 let (answer, waited) = waiting.answer().await;
-                let response = authorize_again(server, caller, allowed)
+                let response = authorize_again(server, session, allowed)
                     .and_then(|allowed| respond(server, caller, protocol, &allowed, answer, &mut Rendered::default()));
                 (response.map(|response| (response, Outcome::Miss)), waited)
             }))
@@ -227,7 +249,10 @@ fn respond(
 ) -> Result<Response<ResponseBody>, Problem> {
     let Allowed { asked, grant, .. } = allowed;
     let answer = answer.map_err(|reason| Problem::unserved(&asked.key, &reason))?;
-    server.audit.allowed(caller, &asked.key, grant, &answer.token);
+    match grant {
+        Some(grant) => server.audit.allowed(caller, &asked.key, grant, &answer.token),
+        None => server.audit.observed(caller, &asked.key, &answer.token),
+    }
     Ok(response::token(protocol, &answer, rendered))
 }
 
@@ -239,7 +264,7 @@ fn document(server: &Server, route: Route, session: &Session) -> Response<Respon
     let subject = match route {
         Route::Ready => Subject::Ready,
         Route::Metrics => Subject::Metrics,
-        Route::Status | Route::Live | Route::Reload | Route::Token(_) => Subject::Status {
+        Route::Status | Route::Live | Route::Reload | Route::Metadata | Route::Token(_) => Subject::Status {
             uid: caller.uid,
             rules: settings.rules.numbers_for(caller),
         },

@@ -20,8 +20,8 @@ pub const MAX_KEPT_TARGET: usize = 2048;
 pub struct Allowed {
     /// What is asked.
     pub asked: TokenRequest,
-    /// Why it may be.
-    pub grant: Grant,
+    /// Why it may be; `None` while the lock observes what it would deny.
+    pub grant: Option<Grant>,
     /// By whose rules.
     pub by: Arc<Settings>,
 }

@@ -197,6 +197,46 @@ impl Problem {
         }
     }
 
+    /// 403 for what the lock's listener does not pass on to the metadata service; counted as [`Problem::not_served`].
+    pub fn not_passed_on(description: &str) -> Self {
+        Self {
+            description: description.to_owned(),
+            ..Self::not_served()
+        }
+    }
+
+    /// 429: so many requests of this user are being passed on to the metadata service, or of all.
+    pub fn too_many_passed_through(uid: u32) -> Self {
+        let description =
+            format!("Too many requests of uid {uid}, or of all users, wait for the metadata service: try again.");
+        Self {
+            retry_after: Some(1),
+            outcome: Outcome::Full,
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
+        }
+    }
+
+    /// The metadata service gave no answer to a request that was passed on to it.
+    pub fn not_relayed(status: StatusCode, failure: &Failure) -> Self {
+        let description = format!("No answer of the metadata service: {}.", failure.text);
+        Self {
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+            outcome: if status == StatusCode::GATEWAY_TIMEOUT {
+                Outcome::TimedOut
+            } else {
+                Outcome::Unavailable
+            },
+            codes: failure.codes(),
+            ..Self::new(status, "server_error", description)
+        }
+    }
+
+    /// 508: the lock led a request of the daemon's own to the daemon, which is how it finds out that the lock is there.
+    pub fn loop_detected() -> Self {
+        let description = "The lock leads this request of msi-tokend's own back to it.";
+        Self::new(StatusCode::LOOP_DETECTED, "loop_detected", description)
+    }
+
     /// 404: there is no such route, which no configuration changes.
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such route here.")

@@ -28,6 +28,8 @@ pub enum Route {
     Reload,
     /// What is counted.
     Metrics,
+    /// Anything of the metadata service but a token.
+    Metadata,
 }
 
 impl Protocol {
@@ -64,6 +66,8 @@ impl Route {
         let (fits, allow) = match self {
             Self::Token(Protocol::VmExtension) => (method == Method::GET || method == Method::POST, "GET, POST"),
             Self::Reload => (method == Method::POST, "POST"),
+            // What may be passed on there is judged with the path.
+            Self::Metadata => (true, ""),
             Self::Token(_) | Self::Live | Self::Ready | Self::Status | Self::Metrics => (method == Method::GET, "GET"),
         };
         if fits {

@@ -67,6 +67,7 @@ fn label(route: Option<Route>) -> labels::Route {
         Some(Route::Status) => labels::Route::Status,
         Some(Route::Metrics) => labels::Route::Metrics,
         Some(Route::Reload) => labels::Route::Reload,
+        Some(Route::Metadata) => labels::Route::Metadata,
         None => labels::Route::Unknown,
     }
 }

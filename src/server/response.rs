@@ -1,6 +1,6 @@
 //! From a token or a problem to the bytes of the answer.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
@@ -21,8 +22,14 @@ use crate::broker::Served;
 /// The content type of all answers but the metrics.
 pub const JSON: &str = "application/json; charset=utf-8";
 
-/// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece.
-pub struct ResponseBody(Option<Chain<Bytes, Bytes>>);
+/// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece. Or one
+/// of the metadata service's.
+pub enum ResponseBody {
+    /// Until it is taken.
+    Ours(Option<Chain<Bytes, Bytes>>),
+    /// As it comes.
+    Passed(UnsyncBoxBody<Bytes, io::Error>),
+}
 
 /// The first piece as it was rendered last. A request within the same second uses it again.
 #[derive(Default)]
@@ -52,7 +59,10 @@ impl Rendered {
 /// The answer that carries a token.
 pub fn token(protocol: Protocol, served: &Served, rendered: &mut Rendered) -> Response<ResponseBody> {
     let now = rendered.at(protocol, served.left);
-    response(StatusCode::OK, ResponseBody(Some(now.chain(served.token.members()))))
+    response(
+        StatusCode::OK,
+        ResponseBody::Ours(Some(now.chain(served.token.members()))),
+    )
 }
 
 /// The answer that says why not.
@@ -80,15 +90,22 @@ pub fn close(response: &mut Response<ResponseBody>) {
 
 /// Any other JSON answer.
 pub fn json(status: StatusCode, body: Vec<u8>) -> Response<ResponseBody> {
-    response(status, ResponseBody(Some(Bytes::new().chain(body.into()))))
+    response(status, ResponseBody::Ours(Some(Bytes::new().chain(body.into()))))
 }
 
 /// A document that others may be given, too. `end` ends the connection that this answer goes to.
 pub fn document(document: &Arc<Document>, end: CancellationToken) -> Response<ResponseBody> {
-    let body = ResponseBody(Some(Bytes::new().chain(document.body(end))));
+    let body = ResponseBody::Ours(Some(Bytes::new().chain(document.body(end))));
     let mut response = response(document.status, body);
     let content_type = HeaderValue::from_static(document.content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// An answer of the metadata service; its headers are still to come.
+pub fn passed_through(status: StatusCode, body: UnsyncBoxBody<Bytes, io::Error>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Passed(body));
+    *response.status_mut() = status;
     response
 }
 
@@ -103,21 +120,30 @@ fn response(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
 
 impl Body for ResponseBody {
     type Data = Chain<Bytes, Bytes>;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Self::Data>>>> {
+        match &mut *self {
+            Self::Ours(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            Self::Passed(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|data| data.chain(Bytes::new())))))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        match self {
+            Self::Ours(data) => data.is_none(),
+            Self::Passed(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |data| data.remaining() as u64))
+        match self {
+            Self::Ours(data) => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.remaining() as u64)),
+            Self::Passed(body) => body.size_hint(),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::documents::Documents;
 use super::seats::{Bounds, Seats};
+use super::slots::{SLOTS, Slots};
 use crate::access::{Machine, Rules};
+use crate::config::Lock;
 use crate::engine::Engine;
 use crate::heartbeat::Heartbeat;
 use crate::observe::audit::Audit;
@@ -37,6 +39,10 @@ pub struct Settings {
     pub audit: bool,
     /// What is told of the files that all this comes from.
     pub configuration: ConfigurationStatus,
+    /// What the lock does.
+    pub lock: Lock,
+    /// For a connection to the metadata service.
+    pub connect_timeout: Duration,
 }
 
 /// The state of all listeners together.
@@ -47,6 +53,10 @@ pub struct Server {
     pub(super) seats: Arc<Seats>,
     /// Apart from the callers', so that monitoring gets in when they have taken all of those.
     pub(super) monitor_seats: Arc<Seats>,
+    /// Whom the kernel knows this process as.
+    pub(super) own_uid: u32,
+    /// Of what is passed on to the metadata service.
+    pub(super) slots: Arc<Slots>,
     pub(super) audit: Audit,
     pub(super) documents: Documents,
     pub(super) machine: Arc<Machine>,
@@ -73,6 +83,8 @@ impl Server {
             metrics,
             seats: Seats::new(settings.bounds),
             monitor_seats: Seats::new(MONITORS),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            slots: Slots::new(SLOTS),
             audit: Audit::new(settings.audit, now.boot),
             documents: Documents::default(),
             settings: RwLock::new(Arc::new(settings)),

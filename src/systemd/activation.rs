@@ -11,6 +11,9 @@ use super::fdstore;
 /// What `FileDescriptorName=` calls the loopback listener for SDKs.
 const SDK: &str = "sdk";
 
+/// And the lock's listener.
+const LOCK: &str = "lock";
+
 /// systemd passed something else than what belongs under its name.
 #[derive(Debug, thiserror::Error)]
 #[error("systemd passed {what}, which is no {wanted}: check ListenStream= in {unit}")]
@@ -30,6 +33,8 @@ pub struct Activation {
     pub unix: Option<UnixListener>,
     /// The loopback listener for SDKs.
     pub sdk: Option<TcpListener>,
+    /// The lock's listener.
+    pub lock: Option<TcpListener>,
     /// What the previous process left in the descriptor store, not checked yet.
     pub tokens: Option<OwnedFd>,
 }
@@ -56,13 +61,13 @@ impl Activation {
         let listens = getsockopt(&descriptor, sockopt::AcceptConn) == Ok(true);
         if name == fdstore::NAME {
             self.tokens = Some(descriptor);
-        } else if name == SDK {
+        } else if let Some((place, unit)) = self.loopback(name) {
             let listener = TcpListener::from(descriptor);
             let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-            if !listens || !is_loopback || self.sdk.is_some() {
-                return Err(foreign_sdk(what));
+            if !listens || !is_loopback || place.is_some() {
+                return Err(foreign_tcp(what, unit));
             }
-            self.sdk = Some(listener);
+            *place = Some(listener);
         } else {
             let listener = UnixListener::from(descriptor);
             if !listens || listener.local_addr().is_err() || self.unix.is_some() {
@@ -71,6 +76,15 @@ impl Activation {
             self.unix = Some(listener);
         }
         Ok(())
+    }
+
+    /// Where a loopback listener of this name goes, and the unit that sets it.
+    fn loopback(&mut self, name: &str) -> Option<(&mut Option<TcpListener>, &'static str)> {
+        match name {
+            SDK => Some((&mut self.sdk, "msi-tokend-sdk.socket")),
+            LOCK => Some((&mut self.lock, "msi-tokend-lock.socket")),
+            _ => None,
+        }
     }
 }
 
@@ -82,11 +96,11 @@ fn foreign_unix(what: String) -> ActivationError {
     }
 }
 
-fn foreign_sdk(what: String) -> ActivationError {
+fn foreign_tcp(what: String, unit: &'static str) -> ActivationError {
     ActivationError {
         what,
         wanted: "listening TCP socket on a loopback address, or one too many",
-        unit: "msi-tokend-sdk.socket",
+        unit,
     }
 }
 
@@ -104,14 +118,18 @@ mod tests {
         let mut passed = Activation::default();
         passed.sort_in(unix().into(), "msi-tokend.socket").unwrap();
         passed.sort_in(tcp("127.0.0.1").into(), "sdk").unwrap();
-        assert!(passed.unix.is_some() && passed.sdk.is_some());
+        passed.sort_in(tcp("127.0.0.1").into(), "lock").unwrap();
+        assert!(passed.unix.is_some() && passed.sdk.is_some() && passed.lock.is_some());
         assert!(passed.sort_in(unix().into(), "other").is_err(), "a second one");
         assert!(passed.sort_in(tcp("127.0.0.1").into(), "sdk").is_err(), "a second one");
+        assert!(passed.sort_in(tcp("127.0.0.1").into(), "lock").is_err(), "a second one");
 
         let refused = |descriptor: OwnedFd, name| Activation::default().sort_in(descriptor, name).is_err();
         assert!(refused(tcp("0.0.0.0").into(), "sdk"), "open to other machines");
         assert!(refused(tcp("127.0.0.1").into(), "msi-tokend.socket"));
+        assert!(refused(tcp("0.0.0.0").into(), "lock"), "open to other machines");
         assert!(refused(unix().into(), "sdk"));
+        assert!(refused(unix().into(), "lock"));
         assert!(
             refused(UdpSocket::bind("127.0.0.1:0").unwrap().into(), "sdk"),
             "no stream"

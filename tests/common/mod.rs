@@ -43,7 +43,8 @@ impl Emulator {
         Self::start_at("127.0.0.1:0", arguments.iter().map(ToString::to_string).collect())
     }
 
-    fn start_at(listen: &str, arguments: Vec<String>) -> Self {
+    /// At an address; one that is not loopback needs `--any-address`, and a network namespace of the test's own.
+    pub fn start_at(listen: &str, arguments: Vec<String>) -> Self {
         let mut child = Command::new(EMULATOR)
             .args(["serve", "--listen", listen])
             .args(&arguments)
@@ -154,7 +155,7 @@ impl Daemon {
         Self::with_config_how(config, How::default())
     }
 
-    fn with_config_how(config: &str, how: How) -> Self {
+    pub fn with_config_how(config: &str, how: How) -> Self {
         let directory = directory();
         if let Some(uid) = how.uid {
             std::os::unix::fs::chown(directory.path(), Some(uid), Some(uid)).unwrap();

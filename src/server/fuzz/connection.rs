@@ -177,6 +177,8 @@ fn server() -> Arc<Server> {
         header_timeout: Duration::from_secs(30),
         audit: true,
         configuration: ConfigurationStatus::default(),
+        lock: config::Config::default().lock,
+        connect_timeout: Duration::from_secs(1),
     };
     let metrics = Arc::new(Metrics::new(Counter::default(), NOW.wall));
     Server::new(
