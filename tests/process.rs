@@ -351,3 +351,49 @@ fn memory_is_locked_where_no_limit_counts() {
     assert!(memory(&daemon, "VmLck:") > 64);
     assert_eq!(daemon.token(STORAGE).status, 200);
 }
+
+#[test]
+fn a_second_daemon_says_first_that_one_is_serving_whoever_starts_it() {
+    if !are_to_be_had("a_second_daemon_says_first_that_one_is_serving_whoever_starts_it") {
+        return;
+    }
+    let (emulator, home) = (Emulator::start(&[]), directory());
+    let program = home.path().join("msi-tokend");
+    install(TOKEND, &program, "711");
+    let how = || How {
+        uid: Some(ALICE),
+        ..How::default()
+    };
+    // The directory of the first two is the daemon's user's, as the packaged one is.
+    let service = Daemon::start_how(&emulator, "", how());
+    let closed = Daemon::start_how(&emulator, "[listen]\nsocket_mode = \"0600\"\n", how());
+    let of_root = Daemon::start(&emulator, "");
+    for (daemon, uid, code, said) in [
+        (&service, 0, 69, "already serving"),
+        (&service, ALICE, 69, "already serving"),
+        (&service, BOB, 69, "already serving"),
+        (&closed, 0, 69, "already serving"),
+        (&closed, BOB, 77, "may not make a socket there"),
+        (&of_root, BOB, 69, "already serving"),
+    ] {
+        let config = home.path().join("config.toml");
+        let socket = daemon.socket();
+        write(
+            &config,
+            &format!("{}[listen]\nsocket = {socket:?}\n", upstream(&emulator)),
+        );
+        let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+        let mut second = Command::new("setpriv");
+        second
+            .args(ids)
+            .arg("--clear-groups")
+            .arg(&program)
+            .arg("--config")
+            .arg(&config);
+        let output = second.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "as uid {uid}: {text}");
+        assert!(text.contains(said) && !text.contains("chown"), "as uid {uid}: {text}");
+        assert_eq!(daemon.get("/live").status, 200, "the first one is left alone");
+    }
+}

@@ -62,7 +62,10 @@ pub enum ListenError {
         setting: &'static str,
     },
     /// Another daemon serves there.
-    #[error("{0}: another process is already serving on this socket: stop it first")]
+    #[error(
+        "{0}: another process is already serving on this socket. If that is the service, it needs no second one \
+         (`systemctl status msi-tokend`); else stop it, or set listen.socket to another path"
+    )]
     Live(String),
     /// Another process has the port.
     #[error(

@@ -31,6 +31,10 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
     if let Some(listener) = passed {
         return Ok(Listener::from_systemd(Either::Left(acceptor(listener, path)?)));
     }
+    // Said before what is wrong with the directory for us: to whom it belongs is right for the one that serves.
+    if is_served(path)? {
+        return Err(ListenError::Live(path.display().to_string()));
+    }
     check_directory(path, SETTING)?;
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
     let _lock = lock_directory(path)?;
@@ -111,10 +115,19 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
             setting: SETTING,
         });
     }
+    if is_served(path)? {
+        return Err(ListenError::Live(name));
+    }
+    fs::remove_file(path).map_err(|source| refused(path, source))
+}
+
+/// Whether somebody serves there.
+fn is_served(path: &Path) -> Result<bool, ListenError> {
     match probe(path) {
-        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|source| refused(path, source)),
-        // A full queue (EAGAIN) also belongs to a live server.
-        _ => Err(ListenError::Live(name)),
+        // A full queue also belongs to a live server, and so does a socket of another type.
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(true),
+        Err(Errno::EACCES) => Err(refused(path, Errno::EACCES.into())),
+        Err(_) => Ok(false),
     }
 }
 
