@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEN, directory, eventually, programs, write};
-use msi_token::{Guard, Ran, assert_failed, at, client, msi_token, run};
+use msi_token::{Guard, Ran, assert_failed, at, client, doctor, msi_token, run};
 use msi_tokend::clock::{Clock, SystemClock};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
@@ -601,7 +601,6 @@ fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
     let mut all = members(&status, "");
     all.extend(members(&status["configuration"], "configuration."));
     all.extend(members(&status["caller"], "caller."));
-    all.extend(members(&status["configuration"], "configuration."));
     all.extend(members(&status["tokens"][0], "tokens[]."));
     for name in &all {
         assert!(described.contains(&name.as_str()), "{name} is not described");
@@ -682,22 +681,6 @@ fn a_server_that_is_no_msi_tokend_is_told_and_nothing_of_it_printed() {
             Some(if status.starts_with("200") { 3 } else { 2 })
         );
     }
-}
-
-/// `doctor` without the proxy variables of whoever runs the tests.
-fn doctor(socket: &Path, arguments: &[&str]) -> Ran {
-    let mut command = at(socket, &[&["doctor"], arguments].concat());
-    for variable in [
-        "http_proxy",
-        "HTTP_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-        "no_proxy",
-        "NO_PROXY",
-    ] {
-        command.env_remove(variable);
-    }
-    run(&mut command)
 }
 
 /// The doctor says so, with what to do below, and exits with the code of the first thing that is wrong.

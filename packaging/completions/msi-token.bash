@@ -107,12 +107,16 @@ _msi__token() {
             return 0
             ;;
         msi__subcmd__token__subcmd__doctor)
-            opts="-h --resource --client-id --object-id --resource-id --socket --help"
+            opts="-h --config --resource --client-id --object-id --resource-id --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --resource)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -93,6 +93,7 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-i
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l config -d 'The configuration file to judge, with conf.d/*.toml beside it. Without it: the service\'s, unless another daemon\'s socket is named' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource -d 'Also ask for this token' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l client-id -d 'The identity\'s client id (application id)' -r
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l object-id -d 'The identity\'s object id (principal id)' -r

@@ -126,6 +126,7 @@ _arguments "${_arguments_options[@]}" : \
 ;;
 (doctor)
 _arguments "${_arguments_options[@]}" : \
+'--config=[The configuration file to judge, with conf.d/*.toml beside it. Without it\: the service'\''s, unless another daemon'\''s socket is named]:PATH:_files' \
 '--resource=[Also ask for this token]:RESOURCE:_default' \
 '--client-id=[The identity'\''s client id (application id)]:ID:_default' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:_default' \

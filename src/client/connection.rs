@@ -65,6 +65,9 @@ pub enum NoAnswer {
 }
 
 impl Daemon {
+    /// Where the packaged service is.
+    pub const SERVICE_SOCKET: &str = "/run/msi-tokend/msi-tokend.sock";
+
     /// Asks nothing yet.
     pub fn at(socket: PathBuf) -> Self {
         Self { socket }
@@ -169,9 +172,9 @@ impl Daemon {
     }
 }
 
-/// The uid of the packaged service, where it is installed.
-pub fn service_uid() -> Option<u32> {
-    Some(User::from_name(SERVICE_USER).ok()??.uid.as_raw())
+/// The user of the packaged service, where that is installed.
+pub fn service_user() -> Option<User> {
+    User::from_name(SERVICE_USER).ok()?
 }
 
 impl From<io::Error> for NoAnswer {
@@ -191,8 +194,7 @@ impl From<io::Error> for NoAnswer {
 fn check_server(stream: &UnixStream) -> Result<(), NoAnswer> {
     let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| NoAnswer::System(errno.into()))?;
     let uid = peer.uid();
-    let is_service =
-        || User::from_name(SERVICE_USER).is_ok_and(|user| user.is_some_and(|user| user.uid.as_raw() == uid));
+    let is_service = || service_user().is_some_and(|user| user.uid.as_raw() == uid);
     if uid == 0 || uid == geteuid().as_raw() || is_service() {
         Ok(())
     } else {

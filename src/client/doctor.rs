@@ -1,12 +1,15 @@
 //! `doctor`: what is wrong, in plain words, and what to do.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
 
+use super::config_files::ConfigFiles;
 use super::connection::Daemon;
-use super::error::{ClientError, Exit, printable};
+use super::error::{ClientError, Exit};
+use super::finding::Finding;
 use super::forms::instant;
 use super::get::{Mode, target};
 use super::keep::FileState;
@@ -29,22 +32,15 @@ const SKEW: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Arguments {
+    /// The configuration file to judge, with conf.d/*.toml beside it. Without it: the service's, unless another daemon's socket
+    /// is named.
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
     /// Also ask for this token.
     #[arg(long, value_parser = Resource::new)]
     resource: Option<Resource>,
     #[command(flatten)]
     selector: IdentityOptions,
-}
-
-/// One line of the diagnosis.
-#[derive(Debug)]
-enum Finding {
-    /// As it should be.
-    Well(String),
-    /// Worth knowing, and maybe meant so.
-    Note(String, String),
-    /// What is wrong, what to do, and what the program exits with if this is the first one.
-    Wrong(Exit, String, String),
 }
 
 /// Prints the diagnosis.
@@ -66,15 +62,17 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
 
 /// From the daemon outwards, as far as it can be looked.
 async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
+    let files = ConfigFiles::of(daemon, arguments.config.as_deref());
     let (status, ready) = match documents(daemon).await {
         Ok(documents) => documents,
-        Err(finding) => return vec![finding],
+        Err(finding) => return down(finding, files.map(|files| files.judge(None)).unwrap_or_default()),
     };
     let mut findings = vec![Finding::Well(format!(
         "msi-tokend {} answers on {}",
         status.version,
         daemon.socket().display()
     ))];
+    findings.extend(files.iter().flat_map(|files| files.judge(Some(&status))));
     findings.push(rules(&status.caller));
     let failing = ready.tokens.iter().any(|token| token.failures > 0);
     let probe = probe::endpoint(&status.endpoint).await;
@@ -85,6 +83,18 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
         findings.push(asked(daemon, &key, status.caller.uid).await);
     }
     findings
+}
+
+/// A daemon that does not answer because its files keep it from starting does not want to be restarted.
+fn down(daemon: Finding, files: Vec<Finding>) -> Vec<Finding> {
+    let daemon = match daemon {
+        Finding::Wrong(Exit::Unreachable, what, _) if files.iter().any(|finding| finding.exit().is_some()) => {
+            let cure = "It cannot start with its configuration: correct what is said below.";
+            Finding::Wrong(Exit::Unreachable, what, cure.to_owned())
+        }
+        daemon => daemon,
+    };
+    [vec![daemon], files].concat()
 }
 
 async fn documents(daemon: &Daemon) -> Result<(Status, Ready), Finding> {
@@ -315,30 +325,6 @@ fn proxies(variable: impl Fn(&str) -> Option<String>) -> Finding {
         ),
         "Set NO_PROXY and no_proxy to localhost,127.0.0.1,169.254.169.254 wherever the proxy is set.".to_owned(),
     )
-}
-
-impl Finding {
-    fn lines(&self) -> Vec<String> {
-        let indented = |cure: &str| format!("       {}", printable(cure));
-        match self {
-            Self::Well(what) => vec![format!("ok     {}", printable(what))],
-            Self::Note(what, why) => vec![format!("note   {}", printable(what)), indented(why)],
-            Self::Wrong(_, what, cure) => vec![format!("WRONG  {}", printable(what)), indented(cure)],
-        }
-    }
-
-    fn exit(&self) -> Option<Exit> {
-        match self {
-            Self::Wrong(exit, ..) => Some(*exit),
-            Self::Well(_) | Self::Note(..) => None,
-        }
-    }
-}
-
-impl From<&ClientError> for Finding {
-    fn from(failure: &ClientError) -> Self {
-        Self::Wrong(failure.exit, failure.cause.clone(), failure.advice.clone().into_owned())
-    }
 }
 
 #[cfg(test)]

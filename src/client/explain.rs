@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use super::connection::service_uid;
+use super::connection::service_user;
 use super::error::{ClientError, Exit, tell};
 use super::selection::Selection;
 use super::{output, table};
@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     })?;
     let allow = &config.config.allow;
     let root = config.config.access.root;
-    let (rules, unknown) = Rules::resolve(allow, root, service_uid().unwrap_or(0));
+    let (rules, unknown) = Rules::resolve(allow, root, service_user().map_or(0, |user| user.uid.as_raw()));
     for name in unknown {
         tell(&format!("warning: {name}"));
     }

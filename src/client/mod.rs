@@ -1,9 +1,11 @@
 //! `msi-token`: asks the daemon over its Unix socket, for shell scripts, people and monitoring agents.
 
+mod config_files;
 mod connection;
 mod doctor;
 mod error;
 mod explain;
+mod finding;
 mod forms;
 mod get;
 mod git_credential;
@@ -29,8 +31,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::connection::Daemon;
 use self::error::{ClientError, Exit};
 use crate::harden::harden;
-
-const DEFAULT_SOCKET: &str = "/run/msi-tokend/msi-tokend.sock";
 
 /// Gets access tokens of the VM's managed identities from msi-tokend, and tells how it is.
 #[derive(Parser)]
@@ -65,7 +65,7 @@ enum Command {
     Explain(explain::Arguments),
     /// Say in plain words what is wrong and what to do.
     ///
-    /// Looks at the daemon, its tokens, its endpoint (one request that asks for no token) and this environment. With
+    /// Looks at the daemon, its configuration files, its tokens, its endpoint (one request that asks for no token) and this environment. With
     /// --resource it also asks for that token, which the daemon then keeps as for any caller.
     Doctor(doctor::Arguments),
     /// Write the daemon's metrics to a file for the textfile collector of `node_exporter`.
@@ -131,7 +131,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError
 fn default_socket() -> PathBuf {
     std::env::var_os("MSI_TOKEND_SOCKET")
         .filter(|path| !path.is_empty())
-        .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+        .map_or_else(|| Daemon::SERVICE_SOCKET.into(), PathBuf::from)
 }
 
 /// Whether a command line that is wrong was meant for a monitoring system, which knows other exit codes.

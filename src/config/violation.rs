@@ -40,6 +40,12 @@ pub(super) enum FaultKind {
 pub struct Violations(Vec<Violation>);
 
 impl Violation {
+    /// Whether the file itself is at fault, not what is in it: whoever runs as another user than the daemon may see this
+    /// otherwise.
+    pub fn is_of_the_file(&self) -> bool {
+        self.class == FaultKind::File
+    }
+
     /// Something in a table as a whole, or in how values go together.
     pub(super) fn at(
         origin: &Origin,

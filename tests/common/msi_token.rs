@@ -54,6 +54,22 @@ pub fn assert_failed(ran: &Ran, code: i32, texts: &[&str]) {
     }
 }
 
+/// `doctor` without the proxy variables of whoever runs the tests.
+pub fn doctor(socket: &Path, arguments: &[&str]) -> Ran {
+    let mut command = at(socket, &[&["doctor"], arguments].concat());
+    for variable in [
+        "http_proxy",
+        "HTTP_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+    ] {
+        command.env_remove(variable);
+    }
+    run(&mut command)
+}
+
 /// Ends a process that a test started.
 pub struct Guard(pub Child);
 
