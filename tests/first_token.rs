@@ -147,11 +147,7 @@ fn a_resource_id_in_any_script_is_one_key_is_passed_on_encoded_and_named_everywh
                 .contains(&format!("identity=\"{identity}\"")),
             "{name}"
         );
-        assert!(
-            daemon.log().contains(&format!("identity={identity}")),
-            "{}",
-            daemon.log()
-        );
+        daemon.logs(&format!("identity={identity}"));
     }
     let daemon = Daemon::start(&emulator, "");
     for odd in ["%E2%80%8B", "%C2%A0", "%C2%85", "%E2%80%A8", "%E2%80%A9", "%EF%BB%BF"] {
