@@ -7,6 +7,9 @@ from checks import wait_for
 from service import RESOURCE, Callers, active, add_surroundings, configure, get, main_pid
 
 KEEP = "msi-token-keep@member.service"
+# It asks for an identity that there is none of, so it never becomes ready.
+KEEP_WAITING = "msi-token-keep@stranger.service"
+FAULT = "/etc/msi-tokend/conf.d/90-fault.toml"
 STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "/run/msi-token", "-xdev", "(", "-name",
          "*msi-token*", "-o", "-lname", "*msi-token*", ")"]
 
@@ -81,6 +84,10 @@ def test_upgrade(machine, built):
     machine.run("sh", "-c", "echo '# changed by the administrator' >> /etc/msi-tokend/config.toml")
     pid = main_pid(machine)
     keeper = machine.show(KEEP, "MainPID")
+    machine.write("/etc/msi-tokend/keep/stranger.toml",
+                  f'[[file]]\nname = "t"\nresource = "{RESOURCE}"\nclient_id = "00000000-0000-0000-0000-000000000000"\n')
+    machine.run("systemctl", "start", "--no-block", KEEP_WAITING)
+    wait_for("a keeper that waits", lambda: machine.show(KEEP_WAITING, "ActiveState")["ActiveState"] == "activating")
     out = built.out / machine.name
     out.mkdir()
     machine.copy_in(newer(built, out), "/root/newer.deb", 0o644)
@@ -91,10 +98,40 @@ def test_upgrade(machine, built):
     served = callers.check()
     print(f"   {served} requests during the upgrade: {callers.answered}")
     assert main_pid(machine) not in (0, pid)
-    assert active(machine, KEEP) and machine.show(KEEP, "MainPID") != keeper
+    wait_for("the keeper to be another", lambda: active(machine, KEEP) and machine.show(KEEP, "MainPID") != keeper)
+    machine.run("systemctl", "stop", KEEP_WAITING)
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "msi-tokend").endswith("+newer")
     assert get(machine, "stranger").returncode == 0
     assert "changed by the administrator" in machine.run("cat", "/etc/msi-tokend/config.toml")
+
+
+def reinstall(machine):
+    """What apt says of it, which ends well."""
+    done = machine.try_("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "install", "--reinstall", "/root/newer.deb")
+    assert done.returncode == 0, done
+    return done.stdout + done.stderr
+
+
+def test_upgrade_with_a_fault(machine, built):
+    """with a configuration that it refuses, the old process goes on, and apt says why and that the next start will fail"""
+    pid = main_pid(machine)
+    for text, mode, fault in [
+        ('[limits]\ncaller_waits = "5s"\n', 0o644, f"{FAULT}:2: "),
+        ("[limits\n", 0o644, f"{FAULT}:1: "),
+        ('[listen]\nsocket_mode = "0999"\n', 0o644, "listen.socket_mode"),
+        ("", 0o640, FAULT),
+    ]:
+        machine.write(FAULT, text, mode)
+        said = reinstall(machine)
+        for part in [fault, "keeps running", "next start will fail"]:
+            assert part in said, said
+        assert main_pid(machine) == pid and get(machine, "member").returncode == 0, text
+    machine.run("systemctl", "stop", "msi-tokend.socket", "msi-tokend.service")
+    assert "NOT STARTED" in reinstall(machine)
+    machine.run("rm", FAULT)
+    said = reinstall(machine)
+    assert "NOT" not in said and main_pid(machine) not in (0, pid), said
+    assert get(machine, "member").returncode == 0
 
 
 def test_disabled(machine, built):
