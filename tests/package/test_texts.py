@@ -34,6 +34,24 @@ def subcommands(text):
     return [name for name in re.findall(r"^  ([a-z-]+)\b", listed, re.MULTILINE) if name != "help"]
 
 
+def test_usermod():
+    """the line that puts the reader into the group names him, typed as root, in a root shell by sudo, and after sudo"""
+    for page in ["README.md", "docs/installation.md"]:
+        line, = re.findall(r"^# (usermod .*)$", (REPOSITORY / page).read_text(), re.MULTILINE)
+        with tempfile.TemporaryDirectory() as directory:
+            for name, script in [("usermod", 'printf "%s\\n" "$@"'), ("id", "echo typist"), ("sudo", 'SUDO_USER=typist exec "$@"')]:
+                Path(directory, name).write_text(f"#!/bin/sh\n{script}\n")
+                Path(directory, name).chmod(0o755)
+            for typed, environment, whom in [
+                (line, {}, "typist"), (line, {"SUDO_USER": ""}, "typist"), (line, {"SUDO_USER": "someone"}, "someone"),
+                (f"sudo {line}", {}, "typist"), (f"sudo {line}", {"USER": "other"}, "typist"),
+            ]:
+                for shell in ["sh", "bash"]:
+                    done = subprocess.run([shell, "-c", typed], capture_output=True, text=True, check=True,
+                                          env={"PATH": f"{directory}:/usr/bin:/bin"} | environment)
+                    assert done.stdout.split() == ["--append", "--groups", "msi-tokend", whom], (page, typed, environment, done)
+
+
 def test_daemon_page():
     """msi-tokend(8) has every option of the daemon, and no other"""
     page = plain(PACKAGING / "man/msi-tokend.8")
