@@ -27,6 +27,7 @@
 //! | [`access`] | who is calling, and what the rules say |
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
+//! | [`fairness`] | who pays when something is full |
 //! | [`directory`], [`replace`] | files that nobody else can put in place of ours, and a file replaced whole |
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`descriptors`] | room for callers, and some kept from them |
@@ -46,6 +47,7 @@ pub mod directory;
 pub mod emulator;
 pub mod engine;
 pub mod failure;
+pub mod fairness;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod harden;

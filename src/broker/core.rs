@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Ask, Decision, Effect, Entry, Fetch, Note, Policy, Renewal, Unserved, WaiterId};
-use super::governor::{Governor, Lane};
+use super::governor::Governor;
+use super::lanes::Lane;
 use super::lifetime::{Lease, refresh_in};
 use super::slot::{Flight, Plan, Want};
 use super::store::Store;
@@ -247,9 +248,9 @@ impl Broker {
     }
 
     pub(super) fn start_fetches(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some(key) = self.governor.start_next(now.boot) {
+        while let Some((key, lane)) = self.governor.start_next(now.boot) {
             let Some(mut slot) = self.store.edit(&key) else {
-                self.governor.finished();
+                self.governor.finished(&key);
                 continue;
             };
             slot.last_try = Some(now.boot);
@@ -259,7 +260,16 @@ impl Broker {
             }
             drop(slot);
             let upstream = self.upstream;
-            effects.push(Effect::Fetch(Fetch { key, bypass, upstream }));
+            let uid = match lane {
+                Lane::Refresh => None,
+                Lane::Caller(uid) => Some(uid),
+            };
+            effects.push(Effect::Fetch(Fetch {
+                key,
+                bypass,
+                uid,
+                upstream,
+            }));
         }
     }
 

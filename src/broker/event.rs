@@ -112,6 +112,8 @@ pub struct Fetch {
     pub key: Arc<Key>,
     /// The upstream is to answer past its own cache.
     pub bypass: bool,
+    /// The uid whose miss it is; `None` where a token is renewed ahead.
+    pub uid: Option<u32>,
     /// How often the upstream had changed when this was asked for.
     pub(super) upstream: u64,
 }

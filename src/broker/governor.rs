@@ -2,27 +2,21 @@
 //!
 //! The VM's endpoint allows 20 requests a second and 5 at once for the whole machine (`docs/protocol.md`, "Limits", row
 //! "Rate"), so every fetch passes here. Each uid's misses wait in a lane of their own and refreshes share one more;
-//! lanes take turns, so nobody's flood of misses delays anybody else by more than one request a turn.
+//! lanes take turns, so nobody's flood of misses delays anybody else by more than one request a turn. Neither do slow
+//! fetches: no uid's lane has the last slot, nor more than its share of the starts ([`crate::fairness`]).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lanes::{Lane, Lanes};
 use crate::failure::Failure;
+use crate::fairness;
 use crate::key::Key;
 
 /// No more than `max_per_second` starts fall into any span of this length. It is longer than a second, because requests
 /// that start a second apart may reach the endpoint less than that apart.
 const WINDOW: Duration = Duration::from_millis(1100);
-
-/// Who waits for a fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lane {
-    /// Tokens that are renewed ahead, soonest expiry first.
-    Refresh,
-    /// A caller of this uid waits.
-    Caller(u32),
-}
 
 /// A 429 of the upstream: until its end nothing is asked for any key.
 #[derive(Clone, Debug)]
@@ -37,20 +31,25 @@ pub struct Throttle {
 pub struct Governor {
     max_concurrent: usize,
     max_per_second: usize,
-    running: usize,
-    /// The latest starts, oldest first, as many as can matter.
-    starts: VecDeque<Duration>,
+    /// In all.
+    used: Used,
+    /// By the lanes of these uids, where there is anything.
+    used_by: HashMap<u32, Used>,
+    /// The lane in whose turn each key started.
+    running: HashMap<Arc<Key>, Lane>,
     throttle: Option<Throttle>,
     /// Rounds of 429s in a row, and when the latest began.
     rounds: u32,
     round_began: Option<Duration>,
-    /// Lanes that have a queue; the first has the turn.
-    turns: VecDeque<Lane>,
-    /// Keys in line, by their order within each lane.
-    queues: HashMap<Lane, BTreeSet<(u128, Arc<Key>)>>,
-    /// Where each key stands. It may stand in several lanes and starts from the one whose turn comes first.
-    places: HashMap<Arc<Key>, Vec<(Lane, u128)>>,
-    last_ticket: u128,
+    lanes: Lanes,
+}
+
+/// Fetches that count at this moment.
+#[derive(Debug, Default)]
+struct Used {
+    slots: usize,
+    /// The starts within the window, oldest first.
+    starts: VecDeque<Duration>,
 }
 
 impl Governor {
@@ -59,15 +58,13 @@ impl Governor {
         Self {
             max_concurrent,
             max_per_second,
-            running: 0,
-            starts: VecDeque::new(),
+            used: Used::default(),
+            used_by: HashMap::new(),
+            running: HashMap::new(),
             throttle: None,
             rounds: 0,
             round_began: None,
-            turns: VecDeque::new(),
-            queues: HashMap::new(),
-            places: HashMap::new(),
-            last_ticket: 0,
+            lanes: Lanes::default(),
         }
     }
 
@@ -79,60 +76,76 @@ impl Governor {
     /// Puts a key in line, also where it stands in another lane already. Within [`Lane::Refresh`] the earliest `expiry`
     /// goes first, within the others who came first.
     pub fn enqueue(&mut self, key: &Arc<Key>, lane: Lane, expiry: Duration) {
-        let places = self.places.entry(key.clone()).or_default();
-        if places.iter().any(|(known, _)| *known == lane) {
-            return;
-        }
-        let order = match lane {
-            Lane::Refresh => expiry.as_nanos(),
-            Lane::Caller(_) => {
-                self.last_ticket += 1;
-                self.last_ticket
-            }
-        };
-        places.push((lane, order));
-        let queue = self.queues.entry(lane).or_insert_with(|| {
-            self.turns.push_back(lane);
-            BTreeSet::new()
-        });
-        queue.insert((order, key.clone()));
+        self.lanes.enqueue(key, lane, expiry);
     }
 
     /// Whether the key waits for its turn.
     pub fn is_in_line(&self, key: &Key) -> bool {
-        self.places.contains_key(key)
+        self.lanes.contain(key)
     }
 
-    /// The key whose fetch may start now, if any may; it counts as running from here on.
-    pub fn start_next(&mut self, now: Duration) -> Option<Arc<Key>> {
-        if self.may_start_at(now)? > now {
+    /// The key whose fetch may start now, if any may, and the lane whose turn it is; it counts as running from here on.
+    pub fn start_next(&mut self, now: Duration) -> Option<(Arc<Key>, Lane)> {
+        self.used.forget(now);
+        self.used_by.retain(|_, used| used.forget(now));
+        if self.all_may_start_at(now)? > now {
             return None;
         }
-        let key = self.take_next()?;
-        self.running += 1;
-        self.starts.push_back(now);
-        while self.starts.len() > self.max_per_second {
-            self.starts.pop_front();
+        let may_start = |lane: &Lane| self.lane_may_start_at(*lane, now) == Some(now);
+        let lane = self.lanes.in_turn().find(may_start)?;
+        let key = self.lanes.take_from(lane)?;
+        self.used.add(now);
+        if let Lane::Caller(uid) = lane {
+            self.used_by.entry(uid).or_default().add(now);
         }
-        Some(key)
+        self.running.insert(key.clone(), lane);
+        Some((key, lane))
     }
 
-    /// One running fetch ended.
-    pub fn finished(&mut self) {
-        self.running = self.running.saturating_sub(1);
+    /// The key's fetch ended.
+    pub fn finished(&mut self, key: &Key) {
+        let Some(lane) = self.running.remove(key) else { return };
+        self.used.free_slot();
+        if let Lane::Caller(uid) = lane
+            && let Some(used) = self.used_by.get_mut(&uid)
+        {
+            used.free_slot();
+        }
     }
 
     /// When the next start may come, if somebody is in line and no running fetch must end first.
     pub fn may_start_at(&self, now: Duration) -> Option<Duration> {
-        if self.places.is_empty() || self.running >= self.max_concurrent {
+        if self.lanes.are_empty() {
             return None;
         }
-        let excess = self.starts.len().checked_sub(self.max_per_second);
-        let window = excess
-            .and_then(|i| self.starts.get(i))
-            .map_or(now, |oldest| oldest.saturating_add(WINDOW));
+        let all = self.all_may_start_at(now)?;
+        let mut soonest = None;
+        for at in self.lanes.in_turn().filter_map(|lane| self.lane_may_start_at(lane, now)) {
+            if at <= all {
+                return Some(all);
+            }
+            soonest = soonest.into_iter().chain([at]).min();
+        }
+        soonest
+    }
+
+    fn all_may_start_at(&self, now: Duration) -> Option<Duration> {
+        let at = self.used.may_start_at(now, self.max_concurrent, self.max_per_second)?;
         let throttle = self.throttled(now).map_or(now, |throttle| throttle.until);
-        Some(window.max(throttle).max(now))
+        Some(at.max(throttle))
+    }
+
+    /// As far as the lane's own share goes.
+    fn lane_may_start_at(&self, lane: Lane, now: Duration) -> Option<Duration> {
+        let Lane::Caller(uid) = lane else { return Some(now) };
+        let Some(used) = self.used_by.get(&uid) else {
+            return Some(now);
+        };
+        used.may_start_at(
+            now,
+            fairness::slots_of_one(self.max_concurrent),
+            fairness::starts_of_one(self.max_per_second),
+        )
     }
 
     /// Another upstream is asked from now on; the 429s of the former one do not count.
@@ -165,7 +178,11 @@ impl Governor {
         if self.throttle.as_ref().is_none_or(|old| old.until < throttle.until) {
             self.throttle = Some(throttle);
         }
-        std::iter::from_fn(|| self.take_next()).collect()
+        std::iter::from_fn(|| {
+            let lane = self.lanes.in_turn().next()?;
+            self.lanes.take_from(lane)
+        })
+        .collect()
     }
 
     /// A request that started at `started` was answered by anything but a 429. Gives back how many rounds of 429s have
@@ -182,27 +199,34 @@ impl Governor {
     pub fn is_news(&self, started: Duration) -> bool {
         self.round_began.is_none_or(|began| started > began)
     }
+}
 
-    fn take_next(&mut self) -> Option<Arc<Key>> {
-        while let Some(lane) = self.turns.pop_front() {
-            let Some(mut queue) = self.queues.remove(&lane) else {
-                continue;
-            };
-            let first = queue.pop_first();
-            if !queue.is_empty() {
-                self.queues.insert(lane, queue);
-                self.turns.push_back(lane);
-            }
-            // A queue is empty where its keys started from other lanes.
-            let Some((_, key)) = first else { continue };
-            for (lane, order) in self.places.remove(&key).into_iter().flatten() {
-                if let Some(queue) = self.queues.get_mut(&lane) {
-                    queue.remove(&(order, key.clone()));
-                }
-            }
-            return Some(key);
+impl Used {
+    /// When one more may start, or `None` while one must end first.
+    fn may_start_at(&self, now: Duration, slots: usize, starts: usize) -> Option<Duration> {
+        if self.slots >= slots {
+            return None;
         }
-        None
+        let excess = self.starts.len().checked_sub(starts);
+        let oldest = excess.and_then(|excess| self.starts.get(excess));
+        Some(oldest.map_or(now, |oldest| now.max(oldest.saturating_add(WINDOW))))
+    }
+
+    fn add(&mut self, now: Duration) {
+        self.slots += 1;
+        self.starts.push_back(now);
+    }
+
+    fn free_slot(&mut self) {
+        self.slots = self.slots.saturating_sub(1);
+    }
+
+    /// Forgets starts that matter no more. Whether anything is left.
+    fn forget(&mut self, now: Duration) -> bool {
+        while self.starts.front().is_some_and(|start| start.saturating_add(WINDOW) <= now) {
+            self.starts.pop_front();
+        }
+        self.slots > 0 || !self.starts.is_empty()
     }
 }
 
@@ -218,8 +242,14 @@ mod tests {
 
     fn names(governor: &mut Governor, now: Duration) -> Vec<String> {
         std::iter::from_fn(|| governor.start_next(now))
-            .map(|key| key.resource.to_string())
+            .map(|(key, _)| key.resource.to_string())
             .collect()
+    }
+
+    fn finish(governor: &mut Governor, names: &[String]) {
+        for name in names {
+            governor.finished(&key(name));
+        }
     }
 
     #[test]
@@ -241,17 +271,16 @@ mod tests {
     fn no_second_sees_more_starts_than_allowed_and_no_moment_more_at_once() {
         let mut governor = Governor::new(3, 5);
         for i in 0..20 {
-            governor.enqueue(&key(&format!("k{i}")), Lane::Caller(1), Duration::ZERO);
+            governor.enqueue(&key(&format!("k{i}")), Lane::Refresh, Duration::from_secs(i));
         }
         let at = Duration::from_millis;
-        assert_eq!(names(&mut governor, at(0)).len(), 3, "at once");
+        let first = names(&mut governor, at(0));
+        assert_eq!(first.len(), 3, "at once");
         assert_eq!(governor.may_start_at(at(0)), None, "a fetch must end first");
-        for _ in 0..3 {
-            governor.finished();
-        }
-        assert_eq!(names(&mut governor, at(600)).len(), 2, "five within the second");
-        governor.finished();
-        governor.finished();
+        finish(&mut governor, &first);
+        let second = names(&mut governor, at(600));
+        assert_eq!(second.len(), 2, "five within the second");
+        finish(&mut governor, &second);
         assert_eq!(governor.may_start_at(at(700)), Some(at(1100)));
         assert_eq!(names(&mut governor, at(1099)).len(), 0);
         assert_eq!(
@@ -259,6 +288,36 @@ mod tests {
             3,
             "the first three have left the window, concurrency binds"
         );
+    }
+
+    #[test]
+    fn one_uid_has_neither_the_last_slot_nor_all_starts_of_a_second() {
+        let mut governor = Governor::new(4, 10);
+        for i in 0..40 {
+            governor.enqueue(&key(&format!("a{i}")), Lane::Caller(1), Duration::ZERO);
+        }
+        let at = Duration::from_millis;
+        let slow = names(&mut governor, at(0));
+        assert_eq!(slow, ["a0", "a1", "a2"]);
+        assert_eq!(governor.may_start_at(at(0)), None, "one of its own must end first");
+        governor.enqueue(&key("b"), Lane::Caller(2), Duration::ZERO);
+        assert_eq!(names(&mut governor, at(0)), ["b"], "the last one is another's");
+        finish(&mut governor, &["b".to_owned()]);
+        let mut running = slow;
+        for _ in 0..2 {
+            finish(&mut governor, &running);
+            running = names(&mut governor, at(10));
+        }
+        finish(&mut governor, &running);
+        assert_eq!(running, ["a6", "a7"], "eight of the ten starts");
+        assert_eq!(governor.may_start_at(at(20)), Some(at(1100)));
+        governor.enqueue(&key("c"), Lane::Caller(3), Duration::ZERO);
+        assert_eq!(governor.may_start_at(at(20)), Some(at(20)));
+        assert_eq!(names(&mut governor, at(20)), ["c"]);
+        assert_eq!(names(&mut governor, at(1100)).len(), 3);
+        governor.set_bounds(1, 1);
+        finish(&mut governor, &["a8", "a9", "a10", "c"].map(str::to_owned));
+        assert_eq!(names(&mut governor, at(3000)), ["a11"], "of one it may have that one");
     }
 
     #[test]
@@ -312,7 +371,10 @@ mod tests {
         );
         assert!(!governor.is_in_line(&key("a4")));
         assert_eq!(governor.may_start_at(Duration::ZERO), None);
-        assert!(governor.queues.is_empty() && governor.turns.is_empty() && governor.places.is_empty());
+        assert!(governor.lanes.are_empty() && governor.lanes.in_turn().next().is_none());
+        finish(&mut governor, &["a0", "a1", "a2", "a3", "a4", "b"].map(str::to_owned));
+        assert_eq!(governor.start_next(2 * WINDOW), None);
+        assert!(governor.used_by.is_empty(), "nothing is kept of who has nothing");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod backoff;
 mod core;
 mod event;
 mod governor;
+mod lanes;
 mod lifetime;
 mod outcome;
 mod owned;

@@ -20,7 +20,7 @@ impl Broker {
     /// The fetch has ended, with a token or a failure.
     pub fn reply(&mut self, now: Now, fetch: &Fetch, outcome: Result<Token, Failure>, effects: &mut Vec<Effect>) {
         self.observe_clocks(now, effects);
-        self.governor.finished();
+        self.governor.finished(&fetch.key);
         let Some(mut slot) = self.store.edit(&fetch.key) else {
             return;
         };

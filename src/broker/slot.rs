@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::backoff::Streak;
 use super::event::{Effect, Note, Served, WaiterId};
-use super::governor::{Governor, Lane};
+use super::governor::Governor;
+use super::lanes::Lane;
 use super::lifetime::{LOW, Lease};
 use crate::clock::Now;
 use crate::failure::{Class, Failure};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use msi_tokend::broker::{Decision, Policy};
+use msi_tokend::broker::{Decision, Policy, Renewal};
 
 use crate::clockwork::{Clockwork, HOUR, Says, names, policy, secs};
 
@@ -25,11 +25,11 @@ fn one_uids_flood_delays_nobody_else_by_more_than_a_turn() {
     let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(HOUR));
     c.takes = Duration::from_millis(100);
     for i in 0..60 {
-        waits(&c.ask_as(1, &format!("flood{i}"), msi_tokend::broker::Renewal::No));
+        waits(&c.ask_as(1, &format!("flood{i}"), Renewal::No));
     }
-    let other = waits(&c.ask_as(2, "other", msi_tokend::broker::Renewal::No));
+    let other = waits(&c.ask_as(2, "other", Renewal::No));
     // A key of the flood's far end, which this one wants as well.
-    let shared = waits(&c.ask_as(3, "flood59", msi_tokend::broker::Renewal::No));
+    let shared = waits(&c.ask_as(3, "flood59", Renewal::No));
     c.run_until(secs(20));
     let order = names(&c.fetches);
     let place = |name: &str| order.iter().position(|fetched| fetched == name).unwrap();
@@ -38,6 +38,43 @@ fn one_uids_flood_delays_nobody_else_by_more_than_a_turn() {
     assert!(c.answer(other).unwrap().0 < secs(1));
     assert!(c.answer(shared).unwrap().0 < secs(1));
     assert!(most_in_a_second(&c) <= 10);
+}
+
+/// Each fetch takes as long as the endpoint may take at most.
+#[test]
+fn slow_fetches_of_one_uid_leave_the_last_slot_to_others() {
+    let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(HOUR));
+    c.takes = secs(30);
+    for i in 0..10 {
+        waits(&c.ask_as(1, &format!("slow{i}"), Renewal::No));
+    }
+    assert_eq!(c.fetches.len(), 3);
+    c.run_for(secs(1));
+    c.takes = Duration::from_millis(100);
+    for i in 0..5 {
+        let other = waits(&c.ask_as(2, &format!("other{i}"), Renewal::No));
+        c.run_for(Duration::from_millis(100));
+        assert!(c.answer(other).is_some_and(|(_, answer)| answer.is_ok()), "{i}");
+    }
+}
+
+/// Whoever asks for endless keys under a rule of one resource, by `xms_cc`, has four fifths of the budget.
+#[test]
+fn endless_keys_of_one_uid_leave_a_fifth_of_the_starts_to_others() {
+    let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(HOUR));
+    for i in 0..64 {
+        waits(&c.ask_as(1, &format!("endless{i}"), Renewal::No));
+    }
+    c.run_for(Duration::from_millis(500));
+    assert_eq!(c.fetches.len(), 8);
+    for i in 0..2 {
+        let other = waits(&c.ask_as(2, &format!("other{i}"), Renewal::No));
+        c.run_for(Duration::ZERO);
+        assert!(c.answer(other).is_some(), "{i}");
+    }
+    c.run_until(secs(12));
+    assert!(most_in_a_second(&c) <= 10);
+    assert_eq!(c.fetches.len(), 66);
 }
 
 #[test]
@@ -70,7 +107,8 @@ fn two_thousand_keys_due_after_a_long_sleep_come_soonest_expiry_first_within_the
     });
     c.takes = Duration::from_millis(30);
     for n in 0..KEYS {
-        c.ask(&n.to_string());
+        // Two users, since one has not all starts.
+        c.ask_as(u32::from(n % 2 == 0), &n.to_string(), Renewal::No);
         c.run_for(Duration::from_millis(120));
     }
     c.run_for(secs(10));
@@ -83,7 +121,7 @@ fn two_thousand_keys_due_after_a_long_sleep_come_soonest_expiry_first_within_the
     c.tick();
     c.run_for(secs(5));
     // Who asks meanwhile for what is not there is served at once, and for what is there anyway.
-    let cold = waits(&c.ask_as(9, "cold", msi_tokend::broker::Renewal::No));
+    let cold = waits(&c.ask_as(9, "cold", Renewal::No));
     assert!(c.hit("0").is_some());
     c.run_for(secs(2));
     assert!(c.answer(cold).unwrap().1.is_ok());
@@ -108,7 +146,7 @@ fn a_thousand_callers_of_one_key_cause_one_request_also_when_it_fails() {
         });
         c.takes = secs(1);
         let ids: Vec<u64> = (0..1000)
-            .map(|uid| waits(&c.ask_as(uid, "r", msi_tokend::broker::Renewal::No)))
+            .map(|uid| waits(&c.ask_as(uid, "r", Renewal::No)))
             .collect();
         // Those who asked first hang up, and take nothing with them.
         for id in &ids[..500] {

@@ -97,8 +97,9 @@ fn throttles_without_retry_after_double_by_the_round_and_not_by_the_answer() {
     let mut c = Clockwork::new(policy(), |_, _| Says::Fails(Class::Throttled(None)));
     c.takes = Duration::from_millis(10);
     for round in 0..8_u32 {
-        for i in 0..4 {
-            c.ask(&format!("k{i}"));
+        // Of four users: one has not all slots.
+        for uid in 0..4 {
+            c.ask_as(uid, &format!("k{uid}"), Renewal::No);
         }
         c.run_for(Duration::from_millis(10));
         let waits: Vec<Duration> = c.failures().iter().rev().take(4).map(|(next_in, _)| *next_in).collect();

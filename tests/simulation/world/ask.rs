@@ -5,7 +5,7 @@ use std::time::Duration;
 use msi_tokend::broker::{Ask, Bound, Decision, Renewal, Unserved};
 use sha2::{Digest, Sha256};
 
-use super::model::{Waiting, secret};
+use super::model::{Turn, Waiting, secret};
 use super::{HALF_A_MINUTE, LANES, LOW, LOW_WAIT, World};
 use crate::op::Want;
 use crate::promise::{Kept, broken, promise};
@@ -120,6 +120,7 @@ impl World {
             };
             let waiting = Waiting {
                 key,
+                uid,
                 deadline,
                 patience,
             };
@@ -138,7 +139,11 @@ impl World {
         let model = &mut self.models[key];
         if model.fetching && !model.running {
             let most = (before.ahead as u64 + 1) * LANES as u64;
-            model.turns.push((self.tally.fetches, most));
+            model.turns.push(Turn {
+                uid: before.uid,
+                before: self.tally.fetches,
+                most,
+            });
         }
         promise!(
             model.fetching || model.failing.is_some(),

@@ -31,6 +31,8 @@ const LOW: Duration = Duration::from_mins(5);
 const LOW_WAIT: Duration = Duration::from_secs(2);
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
+/// What counts as within a second.
+const WINDOW: Duration = Duration::from_millis(1100);
 
 /// What went on, for people.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +59,8 @@ pub struct World {
     running: Vec<Running>,
     waiting: BTreeMap<u64, Waiting>,
     tokens: Vec<Issued>,
-    starts: VecDeque<Duration>,
+    /// When, and which uid's misses.
+    starts: VecDeque<(Duration, Option<u32>)>,
     /// Until when nothing may be asked for, for a 429, and until when that may be a reason for silence.
     silent_until: Duration,
     may_be_silent_until: Duration,

@@ -35,8 +35,15 @@ pub struct Model {
     pub asked_by: BTreeSet<u32>,
     /// Everybody who asked for it since it came, and uid 0 where it was made warm.
     pub users: BTreeSet<u32>,
-    /// For whoever waits for it to start: the starts before, and how many there may be.
-    pub turns: Vec<(u64, u64)>,
+    /// For whoever waits for it to start.
+    pub turns: Vec<Turn>,
+}
+
+/// Somebody of this uid waits for a key's turn: the starts before, and how many there may be.
+pub struct Turn {
+    pub uid: u32,
+    pub before: u64,
+    pub most: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -56,6 +63,7 @@ pub struct Running {
 
 pub struct Waiting {
     pub key: usize,
+    pub uid: u32,
     pub deadline: Duration,
     pub patience: Duration,
 }

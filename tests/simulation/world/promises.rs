@@ -1,12 +1,13 @@
 //! What the broker does, held against what it has promised.
 
+use std::cmp::max;
 use std::time::Duration;
 
-use msi_tokend::broker::{Effect, Entry, Fetch, Note, Served, Unserved};
+use msi_tokend::broker::{Effect, Entry, Fetch, Note, Policy, Served, Unserved};
 use msi_tokend::failure::Class;
 
-use super::model::{Lease, Model, Running, token_of};
-use super::{HALF_A_MINUTE, LOW, SECOND, World};
+use super::model::{Lease, Model, Running, Turn, token_of};
+use super::{HALF_A_MINUTE, LOW, SECOND, WINDOW, World};
 use crate::op::{KEYS, UIDS};
 use crate::promise::{Kept, broken, promise};
 use crate::upstream::Fate;
@@ -16,11 +17,13 @@ impl World {
         let now = self.now.boot;
         let key = self.index(&fetch.key);
         let left = self.left(key);
-        while self.starts.front().is_some_and(|start| *start + SECOND <= now) {
+        self.excuse_who_has_his_share(fetch.uid);
+        while self.starts.front().is_some_and(|(start, _)| *start + WINDOW <= now) {
             self.starts.pop_front();
         }
-        self.starts.push_back(now);
-        let (at_once, in_a_second) = (self.running.len() + 1, self.starts.len());
+        self.starts.push_back((now, fetch.uid));
+        let in_a_second = self.starts.iter().filter(|(start, _)| *start + SECOND > now).count();
+        let at_once = self.running.len() + 1;
         promise!(
             at_once <= self.policy.max_concurrent,
             "max_concurrent",
@@ -31,6 +34,7 @@ impl World {
             "max_per_second",
             "{in_a_second} in a second"
         );
+        self.judge_share(&fetch)?;
         promise!(now >= self.silent_until, "a 429 silences all keys", "{key} at {now:?}");
         let Fate { takes, verdict } = self.mood.fate(self.tally.fetches);
         let model = &mut self.models[key];
@@ -56,7 +60,7 @@ impl World {
                 model.planned
             );
         }
-        for (before, most) in model.turns.drain(..) {
+        for Turn { before, most, .. } in model.turns.drain(..) {
             let between = self.tally.fetches - before;
             promise!(
                 between <= most,
@@ -75,6 +79,66 @@ impl World {
             former: false,
         });
         Ok(())
+    }
+
+    /// What one uid's misses may take of the upstream: all slots but the last, and four fifths of the starts.
+    fn shares(&self) -> (usize, usize) {
+        let Policy {
+            max_concurrent,
+            max_per_second,
+            ..
+        } = self.policy;
+        (max(1, max_concurrent - 1), max(1, max_per_second * 4 / 5))
+    }
+
+    /// Its running fetches, and its starts that count.
+    fn usage(&self, uid: u32) -> (usize, usize) {
+        let now = self.now.boot;
+        let slots = self.running.iter().filter(|running| running.fetch.uid == Some(uid));
+        let counts = |(start, by): &&(Duration, Option<u32>)| *start + WINDOW > now && *by == Some(uid);
+        (slots.count(), self.starts.iter().filter(counts).count())
+    }
+
+    fn has_its_share(&self, uid: u32) -> bool {
+        let ((slots, starts), (most_slots, most_starts)) = (self.usage(uid), self.shares());
+        slots >= most_slots || starts >= most_starts
+    }
+
+    fn judge_share(&self, fetch: &Fetch) -> Kept {
+        let Some(uid) = fetch.uid else { return Ok(()) };
+        let ((slots, starts), (most_slots, most_starts)) = (self.usage(uid), self.shares());
+        promise!(
+            slots < most_slots,
+            "no uid's misses have the last slot",
+            "{uid} had {slots} already"
+        );
+        promise!(
+            starts <= most_starts,
+            "no uid's misses have all starts",
+            "{uid} has {starts} in a second"
+        );
+        Ok(())
+    }
+
+    /// Whoever waits because he has his share of the upstream lets others go first.
+    fn excuse_who_has_his_share(&mut self, starts: Option<u32>) {
+        let full: Vec<u32> = (0..=UIDS)
+            .filter(|uid| starts != Some(*uid) && self.has_its_share(*uid))
+            .collect();
+        let turns = self.models.iter_mut().flat_map(|model| &mut model.turns);
+        for turn in turns.filter(|turn| full.contains(&turn.uid)) {
+            turn.most += 1;
+        }
+    }
+
+    /// Whether a key in line needs nothing but its turn: somebody waits for it who has not his share, or nobody asked.
+    fn may_have_its_turn(&self, key: usize) -> bool {
+        let model = &self.models[key];
+        let (slots, _) = self.shares();
+        let has_a_slot = |uid| self.usage(uid).0 < slots;
+        let mut waiting = self.waiting.values().filter(|waiting| waiting.key == key);
+        let renewed = (model.warm || model.lease.is_some()) && model.asked_by.is_empty();
+        renewed || waiting.any(|waiting| has_a_slot(waiting.uid))
     }
 
     pub(super) fn answered(&mut self, id: u64, answer: Result<Served, Unserved>) -> Kept {
@@ -350,7 +414,7 @@ impl World {
                 "{wake:?}, {first:?}"
             );
         }
-        if self.queued().next().is_some() && self.running.len() < self.policy.max_concurrent {
+        if self.queued().any(|key| self.may_have_its_turn(key)) && self.running.len() < self.policy.max_concurrent {
             let soon = self
                 .may_be_silent_until
                 .max(self.now.boot + Duration::from_millis(1100));
