@@ -1,5 +1,6 @@
 //! The wiring, which reads as a story: configuration, log, socket, broker, ready, signals, drain.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -191,6 +192,8 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let settings = settings(&config, hash);
     if sdk.is_some() || lock.is_some() {
         follow_rules(&machine, &settings.rules).await;
+    } else {
+        machine.follow(HashSet::new(), HashSet::new()).await;
     }
     let server = Server::new(Arc::clone(&engine), metrics, settings, Arc::clone(&machine), reloads);
 

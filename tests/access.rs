@@ -17,7 +17,8 @@ use std::process::{Child, Command, Stdio};
 
 use cgroups::Cgroup;
 use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, exchange, request, upstream};
-use msi_tokend::access::{Caller, Socket, loopback};
+use msi_tokend::access::{Caller, Machine, Socket, loopback};
+use msi_tokend::clock::SystemClock;
 use tempfile::TempDir;
 use users::{ALICE, BOB, are_to_be_had, as_user};
 
@@ -657,6 +658,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
     let directory = TempDir::new().unwrap();
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = directory.path().join("s");
+    let machine = Machine::new(std::sync::Arc::new(SystemClock));
     let listener = UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let cgroup = Cgroup::make(&format!("msitokendtest-gone{}.service", std::process::id()));
@@ -668,7 +670,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
             expected = cgroup.0.file_name().and_then(|name| name.to_str());
         }
         process.go();
-        let caller = Caller::of_unix(&Socket::new(listener.accept().unwrap().0)).unwrap();
+        let caller = Caller::of_unix(&Socket::new(listener.accept().unwrap().0), &machine).unwrap();
         let (pid, gid) = (process.pid(), caller.gid.unwrap());
         assert_eq!(caller.pid, Some(pid));
         if gone {

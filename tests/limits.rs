@@ -8,6 +8,7 @@ mod users;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -422,6 +423,49 @@ fn out_of_descriptors_the_daemon_waits_without_spinning_and_comes_back() {
         "{}",
         daemon.log()
     );
+}
+
+/// Three users to the kernel and one to the daemon: who may run as many uids has no more than who has one.
+#[test]
+fn subordinate_uids_count_as_their_owner() {
+    const FIRST: u32 = 1_919_000;
+    let name = "subordinate_uids_count_as_their_owner";
+    if !are_to_be_had(name) {
+        return;
+    }
+    if !Path::new("/etc/subuid").exists() {
+        return eprintln!("SKIPPED {name}: there is no /etc/subuid to put another one over");
+    }
+    let directory = common::directory();
+    let subuid = directory.path().join("subuid");
+    common::write(&subuid, &format!("{BOB}:{FIRST}:65536\n"));
+    let how = How {
+        shell: Some(r#"exec unshare --mount sh -c 'mount --bind "$SUBUID" /etc/subuid && exec "$0" "$@"' "$0" "$@""#),
+        environment: vec![("SUBUID", subuid.display().to_string())],
+        ..How::default()
+    };
+    let emulator = Emulator::start(&[]);
+    let config = format!(
+        "[limits]\nmax_connections_per_uid = 3\nheader_timeout = \"10m\"\n[cache]\nmax_tokens_per_uid = 3\n[[allow]]\n\
+         users = [{ALICE}, {BOB}, {FIRST}, {}, {}]",
+        FIRST + 1,
+        FIRST + 65_535
+    );
+    let daemon = Daemon::start_how(&emulator, &config, how);
+    let target = |number: u32| format!("/oauth2/token?resource=https://{number}.azure.com/");
+    let asks = |uid, number| as_user(uid, 7000, &[], || daemon.get(&target(number)).status);
+    for (number, uid) in (0..).zip([BOB, FIRST, FIRST + 1, FIRST + 65_535]) {
+        assert_eq!(asks(uid, number), 200, "{uid}");
+    }
+    let cached = || daemon.get("/status").json()["tokens"].as_array().unwrap().len();
+    assert_eq!(cached(), 3, "keys");
+    let held = [BOB, FIRST, FIRST + 1].map(|uid| as_user(uid, 7000, &[], || seated(&daemon)));
+    assert_eq!(asks(FIRST + 65_535, 3), 429, "connections");
+    assert_eq!(asks(ALICE, 4), 200, "of another");
+    // The same file, since this one is what the daemon has in its place.
+    std::fs::write(&subuid, "").unwrap();
+    eventually("the change is known", || asks(FIRST + 65_535, 3) == 200);
+    drop(held);
 }
 
 #[test]

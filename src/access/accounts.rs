@@ -1,4 +1,5 @@
-//! Which accounts are in the groups that rules name, for callers of whom the kernel tells the uid alone.
+//! Which accounts are in the groups that rules name, for callers of whom the kernel tells the uid alone, and which uids
+//! belong to an account.
 //!
 //! Members come from the group database, whatever its sources, and those who have the group as their primary one from
 //! `/etc/passwd`: a directory service may take long to list all its users, or refuse to. An account that is in neither is
@@ -17,6 +18,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::subuids::{SUBUID, Subuids};
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 /// How often the files are looked at.
@@ -30,8 +33,14 @@ pub(super) type Members = HashMap<u32, HashSet<u32>>;
 /// Knows nobody before [`Accounts::look_for`].
 #[derive(Default)]
 pub struct Accounts {
-    members: Arc<RwLock<Members>>,
+    known: Arc<Known>,
     reader: Mutex<Option<Sender<GroupsWanted>>>,
+}
+
+#[derive(Default)]
+struct Known {
+    members: RwLock<Members>,
+    subuids: RwLock<Subuids>,
 }
 
 /// What the reading thread shall read from now on.
@@ -43,20 +52,33 @@ struct GroupsWanted {
 impl Accounts {
     /// Whether the account is in the group.
     pub fn is_in_group(&self, uid: u32, gid: u32) -> bool {
-        self.members.read().get(&gid).is_some_and(|uids| uids.contains(&uid))
+        self.known
+            .members
+            .read()
+            .get(&gid)
+            .is_some_and(|uids| uids.contains(&uid))
     }
 
-    /// Reads who is in these groups, now and whenever a file changes. Returns when they are read, or will be later.
+    /// Whom the uid counts as where users share something.
+    pub fn owner_of(&self, uid: u32) -> u32 {
+        self.known.subuids.read().owner_of(uid)
+    }
+
+    /// Reads who is in these groups and whose the subordinate uids are, now and whenever a file changes. Returns when they
+    /// are read, or will be later.
     pub async fn look_for(&self, groups: HashSet<u32>) {
         let (read, done) = oneshot::channel();
         if let Err(error) = self.ask(GroupsWanted { groups, read }) {
-            return warn!("rules with groups match nobody over TCP: the thread that reads the accounts: {error}");
+            return warn!(
+                "the thread that reads the accounts: {error}: rules with groups match nobody over TCP, and each subordinate \
+                 uid counts as a user of its own"
+            );
         }
         if tokio::time::timeout(PATIENCE, done).await.is_err() {
             let waited = PATIENCE.as_secs();
             warn!(
-                "the group database has not answered within {waited} s: until it does, a rule with groups that is new \
-                 matches nobody over TCP"
+                "the user and group databases have not answered within {waited} s: until they do, a rule with groups that \
+                 is new matches nobody over TCP, and subordinate uids count as before"
             );
         }
     }
@@ -64,15 +86,11 @@ impl Accounts {
     fn ask(&self, wanted: GroupsWanted) -> io::Result<()> {
         let mut reader = self.reader.lock();
         if reader.is_none() {
-            if wanted.groups.is_empty() {
-                _ = wanted.read.send(());
-                return Ok(());
-            }
             let (sender, receiver) = channel();
-            let members = Arc::clone(&self.members);
+            let known = Arc::clone(&self.known);
             std::thread::Builder::new()
                 .name("accounts".into())
-                .spawn(move || keep_reading(&receiver, &members))?;
+                .spawn(move || keep_reading(&receiver, &known))?;
             *reader = Some(sender);
         }
         let sent = reader.as_ref().map(|reader| reader.send(wanted));
@@ -81,7 +99,7 @@ impl Accounts {
 }
 
 /// Ends when nobody can ask any more.
-fn keep_reading(wanted: &Receiver<GroupsWanted>, members: &RwLock<Members>) {
+fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
     let (mut groups, mut read) = (HashSet::new(), None);
     loop {
         let waiting = match wanted.recv_timeout(PERIOD) {
@@ -89,14 +107,15 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, members: &RwLock<Members>) {
                 groups = new;
                 Some(read)
             }
-            Err(RecvTimeoutError::Timeout) if groups.is_empty() || read == Some(state()) => continue,
+            Err(RecvTimeoutError::Timeout) if read == Some(state()) => continue,
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         // Looked at first: what changes while they are read is read again.
         read = Some(state());
-        let now = members_of(&groups);
-        *members.write() = now;
+        let (members, subuids) = (members_of(&groups), subuids());
+        *known.members.write() = members;
+        *known.subuids.write() = subuids;
         if let Some(waiting) = waiting {
             // Whoever asked may have stopped waiting.
             _ = waiting.send(());
@@ -105,15 +124,25 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, members: &RwLock<Members>) {
 }
 
 /// Changes whenever one of the files does, also where another one takes its place.
-fn state() -> [Option<(u64, u64, i64, i64)>; 2] {
-    [PASSWD, GROUP].map(|path| {
+fn state() -> [Option<(u64, u64, i64, i64)>; 3] {
+    [PASSWD, GROUP, SUBUID].map(|path| {
         let file = fs::metadata(path).ok()?;
         Some((file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
     })
 }
 
+/// Whose the subordinate uids are. Without the file there are none.
+fn subuids() -> Subuids {
+    let text = fs::read(SUBUID).unwrap_or_default();
+    let uid_of = |name: &str| Some(User::from_name(name).ok()??.uid.as_raw());
+    Subuids::parse(&String::from_utf8_lossy(&text), uid_of)
+}
+
 /// Who is in each of the groups. The databases may take their time.
 pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
+    if groups.is_empty() {
+        return Members::new();
+    }
     let passwd = fs::read(PASSWD).unwrap_or_else(|error| {
         warn!("{PASSWD}: {error}: over TCP nobody is in a group for having it as the primary one");
         Vec::new()
@@ -159,12 +188,5 @@ mod tests {
         assert!(!known.is_in_group(0, 4_294_967_000), "a group that does not exist");
         known.look_for(HashSet::new()).await;
         assert!(!known.is_in_group(0, 0));
-    }
-
-    #[tokio::test]
-    async fn without_groups_there_is_no_thread() {
-        let known = Accounts::default();
-        known.look_for(HashSet::new()).await;
-        assert!(known.reader.lock().is_none());
     }
 }

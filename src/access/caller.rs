@@ -25,6 +25,8 @@ use super::socket::Socket;
 pub struct Caller {
     /// Effective user id.
     pub uid: u32,
+    /// The uid that it counts as where users share something.
+    pub counts_as: u32,
     /// Effective group id; unknown over TCP.
     pub gid: Option<u32>,
     /// Process id as seen from here; unknown over TCP and across pid namespaces.
@@ -54,10 +56,11 @@ enum Source {
 impl Caller {
     /// The peer of a Unix socket. What the kernel does not say matches no rule later on; only a peer without a uid is an
     /// error.
-    pub fn of_unix(socket: &Socket) -> nix::Result<Self> {
+    pub fn of_unix(socket: &Socket, machine: &Machine) -> nix::Result<Self> {
         let peer = socket.ask(|stream| getsockopt(&stream, sockopt::PeerCredentials))?;
         Ok(Self {
             uid: peer.uid(),
+            counts_as: machine.owner_of(peer.uid()),
             gid: Some(peer.gid()),
             pid: Some(peer.pid()).filter(|pid| *pid > 0),
             source: Source::Unix(socket.clone()),
@@ -72,6 +75,7 @@ impl Caller {
         let machine = Arc::clone(machine);
         Ok(Self {
             uid,
+            counts_as: machine.owner_of(uid),
             gid: None,
             pid: None,
             source: Source::Tcp { cgroup, machine },
@@ -84,6 +88,7 @@ impl Caller {
     pub fn described(uid: u32, groups: Vec<u32>, unit: Option<String>) -> Self {
         Self {
             uid,
+            counts_as: uid,
             gid: None,
             pid: None,
             source: Source::Described,
@@ -106,7 +111,7 @@ impl Caller {
             && self.unit.get().is_none()
         {
             // What is not known now may be later, by other rules.
-            let found = machine.units.find((*cgroup)?, self.uid)?;
+            let found = machine.units.find((*cgroup)?, self.counts_as)?;
             _ = self.unit.set(Some(found));
         }
         let unit = self.unit.get_or_init(|| match &self.source {
@@ -191,6 +196,7 @@ fn unified(cgroup: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn the_unit_is_the_first_component_that_is_no_slice() {
@@ -226,7 +232,7 @@ mod tests {
     #[test]
     fn a_socket_pair_is_called_by_ourselves() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let caller = Caller::of_unix(&Socket::new(ours)).unwrap();
+        let caller = Caller::of_unix(&Socket::new(ours), &Machine::new(Arc::new(SystemClock))).unwrap();
         assert_eq!(caller.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(caller.pid, Some(i32::try_from(std::process::id()).unwrap()));
         for group in nix::unistd::getgroups().unwrap() {

@@ -24,10 +24,17 @@ impl Machine {
         })
     }
 
-    /// Takes over which groups and units rules name; these rules shall be in force right after it returns.
+    /// Takes over which groups and units rules name, for callers over TCP; these rules shall be in force right after it
+    /// returns. From then on it is also known whose subordinate uids are.
     pub async fn follow(&self, groups: HashSet<u32>, units: HashSet<Box<str>>) {
         self.accounts.look_for(groups).await;
         self.units.look_for(units);
+    }
+
+    /// Whom a uid counts as where users share something: one that `/etc/subuid` gives to a user is his. Known once rules are
+    /// followed.
+    pub fn owner_of(&self, uid: u32) -> u32 {
+        self.accounts.owner_of(uid)
     }
 
     /// Why no caller's unit can be known over TCP, if so.

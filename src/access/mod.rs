@@ -10,6 +10,7 @@ mod machine;
 mod peer_groups;
 mod rules;
 mod socket;
+mod subuids;
 mod units;
 
 pub use self::caller::{Caller, units_unknown_because};

@@ -36,7 +36,7 @@ pub struct Policy {
 pub struct Ask<'a> {
     /// Which token.
     pub key: &'a Key,
-    /// The caller's uid, for fairness and bounds.
+    /// The uid that the caller counts as, for fairness and bounds.
     pub uid: u32,
     /// Whether the cached token will do.
     pub renewal: Renewal,

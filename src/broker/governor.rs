@@ -120,7 +120,11 @@ impl Governor {
         }
         let all = self.all_may_start_at(now)?;
         let mut soonest = None;
-        for at in self.lanes.in_turn().filter_map(|lane| self.lane_may_start_at(lane, now)) {
+        for at in self
+            .lanes
+            .in_turn()
+            .filter_map(|lane| self.lane_may_start_at(lane, now))
+        {
             if at <= all {
                 return Some(all);
             }
@@ -223,7 +227,11 @@ impl Used {
 
     /// Forgets starts that matter no more. Whether anything is left.
     fn forget(&mut self, now: Duration) -> bool {
-        while self.starts.front().is_some_and(|start| start.saturating_add(WINDOW) <= now) {
+        while self
+            .starts
+            .front()
+            .is_some_and(|start| start.saturating_add(WINDOW) <= now)
+        {
             self.starts.pop_front();
         }
         self.slots > 0 || !self.starts.is_empty()

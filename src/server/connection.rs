@@ -49,7 +49,7 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
             return debug!(%error, "connection refused: the kernel does not say whose it is");
         }
     };
-    let uid = caller.uid;
+    let uid = caller.counts_as;
     let seat = seats.take(uid);
     let session = Session {
         caller,
@@ -155,7 +155,7 @@ fn http(header_timeout: Duration) -> http1::Builder {
 /// Who is at the other end, as the kernel has it.
 fn caller_of(stream: &Stream, listener: &ListenerKind, machine: &Arc<Machine>) -> io::Result<Caller> {
     match stream {
-        Either::Left(unix) => Ok(Caller::of_unix(unix)?),
+        Either::Left(unix) => Ok(Caller::of_unix(unix, machine)?),
         Either::Right(tcp) => {
             // An answer goes out whole, so there is nothing to wait for to fill a packet with.
             tcp.set_nodelay(true)?;

@@ -219,7 +219,7 @@ fn ask<'s>(
     let caller = &session.caller;
     let ask = Ask {
         key: &allowed.asked.key,
-        uid: caller.uid,
+        uid: caller.counts_as,
         renewal: allowed.asked.renewal,
     };
     match server.engine.ask(ask) {

@@ -145,9 +145,7 @@ fn a_thousand_callers_of_one_key_cause_one_request_also_when_it_fails() {
             }
         });
         c.takes = secs(1);
-        let ids: Vec<u64> = (0..1000)
-            .map(|uid| waits(&c.ask_as(uid, "r", Renewal::No)))
-            .collect();
+        let ids: Vec<u64> = (0..1000).map(|uid| waits(&c.ask_as(uid, "r", Renewal::No))).collect();
         // Those who asked first hang up, and take nothing with them.
         for id in &ids[..500] {
             c.broker.forget(*id);
