@@ -1,6 +1,18 @@
 //! Who pays when something is full: one policy for all that callers share (`docs/architecture.md`, "When something is
 //! full").
 
+use std::cmp::Reverse;
+
+/// Those who have more than so much, the heaviest first, and of two who have as much always the same one.
+pub fn heavier_than(most: usize, weights: impl Iterator<Item = (u32, usize)>) -> Vec<u32> {
+    let mut heavy: Vec<(Reverse<usize>, u32)> = weights
+        .filter(|(_, weight)| *weight > most)
+        .map(|(uid, weight)| (Reverse(weight), uid))
+        .collect();
+    heavy.sort_unstable();
+    heavy.into_iter().map(|(_, uid)| uid).collect()
+}
+
 /// Of all fetch slots, one uid's misses take at most so many: all but the last.
 pub fn slots_of_one(all: usize) -> usize {
     all.saturating_sub(1).max(1)

@@ -2,10 +2,10 @@
 //! claim alone. Where the caller's unit is not known yet the record has the id of its cgroup; the log's thread puts the unit
 //! in its place.
 //!
-//! A refusal costs a caller nothing, so the memory of them is bounded for each uid and in all, and what is beyond is
-//! counted: nobody can fill the journal, or hide another's refusal behind his own. Of grants nothing may go unrecorded:
-//! when too many are remembered they are forgotten, and recorded again. To get there takes as many different tokens
-//! within the hour as are remembered.
+//! Asking costs a caller nothing, so what is recorded of one user within an hour is bounded, and what is remembered for that
+//! in all; the rest is counted. Nobody can fill the journal, nor hide another's refusal behind his own: the first refusal of
+//! a user is always recorded, and where there is no room to count the repeats of one more, the heaviest user's are counted
+//! together ([`crate::fairness`]).
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -18,16 +18,21 @@ use tracing::{info, warn};
 
 use super::events;
 use crate::access::{Caller, Grant};
+use crate::fairness;
 use crate::key::Key;
 use crate::token::Token;
 
 const HOUR: Duration = Duration::from_hours(1);
-/// Grants that are remembered, at some ten bytes each.
+/// Records of one user's grants and refusals.
+const RECORDS_PER_USER: u8 = 200;
+/// Grants that are remembered, at some ten bytes each. When there are more they are forgotten, and recorded again.
 const GRANTS: usize = 4096;
-/// Refusals that are remembered, in all and of one uid. All that were repeated are told at the end of the hour, and
-/// must then fit the log's queue.
+/// Refusals whose repeats are counted one by one.
 const REFUSALS: usize = 512;
-const REFUSALS_PER_UID: usize = 32;
+/// Users that are remembered, at some 20 bytes each.
+const USERS: usize = 28_672;
+/// Users of whom it is told how much was not recorded. With all refusals that were repeated this must fit the log's queue.
+const TOLD: usize = 128;
 
 /// Writes the records.
 pub struct Audit {
@@ -45,23 +50,33 @@ struct Hour {
     /// Hashes of uid and key.
     granted: HashSet<u64, RandomState>,
     refused: HashMap<u64, Repeats>,
-    by_uid: HashMap<u32, Uid>,
-    /// Refusals of uids that there was no more room for.
-    others: u64,
+    users: HashMap<u32, User>,
+    /// Of users that there was no more room for.
+    others: Unrecorded,
 }
 
 /// A refusal that was recorded, and how often it came again.
 struct Repeats {
+    /// As which the caller counts.
+    user: u32,
     uid: u32,
     key: Key,
-    count: u64,
+    count: u32,
 }
 
+/// One user's part of the hour.
 #[derive(Default)]
-struct Uid {
-    keys: usize,
-    /// Refusals of keys that there was no more room for.
-    others: u64,
+struct User {
+    records: u8,
+    /// A refusal was recorded.
+    was_refused: bool,
+    unrecorded: Unrecorded,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Unrecorded {
+    granted: u32,
+    refused: u32,
 }
 
 impl Audit {
@@ -81,7 +96,7 @@ impl Audit {
 
     /// The caller has been given the token.
     pub fn allowed(&self, caller: &Caller, key: &Key, grant: &Grant, token: &Token) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller.uid, key) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller, key) {
             return;
         }
         let (unit, cgroup) = caller.unit_or_cgroup();
@@ -103,7 +118,7 @@ impl Audit {
 
     /// The caller has been given the token although no rule allows it, because the lock observes.
     pub fn observed(&self, caller: &Caller, key: &Key, token: &Token) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller.uid, key) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller, key) {
             return;
         }
         let (unit, cgroup) = caller.unit_or_cgroup();
@@ -125,7 +140,7 @@ impl Audit {
 
     /// No rule allows the caller the key.
     pub fn denied(&self, caller: &Caller, key: &Key) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller.uid, key) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller, key) {
             return;
         }
         let (unit, cgroup) = caller.unit_or_cgroup();
@@ -160,39 +175,51 @@ impl Audit {
         std::mem::take(&mut *self.hour.lock()).tell_repeats();
     }
 
-    fn is_new_grant(&self, uid: u32, key: &Key) -> bool {
-        let hash = self.hasher.hash_one((uid, key));
-        let granted = &mut self.hour.lock().granted;
-        if granted.contains(&hash) {
+    fn is_new_grant(&self, caller: &Caller, key: &Key) -> bool {
+        let hash = self.hasher.hash_one((caller.uid, key));
+        let hour = &mut *self.hour.lock();
+        if hour.granted.contains(&hash) {
             return false;
         }
-        if granted.len() >= GRANTS {
-            granted.clear();
+        let Some(user) = hour.user(caller.counts_as) else {
+            count(&mut hour.others.granted);
+            return false;
+        };
+        if user.records >= RECORDS_PER_USER {
+            count(&mut user.unrecorded.granted);
+            return false;
         }
-        granted.insert(hash)
+        user.records += 1;
+        if hour.granted.len() >= GRANTS {
+            hour.granted.clear();
+        }
+        hour.granted.insert(hash)
     }
 
-    fn is_new_refusal(&self, uid: u32, key: &Key) -> bool {
-        let hash = self.hasher.hash_one((uid, key));
+    fn is_new_refusal(&self, caller: &Caller, key: &Key) -> bool {
+        let hash = self.hasher.hash_one((caller.uid, key));
         let hour = &mut *self.hour.lock();
         if let Some(repeats) = hour.refused.get_mut(&hash) {
-            repeats.count += 1;
+            count(&mut repeats.count);
             return false;
         }
-        let is_full = hour.refused.len() >= REFUSALS;
-        if is_full && !hour.by_uid.contains_key(&uid) {
-            hour.others += 1;
+        let Some(user) = hour.user(caller.counts_as) else {
+            count(&mut hour.others.refused);
             return false;
+        };
+        let is_first = !user.was_refused;
+        let is_within_bound = user.records < RECORDS_PER_USER;
+        let is_remembered = (is_first || is_within_bound) && hour.remember(hash, caller, key);
+        let is_recorded = is_first || is_remembered;
+        if let Some(user) = hour.user(caller.counts_as) {
+            if is_recorded {
+                user.records = user.records.saturating_add(1);
+                user.was_refused = true;
+            } else {
+                count(&mut user.unrecorded.refused);
+            }
         }
-        let of_uid = hour.by_uid.entry(uid).or_default();
-        if is_full || of_uid.keys >= REFUSALS_PER_UID {
-            of_uid.others += 1;
-            return false;
-        }
-        of_uid.keys += 1;
-        let key = key.clone();
-        hour.refused.insert(hash, Repeats { uid, key, count: 0 });
-        true
+        is_recorded
     }
 }
 
@@ -204,8 +231,51 @@ impl Hour {
         }
     }
 
+    /// `None` where there is no more room for users.
+    fn user(&mut self, uid: u32) -> Option<&mut User> {
+        let is_known = self.users.contains_key(&uid);
+        (is_known || self.users.len() < USERS).then(|| self.users.entry(uid).or_default())
+    }
+
+    /// Has the repeats of this refusal counted, if need be in place of one of the heaviest user's.
+    fn remember(&mut self, hash: u64, caller: &Caller, key: &Key) -> bool {
+        if self.refused.len() >= REFUSALS && !self.make_room_for(caller.counts_as) {
+            return false;
+        }
+        let repeats = Repeats {
+            user: caller.counts_as,
+            uid: caller.uid,
+            key: key.clone(),
+            count: 0,
+        };
+        self.refused.insert(hash, repeats);
+        true
+    }
+
+    fn make_room_for(&mut self, uid: u32) -> bool {
+        let mut weights: HashMap<u32, usize> = HashMap::new();
+        for repeats in self.refused.values() {
+            *weights.entry(repeats.user).or_default() += 1;
+        }
+        let mine = weights.get(&uid).copied().unwrap_or_default();
+        let heavier = fairness::heavier_than(mine + 1, weights.into_iter());
+        let of_heaviest = self
+            .refused
+            .iter()
+            .find(|(_, repeats)| heavier.first() == Some(&repeats.user));
+        let Some(hash) = of_heaviest.map(|(hash, _)| *hash) else {
+            return false;
+        };
+        if let Some(gone) = self.refused.remove(&hash)
+            && let Some(user) = self.users.get_mut(&gone.user)
+        {
+            user.unrecorded.refused = user.unrecorded.refused.saturating_add(gone.count);
+        }
+        true
+    }
+
     fn tell_repeats(self) {
-        for Repeats { uid, key, count } in self.refused.into_values().filter(|refused| refused.count > 0) {
+        for Repeats { uid, key, count, .. } in self.refused.into_values().filter(|refused| refused.count > 0) {
             warn!(
                 message_id = events::ACCESS_DENIED,
                 verdict = "denied",
@@ -217,28 +287,63 @@ impl Hour {
                 "token refused again since the last record of it"
             );
         }
-        for (uid, of_uid) in self.by_uid.into_iter().filter(|(_, of_uid)| of_uid.others > 0) {
+        let mut others = self.others;
+        let weights = self.users.iter().map(|(uid, user)| (*uid, user.unrecorded.sum()));
+        for (place, uid) in fairness::heavier_than(0, weights).into_iter().enumerate() {
+            let Some(User { unrecorded, .. }) = self.users.get(&uid) else {
+                continue;
+            };
+            if place < TOLD {
+                unrecorded.tell(Some(uid));
+            } else {
+                others.add(*unrecorded);
+            }
+        }
+        others.tell(None);
+    }
+}
+
+impl Unrecorded {
+    fn sum(self) -> usize {
+        self.granted.saturating_add(self.refused) as usize
+    }
+
+    fn add(&mut self, other: Self) {
+        self.granted = self.granted.saturating_add(other.granted);
+        self.refused = self.refused.saturating_add(other.refused);
+    }
+
+    /// Of this user, or of all who are not told by themselves.
+    fn tell(self, uid: Option<u32>) {
+        let Self { granted, refused } = self;
+        if refused > 0 {
             warn!(
                 verdict = "denied",
                 outcome = "denied",
                 uid,
-                repeats = of_uid.others,
+                repeats = refused,
                 "tokens refused that are too many to be listed"
             );
         }
-        if self.others > 0 {
-            warn!(
-                verdict = "denied",
-                outcome = "denied",
-                repeats = self.others,
-                "tokens refused to users that are too many to be listed"
+        if granted > 0 {
+            info!(
+                verdict = "allowed",
+                outcome = "ok",
+                uid,
+                repeats = granted,
+                "tokens given that are too many to be listed"
             );
         }
     }
 }
 
+fn count(counter: &mut u32) {
+    *counter = counter.saturating_add(1);
+}
+
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::sync::Arc;
 
     use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -357,37 +462,96 @@ mod tests {
     fn one_uid_cannot_fill_the_journal_nor_hide_another() {
         let audit = audit();
         let flood = records(|| (0..10_000).for_each(|number| audit.denied(&caller(7), &key(number))));
-        assert_eq!(flood.len(), REFUSALS_PER_UID);
+        assert_eq!(flood.len(), 200);
         assert_eq!(records(|| audit.denied(&caller(8), &key(0))).len(), 1);
         let told = records(|| audit.tick(HOUR));
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains("uid=7") && told[0].contains(&format!("repeats={}", 10_000 - REFUSALS_PER_UID)));
+        assert!(told[0].contains("uid=7") && told[0].contains("repeats=9800"));
     }
 
     #[test]
-    fn many_uids_together_cannot_either() {
+    fn grants_and_refusals_of_one_uid_have_one_bound_and_what_is_beyond_is_counted() {
         let audit = audit();
-        let ask = |uid, number| audit.denied(&caller(uid), &key(number));
-        let flood = records(|| (0..5_000).for_each(|uid| ask(uid, 0)));
-        assert_eq!(flood.len(), REFUSALS, "at the bound");
-        assert_eq!(records(|| ask(0, 1)).len(), 0, "and one more");
+        let grant = |uid, number| audit.allowed(&caller(uid), &key(number), &Grant::Privileged, &token());
+        assert_eq!(records(|| (0..1000).for_each(|number| grant(7, number))).len(), 200);
+        assert_eq!(records(|| grant(7, 0)).len(), 0, "it is recorded already");
+        assert_eq!(records(|| grant(8, 0)).len(), 1, "another's");
+        let refused = records(|| (0..3).for_each(|number| audit.denied(&caller(7), &key(number))));
+        assert_eq!(refused.len(), 1, "a first refusal is never lost");
         let told = records(|| audit.tick(HOUR));
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told.iter().any(|record| record.contains("uid=0 repeats=1")));
         assert!(
-            told.iter()
-                .any(|record| record.contains(&format!("repeats={}", 5_000 - REFUSALS)))
+            told[0].contains("refused") && told[0].contains("uid=7 repeats=2"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].contains("given") && told[1].contains("uid=7 repeats=800"),
+            "{told:?}"
         );
     }
 
     #[test]
-    fn no_grant_goes_unrecorded_however_many_there_are() {
+    fn uids_of_one_owner_have_its_bound_together_and_are_told_apart() {
         let audit = audit();
-        let ask = |number| {
-            audit.allowed(&caller(7), &key(number), &Grant::Privileged, &token());
+        let of_range = |uid| {
+            let mut caller = caller(uid);
+            caller.counts_as = 7;
+            caller
+        };
+        let flood = records(|| (0..1000).for_each(|uid| audit.denied(&of_range(uid), &key(0))));
+        assert_eq!(flood.len(), 200);
+        assert!(flood[100].contains("uid=100 "), "{}", flood[100]);
+        assert_eq!(records(|| audit.denied(&caller(5000), &key(0))).len(), 1);
+    }
+
+    /// Where no more refusals can be remembered, the heaviest user's make room.
+    #[test]
+    fn the_first_refusal_of_a_uid_is_recorded_after_any_flood() {
+        let audit = audit();
+        let ask = |uid, number| audit.denied(&caller(uid), &key(number));
+        let heavy = records(|| (0..10).for_each(|uid| (0..300).for_each(|number| ask(uid, number))));
+        let remembered = |uids: Range<u32>| {
+            let hour = audit.hour.lock();
+            hour.refused
+                .values()
+                .filter(|repeats| uids.contains(&repeats.user))
+                .count()
+        };
+        assert_eq!(remembered(0..10), REFUSALS);
+        let flood = records(|| (1000..1600).for_each(|uid| ask(uid, 0)));
+        assert_eq!(flood.len(), 600, "each is a first one");
+        assert_eq!(records(|| (0..5).for_each(|_| ask(1599, 0))).len(), 0, "and no more");
+        assert!(remembered(0..10) <= 10, "the heaviest made room");
+        assert!(remembered(0..1600) <= REFUSALS);
+        let told = records(|| audit.tick(HOUR));
+        let repeats = |record: &String| record.rsplit_once("repeats=").unwrap().1.parse::<usize>().unwrap();
+        let counted: usize = told.iter().map(repeats).sum();
+        assert_eq!(heavy.len() + flood.len() + counted, 3000 + 600 + 5, "nothing is lost");
+        assert!(told.len() <= TOLD + 2, "{}", told.len());
+    }
+
+    #[test]
+    fn no_grant_within_the_bound_goes_unrecorded_however_many_there_are() {
+        let audit = audit();
+        let ask = |number: usize| {
+            let uid = u32::try_from(number / 100).unwrap();
+            audit.allowed(&caller(uid), &key(number), &Grant::Privileged, &token());
         };
         assert_eq!(records(|| (0..=GRANTS).for_each(ask)).len(), GRANTS + 1);
         assert!(audit.hour.lock().granted.len() <= GRANTS);
+    }
+
+    #[test]
+    fn users_beyond_all_bounds_are_counted_together() {
+        let audit = audit();
+        let uids = 0..u32::try_from(USERS).unwrap();
+        audit.hour.lock().users.extend(uids.map(|uid| (uid, User::default())));
+        let one_more = caller(u32::MAX);
+        assert_eq!(records(|| audit.denied(&one_more, &key(0))).len(), 0);
+        assert_eq!(records(|| audit.denied(&caller(0), &key(0))).len(), 1);
+        let told = records(|| audit.tick(HOUR));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(!told[0].contains("uid=") && told[0].contains("repeats=1"), "{told:?}");
     }
 
     #[test]
