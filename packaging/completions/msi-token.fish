@@ -38,66 +38,66 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "doctor" -d 'Say
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l client-id -d 'The identity\'s client id (application id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l object-id -d 'The identity\'s object id (principal id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l client-id -d 'The identity\'s client id (application id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l object-id -d 'The identity\'s object id (principal id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
 header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'
 kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
 gcp\t'As Google\'s libraries read it from an executable'
 claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l client-id -d 'The identity\'s client id (application id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l object-id -d 'The identity\'s object id (principal id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l client-id -d 'The identity\'s client id (application id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l object-id -d 'The identity\'s object id (principal id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l output -d 'In which form' -r -f -a "token\t'The bare token'
 json\t'The daemon\'s whole answer'
 header\t'`Authorization: Bearer …`, for `curl -H @<(msi-token get … --output header)`'
 kubernetes\t'An `ExecCredential`, as kubectl reads it from an exec plugin'
 gcp\t'As Google\'s libraries read it from an executable'
 claims\t'What the token says, in readable JSON: its claims and times, never the token itself'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand keep" -l directory -d 'Where the files are kept; without it in the `RuntimeDirectory=` of the systemd unit' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand keep" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand keep" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l client-id -d 'The identity\'s client id (application id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l object-id -d 'The identity\'s object id (principal id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l client-id -d 'The identity\'s client id (application id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l object-id -d 'The identity\'s object id (principal id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l json -d 'Print the daemon\'s whole answer as JSON, in the form that msi-token(1) describes'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l watch -d 'Print it every two seconds, until interrupted'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -s h -l help -d 'Print help'
-complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l warning -d 'A token that lives shorter than this is a WARNING' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l critical -d 'A warm token that lives shorter than this is CRITICAL' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l warning -d 'A token that lives shorter than this is a WARNING' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l critical -d 'A warm token that lives shorter than this is CRITICAL' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand health" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l config -d 'The configuration file; conf.d/*.toml beside it is read after it' -r -F
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l uid -d 'Who calls: a uid, or a user\'s name' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l gid -d 'A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l unit -d 'The systemd unit that the caller runs in, such as nightly-backup.service' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l client-id -d 'The identity\'s client id (application id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-id -d 'The identity\'s object id (principal id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l uid -d 'Who calls: a uid, or a user\'s name' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l gid -d 'A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l unit -d 'The systemd unit that the caller runs in, such as nightly-backup.service' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l client-id -d 'The identity\'s client id (application id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-id -d 'The identity\'s object id (principal id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l config -d 'The configuration file to judge, with conf.d/*.toml beside it. Without it: the service\'s, unless another daemon\'s socket is named' -r -F
-complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource -d 'Also ask for this token' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l client-id -d 'The identity\'s client id (application id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l object-id -d 'The identity\'s object id (principal id)' -r
-complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource-id -d 'The identity\'s ARM resource id' -r
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource -d 'Also ask for this token' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l client-id -d 'The identity\'s client id (application id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l object-id -d 'The identity\'s object id (principal id)' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -l textfile -d 'The file, in the collector\'s directory; its name must end in .prom to be read there' -r -F

@@ -31,18 +31,18 @@ _msi-token() {
         case $line[1] in
             (get)
 _arguments "${_arguments_options[@]}" : \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
-'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
-'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
-'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--client-id=[The identity'\''s client id (application id)]:ID:' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
 header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"
 kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
 gcp\:"As Google'\''s libraries read it from an executable"
 claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
-'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:_default' \
+'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
@@ -51,18 +51,18 @@ claims\:"What the token says, in readable JSON\: its claims and times, never the
 ;;
 (refresh)
 _arguments "${_arguments_options[@]}" : \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
-'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
-'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
-'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--client-id=[The identity'\''s client id (application id)]:ID:' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--output=[In which form]:OUTPUT:((token\:"The bare token"
 json\:"The daemon'\''s whole answer"
 header\:"\`Authorization\: Bearer …\`, for \`curl -H @<(msi-token get … --output header)\`"
 kubernetes\:"An \`ExecCredential\`, as kubectl reads it from an exec plugin"
 gcp\:"As Google'\''s libraries read it from an executable"
 claims\:"What the token says, in readable JSON\: its claims and times, never the token itself"))' \
-'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:_default' \
+'--wait=[Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (\`limits.caller_wait\`)]:DURATION:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
@@ -80,9 +80,9 @@ _arguments "${_arguments_options[@]}" : \
 ;;
 (git-credential)
 _arguments "${_arguments_options[@]}" : \
-'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
-'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
-'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--client-id=[The identity'\''s client id (application id)]:ID:' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
@@ -100,8 +100,8 @@ _arguments "${_arguments_options[@]}" : \
 ;;
 (health)
 _arguments "${_arguments_options[@]}" : \
-'--warning=[A token that lives shorter than this is a WARNING]:DURATION:_default' \
-'--critical=[A warm token that lives shorter than this is CRITICAL]:DURATION:_default' \
+'--warning=[A token that lives shorter than this is a WARNING]:DURATION:' \
+'--critical=[A warm token that lives shorter than this is CRITICAL]:DURATION:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
@@ -110,14 +110,14 @@ _arguments "${_arguments_options[@]}" : \
 (explain)
 _arguments "${_arguments_options[@]}" : \
 '--config=[The configuration file; conf.d/*.toml beside it is read after it]:PATH:_files' \
-'--uid=[Who calls\: a uid, or a user'\''s name]:UID:_default' \
-'*--gid=[A group the caller is in, by id or name; may be repeated. Without any\: the groups that its account has]:GID:_default' \
-'--unit=[The systemd unit that the caller runs in, such as nightly-backup.service]:UNIT:_default' \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:_default' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:_default' \
-'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
-'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
-'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--uid=[Who calls\: a uid, or a user'\''s name]:UID:' \
+'*--gid=[A group the caller is in, by id or name; may be repeated. Without any\: the groups that its account has]:GID:' \
+'--unit=[The systemd unit that the caller runs in, such as nightly-backup.service]:UNIT:' \
+'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--client-id=[The identity'\''s client id (application id)]:ID:' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
@@ -127,10 +127,10 @@ _arguments "${_arguments_options[@]}" : \
 (doctor)
 _arguments "${_arguments_options[@]}" : \
 '--config=[The configuration file to judge, with conf.d/*.toml beside it. Without it\: the service'\''s, unless another daemon'\''s socket is named]:PATH:_files' \
-'--resource=[Also ask for this token]:RESOURCE:_default' \
-'--client-id=[The identity'\''s client id (application id)]:ID:_default' \
-'--object-id=[The identity'\''s object id (principal id)]:ID:_default' \
-'--resource-id=[The identity'\''s ARM resource id]:ID:_default' \
+'--resource=[Also ask for this token]:RESOURCE:' \
+'--client-id=[The identity'\''s client id (application id)]:ID:' \
+'--object-id=[The identity'\''s object id (principal id)]:ID:' \
+'--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
