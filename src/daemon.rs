@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::{Machine, Rules, UnknownName, units_unknown_because};
+use crate::access::{Machine, Rules, units_unknown_because};
 use crate::broker::Policy;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Loaded, Violations};
 use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::{self, lock_memory};
@@ -44,6 +44,9 @@ pub struct Arguments {
     /// Validate the configuration, print what is in effect and where each value came from, and exit.
     #[arg(long)]
     pub check: bool,
+    /// With --check: also fail if there is a warning.
+    #[arg(long, requires = "check")]
+    pub strict: bool,
 }
 
 /// What runs at SIGTERM gets this long to end.
@@ -57,9 +60,9 @@ pub enum DaemonError {
     /// The configuration is wrong; the text has a line for each violation.
     #[error("{0}")]
     Config(#[from] config::Violations),
-    /// Rules name users or groups that do not exist; the text has a line for each.
-    #[error("{0}")]
-    UnknownNames(String),
+    /// There were warnings, and none shall be.
+    #[error("there are warnings, and --strict takes them for errors")]
+    Doubtful,
     /// There is no socket to serve on.
     #[error("{0}")]
     Listen(#[from] ListenError),
@@ -88,7 +91,7 @@ impl DaemonError {
         };
         ExitCode::from(match self {
             Self::Config(_)
-            | Self::UnknownNames(_)
+            | Self::Doubtful
             | Self::Listen(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_) | NotLockable) => 78,
             Self::Listen(Live(_) | PortTaken { .. }) => 69,
             Self::Listen(NoPermission { .. }) => 77,
@@ -111,34 +114,14 @@ pub fn harden() -> Result<(), DaemonError> {
     })
 }
 
-/// Validates the configuration and prints what is in effect.
-///
-/// # Errors
-/// Every violation; also a user or group that does not exist, of which a running daemon only warns.
-pub fn check(config_path: &Path) -> Result<(), DaemonError> {
-    let loaded = config::load(config_path)?;
-    let (rules, unknown) = resolve(&loaded.config);
-    for pair in rules.differing_defaults() {
-        eprintln!("msi-tokend: warning: {pair}");
-    }
-    if let Some(warning) = Budget::of(&loaded.config).warning() {
-        eprintln!("msi-tokend: warning: {warning}");
-    }
-    if unknown.is_empty() {
-        println!("{}", loaded.effective);
-        return Ok(());
-    }
-    Err(DaemonError::UnknownNames(
-        unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
-    ))
-}
-
 /// Runs the daemon until a signal ends it, or an error that is in the log then; its exit code.
 ///
 /// # Errors
 /// There is no log yet.
 pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
-    let Loaded { config, hash, .. } = config::load(config_path)?;
+    let Loaded {
+        config, hash, doubts, ..
+    } = config::load(config_path)?;
     let log = log::start(config.log.level, "msi-tokend").map_err(|source| DaemonError::System {
         what: "start the log's thread",
         source,
@@ -148,6 +131,7 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
             "tokens in memory can be swapped out, because memory is not locked: {why}; set LimitMEMLOCK=infinity, or MemorySwapMax=0"
         );
     }
+    warn_of(&doubts);
     warn_of_memory(&config);
     // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -316,7 +300,10 @@ async fn reload(
         Err(why)
     };
     let Loaded {
-        config: loaded, hash, ..
+        config: loaded,
+        hash,
+        doubts,
+        ..
     } = match config::load(path) {
         Ok(loaded) => loaded,
         Err(problems) => return refused(problems.to_string()),
@@ -339,6 +326,7 @@ async fn reload(
     }
     *config = loaded;
     log.set_level(config.log.level);
+    warn_of(&doubts);
     warn_of_memory(config);
     // The rules first: whoever is answered by what changes next is judged by them.
     server.reconfigure(settings);
@@ -351,20 +339,22 @@ async fn reload(
     Ok(())
 }
 
+fn warn_of(doubts: &Violations) {
+    for doubt in doubts.iter() {
+        warn!("{doubt}");
+    }
+}
+
 fn warn_of_memory(config: &Config) {
     if let Some(warning) = Budget::of(config).warning() {
         warn!("{warning}");
     }
 }
 
-fn resolve(config: &Config) -> (Rules, Vec<UnknownName>) {
-    Rules::resolve(&config.allow, config.access.root, nix::unistd::geteuid().as_raw())
-}
-
 fn rules(config: &Config) -> Rules {
-    let (rules, unknown) = resolve(config);
-    for name in unknown {
-        warn!("{name}");
+    let (rules, doubts) = Rules::resolve(&config.allow, config.access.root, nix::unistd::geteuid().as_raw());
+    for doubt in doubts {
+        warn!("{doubt}");
     }
     if rules.need_units()
         && let Some(why) = units_unknown_because()

@@ -16,6 +16,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`client`] | the program `msi-token`, which asks the daemon |
+//! | [`check`] | `msi-tokend --check`: judges the files without the daemon |
 //! | [`daemon`] | wiring: configuration, log, socket, broker, ready, signals, drain |
 //! | [`memory`] | how much memory all bounds together allow, and whether the kernel does |
 //! | [`server`] | callers: the accept loop, a connection, bytes to request, token to bytes |
@@ -38,6 +39,7 @@
 
 pub mod access;
 pub mod broker;
+pub mod check;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use msi_tokend::check;
 use msi_tokend::daemon::{self, Arguments, DaemonError};
 
 fn main() -> ExitCode {
@@ -25,7 +26,7 @@ fn run() -> Result<ExitCode, DaemonError> {
         }
     };
     if arguments.check {
-        daemon::check(&arguments.config).map(|()| ExitCode::SUCCESS)
+        check::run(&arguments.config, arguments.strict).map(|()| ExitCode::SUCCESS)
     } else {
         daemon::run(&arguments.config)
     }

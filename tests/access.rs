@@ -97,7 +97,7 @@ fn a_rule_has_a_uid_in_digits_or_as_an_integer_and_no_other_text_is_one() {
         &format!("[[allow]]\nusers = [\"+{ALICE}\"]\n[[allow]]\ngroups = [\"+7001\", \"7_001\", \"0x1b59\"]"),
     );
     assert_eq!(status(&daemon, ALICE, 7001, &[]), 403);
-    daemon.logs(&format!("no user \"+{ALICE}\" on this machine"));
+    daemon.logs(&format!("allow.users names \"+{ALICE}\""));
     daemon.reload(&format!(
         "{}[[allow]]\nusers = [{ALICE}]\n[[allow]]\ngroups = [0x1b59]",
         upstream(&emulator)

@@ -373,7 +373,10 @@ fn explain_reads_drop_ins_warns_of_unknown_names_and_refuses_a_bad_file() {
     let ran = explain(&config, &asked);
     assert_eq!(ran.code, Some(77), "{ran:?}");
     assert!(
-        ran.err.contains("warning:") && ran.err.contains("no user \"no-such-user-here\""),
+        ran.err.contains("warning:")
+            && ran
+                .err
+                .contains("names \"no-such-user-here\", and there is no such user"),
         "{ran:?}"
     );
     fs::create_dir(directory.path().join("conf.d")).unwrap();

@@ -27,6 +27,7 @@ fn the_packaged_file_changes_no_default_and_has_one_rule() {
         "config.toml",
         &fs::read_to_string(repository("config/config.toml")).unwrap(),
     );
+    assert_eq!(loaded.doubts.to_string(), "");
     let [rule] = loaded.config.allow.as_slice() else {
         panic!("{:?}", loaded.config.allow)
     };
@@ -62,6 +63,14 @@ fn the_packaged_file_shows_every_key_with_its_default() {
         .filter(|line| line.ends_with("# default") || line.ends_with("is not set"))
         .collect();
     assert!(not_shown.is_empty(), "{not_shown:#?}");
+    assert!(
+        loaded
+            .doubts
+            .iter()
+            .all(|doubt| doubt.what.contains("/subscriptions/SUB/")),
+        "{}",
+        loaded.doubts
+    );
     let (config, default) = (loaded.config, Config::default());
     assert_eq!(config.upstream, default.upstream);
     assert_eq!(config.cache, default.cache);
@@ -92,7 +101,8 @@ fn the_examples_load() {
         if path.is_dir() {
             continue;
         }
-        load_text(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        let loaded = load_text(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        assert_eq!(loaded.doubts.to_string(), "");
         count += 1;
     }
     assert!(count >= 4, "{count} examples found");
@@ -134,7 +144,12 @@ fn what_the_documents_show_loads() {
             if block.contains("[[file]]") {
                 load_kept(&name, block);
             } else {
-                load_text(&name, block);
+                let doubts = load_text(&name, block).doubts.to_string();
+                // That page asks by URL, as Azure's own tutorial does, and says that it warns.
+                assert!(
+                    doubts.is_empty() || page.ends_with("docs/first-blob.md"),
+                    "{name}: {doubts}"
+                );
             }
             count += 1;
         }

@@ -23,7 +23,7 @@ _msi__tokend() {
 
     case "${cmd}" in
         msi__tokend)
-            opts="-h -V --config --check --help --version"
+            opts="-h -V --config --check --strict --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

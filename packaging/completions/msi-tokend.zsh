@@ -17,6 +17,7 @@ _msi-tokend() {
     _arguments "${_arguments_options[@]}" : \
 '--config=[The configuration file; conf.d/*.toml beside it is read after it]:PATH:_files' \
 '--check[Validate the configuration, print what is in effect and where each value came from, and exit]' \
+'--strict[With --check\: also fail if there is a warning]' \
 '-h[Print help]' \
 '--help[Print help]' \
 '-V[Print version]' \

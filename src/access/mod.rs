@@ -11,11 +11,12 @@ mod peer_groups;
 mod rules;
 mod socket;
 mod subuids;
+mod unit_files;
 mod units;
 
 pub use self::caller::{Caller, units_unknown_because};
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
-pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, UnknownName, gid_of, uid_of};
+pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, gid_of, uid_of};
 pub use self::socket::{SEND_BUFFER, Socket, bound_unread};
 pub use self::units::UnitNames;

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::{Group, User};
 
 use super::caller::Caller;
-use crate::config::{Account, Allow, Origin, RootAccess};
+use super::unit_files;
+use crate::config::{Account, Allow, Origin, RootAccess, Violation};
 use crate::key::{Identity, Key, Resource};
 
 /// What the kernel calls a uid that it cannot map into our user namespace (`docs/protocol.md`, "The kernel and systemd",
@@ -60,31 +62,20 @@ pub enum Grant {
     Rule(Arc<Rule>),
 }
 
-/// A name in a rule that stands for nobody.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownName {
-    /// "user" or "group"
-    pub kind: &'static str,
-    /// As written.
-    pub name: String,
-    /// The rule.
-    pub origin: Origin,
-}
-
 impl Rules {
-    /// Looks the names up. Those that do not exist match nobody and are given back, to be warned of.
-    pub fn resolve(allow: &[Allow], root: RootAccess, own_uid: u32) -> (Self, Vec<UnknownName>) {
-        let mut unknown = Vec::new();
+    /// Looks the names up. Those that match nobody, such as users who do not exist, are given back, to be warned of.
+    pub fn resolve(allow: &[Allow], root: RootAccess, own_uid: u32) -> (Self, Vec<Violation>) {
+        let mut doubts = Vec::new();
         let resolved = allow
             .iter()
-            .map(|allow| Arc::new(Rule::resolve(allow, &mut unknown)))
+            .map(|allow| Arc::new(Rule::resolve(allow, &mut doubts)))
             .collect();
         let rules = Self {
             allow: resolved,
             root,
             own_uid,
         };
-        (rules, unknown)
+        (rules, doubts)
     }
 
     /// The verdict on one request: `None` means no.
@@ -165,17 +156,19 @@ impl Rules {
 }
 
 impl Rule {
-    fn resolve(allow: &Allow, unknown: &mut Vec<UnknownName>) -> Self {
+    fn resolve(allow: &Allow, doubts: &mut Vec<Violation>) -> Self {
+        for unit in allow.units.iter().flatten() {
+            let doubt = unit_files::doubt(Path::new("/"), unit);
+            doubts.extend(doubt.map(|(what, remedy)| Violation::doubt(&allow.origin, "allow.units", what, remedy)));
+        }
         let mut ids = |kind, accounts: &Option<Vec<Account>>, id_of: fn(&Account) -> Option<u32>| {
             accounts.as_ref().map(|accounts| {
                 let found = accounts.iter().filter_map(|account| {
                     let id = id_of(account);
                     if id.is_none() {
-                        unknown.push(UnknownName {
-                            kind,
-                            name: account.to_string(),
-                            origin: allow.origin.clone(),
-                        });
+                        let what = format!("names \"{account}\", and there is no such {kind} on this machine");
+                        let remedy = format!("create the {kind}, or correct the name");
+                        doubts.push(Violation::doubt(&allow.origin, format!("allow.{kind}s"), what, remedy));
                     }
                     id
                 });
@@ -271,18 +264,6 @@ impl fmt::Display for Grant {
             Self::Privileged => f.write_str("privileged"),
             Self::Rule(rule) => rule.origin.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for UnknownName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, name, origin } = self;
-        write!(
-            f,
-            "{}:{}: allow: no {kind} \"{name}\" on this machine: it matches nobody; create it or correct the name",
-            origin.file.display(),
-            origin.line
-        )
     }
 }
 

@@ -43,9 +43,9 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     })?;
     let allow = &config.config.allow;
     let root = config.config.access.root;
-    let (rules, unknown) = Rules::resolve(allow, root, service_user().map_or(0, |user| user.uid.as_raw()));
-    for name in unknown {
-        tell(&format!("warning: {name}"));
+    let (rules, doubts) = Rules::resolve(allow, root, service_user().map_or(0, |user| user.uid.as_raw()));
+    for doubt in doubts {
+        tell(&format!("warning: {doubt}"));
     }
     let groups = if arguments.gid.is_empty() {
         groups_of(arguments.uid)

@@ -1,7 +1,7 @@
 //! Opens the files of a configuration, each once, and judges what was opened: a file that somebody else can write is
 //! somebody else's configuration. Judged on the descriptor that is then read, so nothing can be swapped in between.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,6 +14,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
+use super::doubts;
 use super::violation::{FaultKind, Violation, printable};
 use crate::directory::Directory;
 
@@ -52,9 +53,17 @@ pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Sour
     let drop_ins = main.with_file_name("conf.d");
     match list(&drop_ins) {
         Ok(Some((directory, names))) => {
+            let (names, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_drop_in(name));
             for name in names {
                 let opened = openat(&directory, name.as_os_str(), FLAGS, Mode::empty());
                 take(&drop_ins.join(name), opened.map(File::from).map_err(io::Error::from));
+            }
+            for name in others {
+                let doubt = doubts::of_file_name(&name.to_string_lossy());
+                violations.extend(doubt.map(|doubt| Violation {
+                    class: FaultKind::Doubt,
+                    ..problem(&drop_ins.join(&name), doubt)
+                }));
             }
         }
         Ok(None) => {}
@@ -95,7 +104,13 @@ fn open(path: &Path, more: OFlag) -> io::Result<File> {
         .open(path)
 }
 
-/// The judged directory and the names in it that count; none if there is no such directory.
+/// As a shell's `*.toml` finds them.
+fn is_drop_in(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.ends_with(b".toml") && !name.starts_with(b".")
+}
+
+/// The judged directory and the names in it, in order; none if there is no such directory.
 fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, FileFault> {
     let directory = match open(path, OFlag::O_DIRECTORY) {
         Ok(directory) => directory,
@@ -115,10 +130,7 @@ fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, FileFault> {
     let mut names = Vec::new();
     for entry in entries.iter() {
         let entry = entry.map_err(|errno| unreadable(errno.into()))?;
-        let name = entry.file_name().to_bytes();
-        if name.ends_with(b".toml") && !name.starts_with(b".") {
-            names.push(OsString::from_vec(name.to_vec()));
-        }
+        names.push(OsString::from_vec(entry.file_name().to_bytes().to_vec()));
     }
     names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     Ok(Some((directory, names)))

@@ -107,6 +107,8 @@ pub fn load(path: &Path, is_own_group: impl Fn(Gid) -> bool) -> Result<Vec<KeptF
     let mut files = Vec::new();
     if let Some(source) = files::read_one(path, &mut violations) {
         understand(&source, &is_own_group, &mut files, &mut violations);
+        // The first answer to a request tells what is wrong with a resource or an identity.
+        violations.retain(|violation| violation.class < FaultKind::Doubt);
         if files.is_empty() && violations.is_empty() {
             violations.push(Violation {
                 file: source.path,

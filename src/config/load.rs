@@ -7,6 +7,7 @@ use std::path::Path;
 use hyper::Uri;
 use sha2::{Digest, Sha256};
 
+use super::doubts;
 use super::effective::Printer;
 use super::files::{self, SourceFile};
 use super::read::{Names, Origins, Reader};
@@ -24,6 +25,8 @@ pub struct Loaded {
     pub effective: Effective,
     /// SHA-256 of the files, in hexadecimal digits: whether two processes have read the same.
     pub hash: String,
+    /// To warn of.
+    pub doubts: Violations,
 }
 
 /// Reads `main` and `conf.d/*.toml` beside it, in name order: a later file wins key by key, `[[warm]]` and `[[allow]]`
@@ -72,6 +75,15 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
     if whole {
         check_whole(&config, &draft, &origins, &mut violations);
     }
+    let warm: Vec<_> = draft
+        .warm
+        .iter()
+        .filter_map(|(origin, warm)| Some((origin, key_of(warm)?)))
+        .collect();
+    violations.extend(doubts::of_warm(&warm));
+    let (doubts, violations): (Vec<_>, Vec<_>) = violations
+        .into_iter()
+        .partition(|found| found.class == FaultKind::Doubt);
     if violations.is_empty() {
         let effective = print(&mut draft, &origins);
         let hash = hash(sources);
@@ -79,6 +91,7 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
             config,
             effective,
             hash,
+            doubts: Violations::new(doubts),
         })
     } else {
         Err(Violations::new(violations))

@@ -1,6 +1,7 @@
 //! What the administrator wants: the typed configuration, each value with the place it came from.
 
 mod account;
+mod doubts;
 mod effective;
 mod files;
 #[cfg(any(test, fuzzing))]

@@ -2,6 +2,7 @@
 //! exists is not asked here: that may change while the file does not.
 
 use super::Account;
+use super::doubts;
 use super::read::{Form, Node, ReadFault};
 use super::values::{quoted, text, whole_number};
 use crate::key::{Identity, InvalidKey, Resource};
@@ -109,6 +110,11 @@ impl Form<Resource> for Audience {
         Resource::new(text(node)?).map_err(|error| ReadFault::bad(node, error.to_string()))
     }
 
+    fn doubts(&self, _key: &str, node: &Node<'_>, value: &Resource) -> Vec<ReadFault> {
+        let doubt = doubts::of_resource(value.as_str());
+        doubt.map(|doubt| ReadFault::doubt(node, doubt)).into_iter().collect()
+    }
+
     fn show(&self, value: &Resource) -> Option<String> {
         Some(quoted(value.as_str()))
     }
@@ -121,6 +127,11 @@ impl Form<Resource> for Audience {
 impl Form<Identity> for Selector {
     fn read(&self, node: &Node<'_>) -> Result<Identity, Vec<ReadFault>> {
         (self.0)(text(node)?).map_err(|error| ReadFault::bad(node, error.to_string()))
+    }
+
+    fn doubts(&self, key: &str, node: &Node<'_>, value: &Identity) -> Vec<ReadFault> {
+        let doubt = text(node).ok().and_then(|text| doubts::of_identity(key, text, value));
+        doubt.map(|doubt| ReadFault::doubt(node, doubt)).into_iter().collect()
     }
 
     fn show(&self, value: &Identity) -> Option<String> {

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Origin;
+use super::doubts::Doubt;
 use super::files::SourceFile;
 use super::violation::{FaultKind, Violation};
 
@@ -17,6 +18,10 @@ pub(super) type Node<'i> = Spanned<DeValue<'i>>;
 pub(super) trait Form<T> {
     /// All that is wrong with `node`, if anything is.
     fn read(&self, node: &Node<'_>) -> Result<T, Vec<ReadFault>>;
+    /// What is rarely meant about a value that can be read; `key` is where it stands.
+    fn doubts(&self, _key: &str, _node: &Node<'_>, _value: &T) -> Vec<ReadFault> {
+        Vec::new()
+    }
     /// As TOML; `None` where the value means "not set".
     fn show(&self, value: &T) -> Option<String>;
     /// A good value as TOML, for remedies.
@@ -53,6 +58,16 @@ impl ReadFault {
             what: what.into(),
             remedy: None,
         }]
+    }
+
+    /// A value that will do and is rarely meant.
+    pub(super) fn doubt(node: &Node<'_>, (what, remedy): Doubt) -> Self {
+        Self {
+            class: FaultKind::Doubt,
+            at: node.span().start,
+            what,
+            remedy: Some(remedy),
+        }
     }
 
     /// As [`ReadFault::bad`], with something better to say than an example.
@@ -333,23 +348,24 @@ impl Visit for Table<'_, '_, '_> {
             return;
         };
         self.given.push(key);
-        match form.read(&node) {
+        let faults = match form.read(&node) {
             Ok(value) => {
+                let doubts = form.doubts(key, &node, &value);
                 *place = value;
                 if let Some(origins) = &mut self.origins {
                     origins.insert((self.section, key), self.reader.origin(name.span().start));
                 }
+                doubts
             }
-            Err(faults) => {
-                for fault in faults {
-                    let remedy = fault
-                        .remedy
-                        .unwrap_or_else(|| format!("write for example {key} = {}", form.example()));
-                    let path = Some(format!("{}.{key}", self.section));
-                    self.reader
-                        .report(fault.class, Some(fault.at), path, fault.what, remedy);
-                }
-            }
+            Err(faults) => faults,
+        };
+        for fault in faults {
+            let remedy = fault
+                .remedy
+                .unwrap_or_else(|| format!("write for example {key} = {}", form.example()));
+            let path = Some(format!("{}.{key}", self.section));
+            self.reader
+                .report(fault.class, Some(fault.at), path, fault.what, remedy);
         }
     }
 }

@@ -340,6 +340,11 @@ impl<T, F: Form<T>> Form<Option<T>> for Optional<F> {
         self.0.read(node).map(Some)
     }
 
+    fn doubts(&self, key: &str, node: &Node<'_>, value: &Option<T>) -> Vec<ReadFault> {
+        let doubts = value.as_ref().map(|value| self.0.doubts(key, node, value));
+        doubts.unwrap_or_default()
+    }
+
     fn show(&self, value: &Option<T>) -> Option<String> {
         value.as_ref().and_then(|value| self.0.show(value))
     }
@@ -369,6 +374,13 @@ impl<T, F: Form<T>> Form<Vec<T>> for List<F> {
             }
         }
         if faults.is_empty() { Ok(values) } else { Err(faults) }
+    }
+
+    fn doubts(&self, key: &str, node: &Node<'_>, value: &Vec<T>) -> Vec<ReadFault> {
+        let items = node.get_ref().as_array().into_iter().flatten().zip(value);
+        items
+            .flat_map(|(item, value)| self.0.doubts(key, item, value))
+            .collect()
     }
 
     fn show(&self, value: &Vec<T>) -> Option<String> {

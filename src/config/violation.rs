@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Origin;
 
-/// One violation.
+/// One violation, or one doubt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The file, or the directory `conf.d`.
@@ -33,9 +33,11 @@ pub(super) enum FaultKind {
     Type,
     /// An unknown key, a value out of range, a contradiction.
     Value,
+    /// No fault: what is allowed and rarely meant.
+    Doubt,
 }
 
-/// All violations, one line each: by file in the order of reading, then by class, then by line. Never empty.
+/// All violations or doubts, one line each: by file in the order of reading, then by class, then by line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violations(Vec<Violation>);
 
@@ -60,6 +62,14 @@ impl Violation {
             what: what.into(),
             remedy: remedy.into(),
             class: FaultKind::Value,
+        }
+    }
+
+    /// Something in a table that is allowed and rarely meant.
+    pub fn doubt(origin: &Origin, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            class: FaultKind::Doubt,
+            ..Self::at(origin, key, what, remedy)
         }
     }
 }

@@ -39,6 +39,7 @@ def test_install(machine, built):
     assert active(machine) and active(machine, "msi-tokend.socket")
     enabled = machine.try_("systemctl", "is-enabled", "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket")
     assert enabled.stdout.split() == ["enabled", "enabled", "disabled"], enabled
+    machine.run("msi-tokend", "--check", "--strict")
     assert get(machine, "member").returncode == 77
     machine.run("usermod", "--append", "--groups", "msi-tokend", "member")
     assert get(machine, "member").returncode == 0
