@@ -2,8 +2,9 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// For the log, the sockets that listen, a reload's files, and what libraries need.
-const OWN: u64 = 64;
+/// For the log, the sockets that listen, monitoring agents, connections that are on their way out, a reload's files, and what
+/// libraries need.
+const OWN: u64 = 128;
 
 /// Raises the soft limit as far as `connections` and `fetches` at once need it and the hard one allows. Returns how many
 /// connections there is room for: with more of them there would be no descriptor left to ask the upstream with, and one

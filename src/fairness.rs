@@ -13,6 +13,12 @@ pub fn heavier_than(most: usize, weights: impl Iterator<Item = (u32, usize)>) ->
     heavy.into_iter().map(|(_, uid)| uid).collect()
 }
 
+/// Of all seats, callers for whom none is kept take at most so many: an eighth is for root, the daemon's user and callers
+/// that a rule is for.
+pub fn seats_for_all(all: usize) -> usize {
+    all - all / 8
+}
+
 /// Of all fetch slots, one uid's misses take at most so many: all but the last.
 pub fn slots_of_one(all: usize) -> usize {
     all.saturating_sub(1).max(1)

@@ -15,8 +15,8 @@ use crate::observe::log;
 use crate::server;
 use crate::upstream;
 
-/// Measured: 2 MB with 40 tokens. On top come what the audit remembers, some 1.5 MB, and what the allocator keeps.
-const PROGRAM: usize = 5_000_000;
+/// Measured: 2 MB with 40 tokens. On top come what the audit remembers, some 2 MB, and what the allocator keeps.
+const PROGRAM: usize = 5_500_000;
 /// A resource, an identity and client capabilities, each at its longest.
 const KEY: usize = MAX_RESOURCE + 2 * MAX_IDENTITY;
 /// A key in the cache or in the document that systemd holds: beside its names its times and its last failure.
@@ -61,7 +61,7 @@ struct Limit {
 impl Budget {
     /// With every listener switched on, since the units can do that without touching the configuration.
     pub fn of(config: &Config) -> Self {
-        let connections = config.limits.max_connections + server::MONITORS.total;
+        let connections = config.limits.max_connections + server::MONITORS.total + 2 * server::BEYOND;
         let kernel = SOCKET + FULL * (SEND_BUFFER + RECEIVE_BUFFER);
         let connection = kernel + server::MAX_HEAD + server::MAX_KEPT_TARGET + KEY + TASK + ERROR;
         let (keys, tokens) = (config.cache.max_tokens, config.cache.max_bytes);

@@ -204,24 +204,79 @@ fn who_hangs_up_has_his_place_again_at_once() {
     });
 }
 
+/// A stranger has all that are for everybody; others still get in, and the stranger pays with what was idle for longest.
 #[test]
-fn beyond_the_bound_for_all_a_caller_waits_and_is_not_refused() {
-    let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "[limits]\nmax_connections = 2");
-    let mut held = [seated(&daemon), seated(&daemon)];
-    let mut waiting = daemon.connect();
-    waiting.write_all(LIVE.as_bytes()).unwrap();
-    waiting.set_nonblocking(true).unwrap();
-    for _ in 0..5 {
-        assert!(ask(&mut held[0], LIVE).contains(" 200 "));
-        assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+fn when_all_connections_are_taken_the_heaviest_user_pays() {
+    if !are_to_be_had("when_all_connections_are_taken_the_heaviest_user_pays") {
+        return;
     }
-    waiting.set_nonblocking(false).unwrap();
-    let [_, second] = held;
-    drop(second);
-    let mut buffer = [0; 12];
-    waiting.read_exact(&mut buffer).unwrap();
-    assert_eq!(&buffer, b"HTTP/1.1 200");
+    let emulator = Emulator::start(&[]);
+    let config = format!(
+        "[limits]\nmax_connections = 16\nmax_connections_per_uid = 16\nheader_timeout = \"10m\"\n[[allow]]\nusers = [{BOB}]"
+    );
+    let daemon = Daemon::start(&emulator, &config);
+    let seats = |uid, count| {
+        as_user(uid, 7000, &[], || {
+            (0..count).map(|_| seated(&daemon)).collect::<Vec<_>>()
+        })
+    };
+    let mut crowd = seats(ALICE, 14);
+    let refused = as_user(ALICE, 7000, &[], || daemon.get("/live"));
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    assert!(refused.body.contains("limits.max_connections "), "{}", refused.body);
+    assert!(ask(&mut crowd[0], LIVE).contains(" 200 "), "it was idle for longest");
+    let mut bobs = seats(BOB, 4);
+    for gone in [1, 2] {
+        assert_eq!(
+            rest(&mut crowd[gone]),
+            "",
+            "two were kept for him, and two are the stranger's"
+        );
+    }
+    assert!(ask(&mut crowd[3], LIVE).contains(" 200 "));
+    let other_stranger = as_user(ALICE + 5, 7000, &[], || daemon.get("/live").status);
+    assert_eq!(other_stranger, 200);
+    assert_eq!(rest(&mut crowd[4]), "");
+    assert_eq!(daemon.token(STORAGE).status, 200, "root");
+    for stream in &mut bobs {
+        assert!(ask(stream, LIVE).contains(" 200 "), "nobody took one of his");
+    }
+    let full = "msi_tokend_connections_rejected_total{reason=\"full\"} 1\n";
+    assert!(daemon.get("/metrics").body.contains(full));
+}
+
+#[test]
+fn a_caller_that_waits_makes_room_where_nothing_is_idle_and_is_told() {
+    if !are_to_be_had("a_caller_that_waits_makes_room_where_nothing_is_idle_and_is_told") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let config = format!("[limits]\nmax_connections = 4\ncaller_wait = \"10m\"\n[[allow]]\nusers = [{ALICE}, {BOB}]");
+    let daemon = Daemon::start(&emulator, &config);
+    emulator.script("[[fault]]\ntimes = 0\nstatus = 410\n");
+    let target = format!("/oauth2/token?resource={STORAGE}");
+    let asks = request("GET", &target, &["Metadata: true"], "");
+    let mut waiting = as_user(ALICE, 7000, &[], || {
+        (0..4).map(|_| daemon.connect()).collect::<Vec<_>>()
+    });
+    for stream in &mut waiting {
+        stream.write_all(asks.as_bytes()).unwrap();
+    }
+    eventually("all four are taken", || {
+        as_user(ALICE, 7000, &[], || daemon.get("/live").status) == 429
+    });
+    assert_eq!(as_user(BOB, 7000, &[], || daemon.get("/live").status), 200);
+    let told = exchange(waiting.remove(0), "");
+    assert_eq!((told.status, told.header("connection")), (429, Some("close")));
+    assert_eq!(told.json()["class"], "full");
+    for stream in &mut waiting {
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(
+            stream.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::WouldBlock,
+            "they wait on"
+        );
+    }
 }
 
 #[test]
@@ -355,7 +410,7 @@ fn endless_keys_take_no_more_room_than_the_bound() {
 fn with_few_descriptors_fewer_callers_are_let_in_and_the_upstream_is_still_asked() {
     let emulator = Emulator::start(&[]);
     let few = How {
-        shell: Some("ulimit -n 80"),
+        shell: Some("ulimit -n 144"),
         ..How::default()
     };
     let daemon = Daemon::start_how(&emulator, "", few);
@@ -363,17 +418,16 @@ fn with_few_descriptors_fewer_callers_are_let_in_and_the_upstream_is_still_asked
     let mut callers: Vec<UnixStream> = (0..50).map(|_| daemon.connect()).collect();
     // The connections of one user, all open: a new token can still be had by who has one of them.
     assert!(ask(&mut callers[0], &format!("{HEAD}Metadata: true\r\n\r\n")).contains(" 200 "));
-    assert!(ask(&mut callers[11], LIVE).contains(" 200 "));
-    for stream in &mut callers[12..] {
-        stream.write_all(LIVE.as_bytes()).unwrap();
-    }
-    let (in_, waiting) = callers.split_at_mut(12);
-    for (leaving, next) in in_.iter().zip(waiting) {
-        leaving.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(ask(&mut callers[9], LIVE).contains(" 200 "));
+    // Two of those who came together have the last places. Nobody has more than this user, so the others are not let in.
+    let served = callers[10..].iter_mut().filter(|stream| {
+        _ = (&**stream).write_all(LIVE.as_bytes());
         let mut buffer = [0; 12];
-        next.read_exact(&mut buffer).unwrap();
-        assert_eq!(&buffer, b"HTTP/1.1 200");
-    }
+        (&**stream).read_exact(&mut buffer).is_ok() && buffer.ends_with(b"200")
+    });
+    assert_eq!(served.count(), 2);
+    callers.truncate(10);
+    assert!(ask(&mut seated(&daemon), LIVE).contains(" 200 "));
     assert!(
         !daemon.log().contains("no connection can be accepted"),
         "{}",

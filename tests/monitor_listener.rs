@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
+#[path = "common/users.rs"]
+mod users;
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use common::{Daemon, Emulator, Reply, STORAGE, eventually, exchange, request};
+use users::{ALICE, BOB, are_to_be_had, as_user};
 
 /// Where the daemon says that it listens.
 fn address(daemon: &Daemon) -> String {
@@ -76,6 +80,39 @@ fn monitoring_gets_in_when_callers_have_taken_all_connections() {
     assert!(get(&address, "/metrics").body.contains("msi_tokend_connections 3\n"));
     drop(crowd);
     eventually("it is well again", || get(&address, "/ready").json()["state"] == "ok");
+}
+
+/// Each takes all that it may have.
+#[test]
+fn two_users_do_not_shut_monitoring_out() {
+    if !are_to_be_had("two_users_do_not_shut_monitoring_out") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(
+        &emulator,
+        "[listen]\nmonitor = \"127.0.0.1:0\"\n[limits]\nheader_timeout = \"10m\"\n",
+    );
+    let address = address(&daemon);
+    let live = |stream: &mut TcpStream| {
+        let asked = stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut answer = [0; 12];
+        asked.is_ok() && stream.read_exact(&mut answer).is_ok() && answer.ends_with(b"200")
+    };
+    let crowd = [ALICE, BOB].map(|uid| {
+        as_user(uid, 7000, &[], || {
+            let mut held: Vec<_> = (0..8).map(|_| TcpStream::connect(&address).unwrap()).collect();
+            let served = held.iter_mut().map(live).filter(|served| *served).count();
+            (held, served)
+        })
+    });
+    let served: usize = crowd.iter().map(|(_, served)| served).sum();
+    assert!(served >= 14, "all but those that are kept for root: {served}");
+    for round in 0..10 {
+        let agent = as_user(ALICE + 5, 7000, &[], || get(&address, "/metrics").status);
+        assert_eq!((agent, get(&address, "/live").status), (200, 200), "round {round}");
+    }
+    drop(crowd);
 }
 
 #[test]

@@ -137,6 +137,12 @@ impl Rules {
             .collect()
     }
 
+    /// Whether a seat is kept for the caller where connections are full: for root, for the daemon's user, and for whomever a
+    /// rule is for.
+    pub fn keep_a_seat_for(&self, caller: &Caller) -> bool {
+        self.is_administrator(caller.uid) || self.allow.iter().any(|rule| rule.is_for(caller))
+    }
+
     /// Whether any rule asks for the caller's unit.
     pub fn need_units(&self) -> bool {
         self.allow.iter().any(|rule| rule.units.is_some())

@@ -137,6 +137,8 @@ labels! {
     Rejection {
         /// Its uid has its share of them.
         PerUid = "per_uid",
+        /// All are taken, and nobody has more than it.
+        Full = "full",
         /// The kernel does not say whose it is.
         UnknownCaller = "unknown_caller",
     }

@@ -18,6 +18,7 @@ use tokio_util::either::Either;
 use tracing::debug;
 
 use super::admission::ListenerKind;
+use super::guest::Guest;
 use super::handle::handle;
 use super::last_request::LastRequest;
 use super::problem::Problem;
@@ -37,7 +38,8 @@ use crate::observe::labels::Rejection;
 pub const MAX_HEAD: usize = 16 * 1024;
 /// A connection that is refused has this long to send its request and to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// When the daemon stops, a connection has this long to bring a request that its caller has sent already.
+/// When the daemon stops, or another needs its seat, a connection has this long to bring a request that its caller has sent
+/// already.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
@@ -49,26 +51,28 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
             return debug!(%error, "connection refused: the kernel does not say whose it is");
         }
     };
-    let uid = caller.counts_as;
-    let seat = seats.take(uid);
+    let uid = caller.uid;
+    let guest = Arc::new(Guest::new(caller, server.stopping.child_token(), server.next_request()));
+    let seat = seats.take_free(&guest);
     let session = Session {
-        caller,
+        guest,
         listener: Arc::clone(listener),
         last_request: LastRequest::default(),
         answered: AtomicBool::new(false),
-        end: server.stopping.child_token(),
     };
     let (shared, seats) = (Arc::clone(server), Arc::clone(seats));
     server.connections.spawn(async move {
-        let seat = if seat.is_some() {
-            seat
+        let seat = if let Some(seat) = seat {
+            Ok(seat)
         } else {
             // Its caller may have hung up another one before, which has had no turn since.
             tokio::task::yield_now().await;
-            seats.take(uid)
+            let settings = shared.settings();
+            seats.take(&session.guest, |caller| settings.rules.keep_a_seat_for(caller))
         };
-        let Some(seat) = seat else {
-            return turn_away(&shared, stream, uid, &seats).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(reason) => return turn_away(&shared, stream, reason, uid, &seats).await,
         };
         let unix = match &stream {
             Either::Left(socket) => Some(socket.clone()),
@@ -92,9 +96,13 @@ fn cannot_wait(uid: u32, error: &io::Error) {
 
 /// Answers the first request with a 429 and closes. A connection closed before its request was read would look broken to
 /// the caller.
-async fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
-    server.metrics.rejected.inc(Rejection::PerUid);
-    debug!(uid, "connection refused: this uid has its share of them");
+async fn turn_away(server: &Server, stream: Stream, reason: Rejection, uid: u32, seats: &Seats) {
+    server.metrics.rejected.inc(reason);
+    debug!(
+        uid,
+        reason = reason.name(),
+        "connection refused: there is no seat for it"
+    );
     let Some(_place) = seats.refusal_place() else { return };
     if let Either::Left(socket) = &stream
         && let Err(error) = socket.register()
@@ -102,7 +110,10 @@ async fn turn_away(server: &Server, stream: Stream, uid: u32, seats: &Seats) {
         return cannot_wait(uid, &error);
     }
     let service = service_fn(|request: Request<Incoming>| {
-        let problem = Problem::too_many_connections(uid);
+        let problem = match reason {
+            Rejection::Full => Problem::all_connections_taken(uid),
+            Rejection::PerUid | Rejection::UnknownCaller => Problem::too_many_connections(uid),
+        };
         let response = response::problem(Protocol::of(Route::at(request.uri().path())), &problem);
         async move { Ok::<_, Infallible>(response) }
     });
@@ -125,20 +136,25 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
             session.begin_turn();
             connection.as_mut().poll(cx)
         }) => end,
-        () = session.end.cancelled() => {
-            if !server.stopping.is_cancelled() {
-                return debug!(uid = session.caller.uid, "connection cut off: it did not read a document that must make room for newer ones");
+        () = session.guest.end.cancelled() => {
+            let goes_on = server.stopping.is_cancelled();
+            if !goes_on && !session.guest.makes_room() {
+                return debug!(uid = session.guest.caller.uid, "connection cut off: it did not read a document that must make room for newer ones");
             }
-            if let Ok(end) = tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await {
-                end
-            } else {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            match tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await {
+                Ok(end) => end,
+                Err(_) if goes_on => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+                Err(_) => {
+                    return debug!(uid = session.guest.caller.uid, "connection closed: it made room for another user's");
+                }
             }
         }
     };
     if let Err(error) = end {
-        debug!(uid = session.caller.uid, %error, "connection ended early");
+        debug!(uid = session.guest.caller.uid, %error, "connection ended early");
     }
 }
 

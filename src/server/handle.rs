@@ -15,6 +15,7 @@ use super::admin;
 use super::admission::{ListenerKind, admit};
 use super::documents::{Moment, Subject};
 use super::form::read_form;
+use super::guest::Guest;
 use super::last_request::{Allowed, Last};
 use super::passthrough;
 use super::problem::Problem;
@@ -49,6 +50,7 @@ type Later<'s> = Pin<Box<dyn Future<Output = (Ended, Duration)> + Send + 's>>;
 /// From one request to its answer. hyper answers many requests that came together before it lets another connection have
 /// its turn; here each waits for a turn of its own.
 pub fn handle<'s>(server: &'s Server, session: &'s Session, request: Request<Incoming>) -> Handling<'s> {
+    session.guest.use_at(server.next_request());
     if session.takes_answer() {
         return answer(server, session, request);
     }
@@ -67,11 +69,11 @@ fn answer<'s>(server: &'s Server, session: &'s Session, request: Request<Incomin
     let mut metrics = RequestMetrics::start(&server.metrics, route);
     let progress = begin(server, session, route, request);
     match progress.unwrap_or_else(|problem| Progress::Ended(Err(problem))) {
-        Progress::Ended(ended) => Either::Left(ready(Ok(finish(server, protocol, ended, metrics)))),
+        Progress::Ended(ended) => Either::Left(ready(Ok(finish(server, session, protocol, ended, metrics)))),
         Progress::Waits(rest) => Either::Right(Box::pin(async move {
             let (ended, waited) = rest.await;
             metrics.waited(waited);
-            Ok(finish(server, protocol, ended, metrics))
+            Ok(finish(server, session, protocol, ended, metrics))
         })),
     }
 }
@@ -91,7 +93,7 @@ fn begin<'s>(
         )))),
         Route::Token(protocol) => get_token(server, session, protocol, &request),
         Route::Reload => Ok(Progress::Waits(Box::pin(async {
-            (reload(server, &session.caller).await, Duration::ZERO)
+            (reload(server, &session.guest.caller).await, Duration::ZERO)
         }))),
         Route::Metadata => Ok(Progress::Waits(Box::pin(async {
             let passed = passthrough::pass(server, session, request).await;
@@ -104,7 +106,7 @@ fn begin<'s>(
 
 /// The daemon's own requests are not led here, but for the one that finds out whether the lock is there.
 fn check_loop(server: &Server, session: &Session, request: &Request<Incoming>) -> Result<(), Problem> {
-    if session.caller.uid != server.own_uid {
+    if session.guest.caller.uid != server.own_uid {
         Ok(())
     } else if request.uri().path() == passthrough::PROBE {
         Err(Problem::loop_detected())
@@ -116,6 +118,7 @@ fn check_loop(server: &Server, session: &Session, request: &Request<Incoming>) -
 
 fn finish(
     server: &Server,
+    session: &Session,
     protocol: Protocol,
     ended: Ended,
     mut metrics: RequestMetrics<'_>,
@@ -130,7 +133,7 @@ fn finish(
             response::problem(protocol, &problem)
         }
     };
-    if server.is_stopping() {
+    if server.is_stopping() || session.guest.makes_room() {
         response::close(&mut response);
     }
     response
@@ -143,14 +146,13 @@ fn get_token<'s>(
     protocol: Protocol,
     request: &Request<Incoming>,
 ) -> Result<Progress<'s>, Problem> {
-    let last_request = &session.last_request;
     let uri = request.uri();
-    let mut last = if let Some(last) = last_request.find(protocol, uri, &server.settings.read()) {
+    let mut last = if let Some(last) = session.last_request.find(protocol, uri, &server.settings.read()) {
         last
     } else {
         let asked = TokenRequest::parse(protocol, uri.query(), None)?;
         let allowed = authorize(server, session, asked)?;
-        last_request.keep(protocol, uri, allowed)
+        session.last_request.keep(protocol, uri, allowed)
     };
     let Last { allowed, rendered, .. } = &mut *last;
     Ok(ask(server, session, protocol, allowed, rendered))
@@ -179,7 +181,7 @@ async fn post_token(
 
 /// Before anything is looked up. From here on a request that named no identity names the one that a rule gives it.
 fn authorize(server: &Server, session: &Session, mut asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
-    if let Some((identity, _)) = server.settings().rules.default_for(&session.caller, &asked.key) {
+    if let Some((identity, _)) = server.settings().rules.default_for(&session.guest.caller, &asked.key) {
         asked.key.identity = identity.clone();
     }
     judge(server, session, asked)
@@ -187,7 +189,7 @@ fn authorize(server: &Server, session: &Session, mut asked: TokenRequest) -> Res
 
 /// By the rules in force at this moment. The lock denies nobody anything while it observes.
 fn judge(server: &Server, session: &Session, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
-    let caller = &session.caller;
+    let caller = &session.guest.caller;
     let by = server.settings();
     let observed = matches!(*session.listener, ListenerKind::Lock) && by.lock.mode == LockMode::Observe;
     let grant = by.rules.judge(caller, &asked.key);
@@ -216,7 +218,8 @@ fn ask<'s>(
     allowed: &Arc<Allowed>,
     rendered: &mut Rendered,
 ) -> Progress<'s> {
-    let caller = &session.caller;
+    let guest = &session.guest;
+    let caller = &guest.caller;
     let ask = Ask {
         key: &allowed.asked.key,
         uid: caller.counts_as,
@@ -230,7 +233,16 @@ fn ask<'s>(
         Asked::Waits(waiting) => {
             let allowed = Arc::clone(allowed);
             Progress::Waits(Box::pin(async move {
-                let (answer, waited) = waiting.answer().await;
+                guest.set_waits(true);
+                let waited = tokio::select! {
+                    biased;
+                    answer = waiting.answer() => Some(answer),
+                    () = guest.room_is_wanted() => None,
+                };
+                guest.set_waits(false);
+                let Some((answer, waited)) = waited else {
+                    return (Err(Problem::all_connections_taken(caller.uid)), Duration::ZERO);
+                };
                 let response = authorize_again(server, session, allowed)
                     .and_then(|allowed| respond(server, caller, protocol, &allowed, answer, &mut Rendered::default()));
                 (response.map(|response| (response, Outcome::Miss)), waited)
@@ -259,7 +271,7 @@ fn respond(
 /// What is asked by people and monitoring agents. Whoever administers the daemon sees what he has just done; all others
 /// share what was rendered within the second.
 fn document(server: &Server, route: Route, session: &Session) -> Response<ResponseBody> {
-    let Session { caller, end, .. } = session;
+    let Guest { caller, end, .. } = &*session.guest;
     let settings = server.settings();
     let subject = match route {
         Route::Ready => Subject::Ready,

@@ -8,6 +8,7 @@ mod documents;
 mod form;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod guest;
 mod handle;
 mod last_request;
 mod passthrough;
@@ -28,6 +29,6 @@ pub use self::connection::MAX_HEAD;
 pub use self::documents::MAX_BYTES as MAX_DOCUMENTS;
 pub use self::last_request::MAX_KEPT_TARGET;
 pub use self::passthrough::{KERNEL_BUFFER, READ_BUFFER};
-pub use self::seats::Bounds;
+pub use self::seats::{BEYOND, Bounds};
 pub use self::shared::{MONITORS, ReloadRequest, Server, Settings};
 pub use self::slots::SLOTS;

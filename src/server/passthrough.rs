@@ -84,9 +84,9 @@ pub async fn pass(
         counted(PassedThrough::Refused);
         return Err(problem);
     }
-    let Some(slot) = server.slots.take(session.caller.uid) else {
+    let Some(slot) = server.slots.take(session.guest.caller.counts_as) else {
         counted(PassedThrough::Full);
-        return Err(Problem::too_many_passed_through(session.caller.uid));
+        return Err(Problem::too_many_passed_through(session.guest.caller.uid));
     };
     let request = rebuilt(request, settings.header_timeout);
     let answer = request_answer(request, settings.connect_timeout).await;

@@ -182,6 +182,19 @@ impl Problem {
         .closing()
     }
 
+    /// 429 in place of a connection, or of a wait, where all connections are taken.
+    pub fn all_connections_taken(uid: u32) -> Self {
+        let description = format!(
+            "All connections that limits.max_connections allows are taken, and uid {uid} has no fewer of them than others: \
+             close some, or keep one alive for many requests."
+        );
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", description)
+        }
+        .closing()
+    }
+
     /// 403 for a path under `/metadata/` where the listener serves nothing. Nobody is refused anything by it, so it counts
     /// as a request that makes no sense.
     pub fn not_served() -> Self {

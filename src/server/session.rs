@@ -3,24 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio_util::sync::CancellationToken;
-
 use super::admission::ListenerKind;
+use super::guest::Guest;
 use super::last_request::LastRequest;
-use crate::access::Caller;
 
 /// One caller's connection.
 pub struct Session {
-    /// As the kernel had it when the connection was accepted.
-    pub caller: Caller,
+    /// Whose it is.
+    pub guest: Arc<Guest>,
     /// Where it came in.
     pub listener: Arc<ListenerKind>,
     /// What it asked before.
     pub last_request: LastRequest,
     /// Whether it was answered since it was last its turn.
     pub answered: AtomicBool,
-    /// Ends this connection alone, or with all others at the daemon's end.
-    pub end: CancellationToken,
 }
 
 impl Session {

@@ -1,6 +1,7 @@
 //! What every connection shares.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -31,7 +32,7 @@ pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 pub struct Settings {
     /// Who may have what; a connection goes by the new ones from its next request on.
     pub rules: Rules,
-    /// Of connections; nobody is thrown out.
+    /// Of connections; lower ones throw nobody out.
     pub bounds: Bounds,
     /// For a request's head, its form, and the reading of its answer.
     pub header_timeout: Duration,
@@ -63,6 +64,8 @@ pub struct Server {
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     /// Of each accept loop.
     pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
+    /// Requests so far.
+    requests: AtomicU64,
     pub(super) stopping: CancellationToken,
     pub(super) connections: TaskTracker,
 }
@@ -90,6 +93,7 @@ impl Server {
             settings: RwLock::new(Arc::new(settings)),
             machine,
             reloads,
+            requests: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             connections: TaskTracker::new(),
         })
@@ -137,6 +141,11 @@ impl Server {
     /// Whether [`Server::stop`] was called; `stopping` would say so too, but under a lock.
     pub(super) fn is_stopping(&self) -> bool {
         self.connections.is_closed()
+    }
+
+    /// Counts a request; a clock that is cheaper than the system's.
+    pub(super) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Those in effect at this moment.

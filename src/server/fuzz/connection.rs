@@ -26,6 +26,7 @@ use crate::listen::Secret;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::ConfigurationStatus;
 use crate::server::connection::serve;
+use crate::server::guest::Guest;
 use crate::server::last_request::LastRequest;
 use crate::server::session::Session;
 use crate::server::{Bounds, ListenerKind, Server, Settings};
@@ -105,11 +106,14 @@ fn session(uid: u32, is_sdk: bool) -> Session {
         ListenerKind::Unix
     };
     Session {
-        caller: Caller::described(uid, Vec::new(), None),
+        guest: Arc::new(Guest::new(
+            Caller::described(uid, Vec::new(), None),
+            CancellationToken::new(),
+            0,
+        )),
         listener: Arc::new(listener),
         last_request: LastRequest::default(),
         answered: AtomicBool::new(false),
-        end: CancellationToken::new(),
     }
 }
 
