@@ -196,6 +196,7 @@ fn a_request_that_may_be_somebody_elses_idea_is_refused_before_anything_is_asked
     let (host, secret, metadata) = (format!("Host: {}", sdk.address), sdk.secret(), "Metadata: true");
     let app = format!("/msi/token?api-version=2019-08-01&resource={STORAGE}");
     let evil = format!("Host: evil.example:{port}");
+    let signed = format!("Host: 127.0.0.1:+{port}");
     let other = if port == "80" {
         "Host: 127.0.0.1:81"
     } else {
@@ -220,8 +221,7 @@ fn a_request_that_may_be_somebody_elses_idea_is_refused_before_anything_is_asked
         (403, &imds(STORAGE), &[&host, metadata, "Origin: http://evil.example"]),
         (403, &imds(STORAGE), &[&host, metadata, "Origin: null"]),
         (403, &app, &[&host, &secret, "Origin: http://127.0.0.1"]),
-        (400, &imds(STORAGE), &[&host, metadata, "X-Forwarded-For: 127.0.0.1"]),
-        (400, &app, &[&host, &secret, "x-forwarded-for: 10.0.0.1"]),
+        (403, &imds(STORAGE), &[&signed, metadata]),
         (400, &whole, &[&host, metadata]),
     ];
     for (status, target, headers) in cases {
@@ -236,6 +236,46 @@ fn a_request_that_may_be_somebody_elses_idea_is_refused_before_anything_is_asked
     assert_eq!(emulator.count(), 0);
     let localhost = format!("Host: localhost:{port}");
     assert_eq!(sdk.raw("GET", &imds(STORAGE), &[&localhost, metadata], "").status, 200);
+}
+
+#[test]
+fn what_a_proxy_forwarded_gets_no_token_on_any_route() {
+    let emulator = Emulator::start(&[]);
+    let daemon = Daemon::start(&emulator, SDK);
+    let sdk = Environment::of(&daemon);
+    let secret = sdk.secret();
+    let routes = [
+        (
+            format!("/msi/token?api-version=2019-08-01&resource={STORAGE}"),
+            &*secret,
+        ),
+        (format!("/oauth2/token?resource={STORAGE}"), "Metadata: true"),
+        (imds(STORAGE), "Metadata: true"),
+    ];
+    for added in [
+        "X-Forwarded-For: 127.0.0.1",
+        "forwarded: for=_x",
+        "VIA: 1.1 p",
+        "x-real-ip: ::1",
+        "Via:",
+    ] {
+        for (target, proof) in &routes {
+            let over_tcp = sdk.ask("GET", target, &[proof, added], "");
+            let over_socket = daemon.send("GET", target, &[proof, added], "");
+            assert_eq!((over_tcp.status, over_socket.status), (403, 400), "{target} {added}");
+            assert!(over_tcp.body.contains("proxy"), "{over_tcp:?}");
+        }
+        assert_eq!(daemon.send("GET", "/live", &[added], "").status, 200, "no token route");
+    }
+    let metrics = daemon.get("/metrics").body;
+    assert!(
+        metrics.contains("msi_tokend_denied_total{reason=\"forwarded\"} 15\n"),
+        "{metrics}"
+    );
+    assert_eq!(emulator.count(), 0);
+    for (target, proof) in &routes {
+        assert_eq!(sdk.ask("GET", target, &[proof], "").status, 200, "{target}");
+    }
 }
 
 #[test]

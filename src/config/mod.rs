@@ -28,7 +28,7 @@ use hyper::Uri;
 pub use self::account::Account;
 pub use self::effective::Effective;
 pub use self::load::{Loaded, load, reaches};
-pub use self::numbers::duration;
+pub use self::numbers::{digits, duration};
 pub use self::violation::{Violation, Violations};
 use crate::key::{Identity, Key, Resource};
 

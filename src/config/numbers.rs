@@ -33,7 +33,7 @@ pub fn duration(text: &str) -> Result<Duration, InvalidDuration> {
 }
 
 /// A whole number that is written in decimal digits alone.
-pub(super) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+pub fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     is_digits(text).then(|| text.parse().ok()).flatten()
 }
 

@@ -123,6 +123,8 @@ labels! {
         Origin = "origin",
         /// It was not meant for this machine's loopback.
         Host = "host",
+        /// Over TCP: a proxy forwarded it.
+        Forwarded = "forwarded",
         /// It does not know what `sdk.env` says.
         Secret = "secret",
         /// Only root and the daemon's own user may ask for this.

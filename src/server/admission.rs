@@ -12,9 +12,15 @@ use hyper::{Method, Request};
 use super::problem::Problem;
 use super::protocol::Protocol;
 use super::request::Route;
+use crate::config::digits;
 use crate::http;
 use crate::listen::Secret;
 use crate::observe::labels::Denial;
+
+/// What proxies add to a request (`docs/protocol.md`, "Requests", row "Proof header").
+const FORWARDING: &[&str] = &["x-forwarded-for", "forwarded", "via", "x-real-ip"];
+/// What the metadata service itself refuses. It would not see it: headers are passed on by a list of those that it knows.
+const FORWARDING_TO_METADATA: &[&str] = &["x-forwarded-for"];
 
 /// The rules of one listener.
 #[derive(Debug)]
@@ -40,25 +46,28 @@ pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<im
     listener.check_origin(request.headers())?;
     let route = route.ok_or_else(|| Route::none_at(request.uri().path()))?;
     route.check_method(request.method())?;
-    if let Route::Token(protocol) = route {
-        listener.check_proof(protocol, request.headers())?;
+    match route {
+        Route::Token(protocol) => {
+            listener.check_not_forwarded(request.headers(), FORWARDING)?;
+            listener.check_proof(protocol, request.headers())?;
+        }
+        Route::Metadata => listener.check_not_forwarded(request.headers(), FORWARDING_TO_METADATA)?,
+        Route::Live | Route::Ready | Route::Status | Route::Metrics | Route::Reload => {}
     }
     Ok(route)
 }
 
-/// Refuses what could be taken for more than one request, or for another one, and then reads nothing more; and what a
-/// proxy forwarded, which would make callers of strangers. Where a request has both lengths hyper goes by the chunks and
-/// reads nothing more, as RFC 9112 6.3 allows. An offer to upgrade, which Java's own client makes with each first request,
-/// is ignored as RFC 9110 7.8 allows.
+/// Refuses what could be taken for more than one request, or for another one, and then reads nothing more. Where a request
+/// has both lengths hyper goes by the chunks and reads nothing more, as RFC 9112 6.3 allows. An offer to upgrade, which
+/// Java's own client makes with each first request, is ignored as RFC 9110 7.8 allows.
 fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
     let refused = |text| Err(Problem::invalid_request(text).closing());
     let (uri, headers) = (request.uri(), request.headers());
-    let (mut hosts, mut has_encoding, mut forwarded) = (0, false, false);
+    let (mut hosts, mut has_encoding) = (0, false);
     // One pass over the few headers there are costs less than a look-up of each that there should not be.
     for name in headers.iter().map(|(name, _)| name) {
         hosts += usize::from(name == HOST);
         has_encoding |= name == TRANSFER_ENCODING;
-        forwarded |= name == "x-forwarded-for";
     }
     if uri.scheme().is_some() || uri.authority().is_some() {
         refused("The request target must be a path, not a whole URL.")
@@ -68,9 +77,6 @@ fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
         refused("Transfer-Encoding: a body can only be chunked, and only once.")
     } else if request.method() == Method::GET && !request.body().is_end_stream() {
         refused("A GET request has no body here.")
-    } else if forwarded {
-        let text = "X-Forwarded-For: requests must not come through a proxy.";
-        Err(Problem::invalid_request(text))
     } else {
         Ok(())
     }
@@ -138,6 +144,20 @@ impl ListenerKind {
         ))
     }
 
+    /// Refuses what came through a proxy, whose clients would all be taken for the proxy.
+    fn check_not_forwarded(&self, headers: &HeaderMap, forwarding: &[&str]) -> Result<(), Problem> {
+        let Some(name) = headers.keys().find(|name| forwarding.contains(&name.as_str())) else {
+            return Ok(());
+        };
+        let text = format!(
+            "The request has a {name} header, so it came through a proxy: it must come from the program itself."
+        );
+        Err(match self {
+            Self::Unix => Problem::invalid_request(text),
+            Self::Sdk { .. } | Self::Monitor | Self::Lock => Problem::untrusted(Denial::Forwarded, text),
+        })
+    }
+
     /// The header that a forwarded request would lack.
     fn check_proof(&self, protocol: Protocol, headers: &HeaderMap) -> Result<(), Problem> {
         let name = match protocol {
@@ -165,12 +185,17 @@ impl ListenerKind {
     }
 }
 
-/// Whether a `Host` header names this machine by itself, and our port where it matters.
+/// Whether a `Host` header names this machine by itself, and our port where it matters. The port is judged on the text: the
+/// library's number also takes a sign.
 fn is_loopback(host: &str, port: Option<u16>) -> bool {
     let Some(authority) = host.parse::<Authority>().ok().filter(|_| !host.contains('@')) else {
         return false;
     };
-    http::is_loopback(authority.host()) && port.is_none_or(|port| authority.port_u16().unwrap_or(80) == port)
+    let named = match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => Some(80),
+        rest => rest.and_then(|rest| rest.strip_prefix(':')).and_then(digits),
+    };
+    http::is_loopback(authority.host()) && port.is_none_or(|port| named == Some(port))
 }
 
 #[cfg(test)]
@@ -209,6 +234,10 @@ mod tests {
             "127.0.0.1:",
             "127.0.0.1:40343:40343",
             "127.0.0.1:040343x",
+            "127.0.0.1:+40343",
+            "127.0.0.1:-40343",
+            "localhost:+40343",
+            "[::1]:+40343",
             "x@127.0.0.1:40343",
             "127.0.0.1:40343@evil.example:40343",
             "evil.example:40343",
@@ -227,6 +256,7 @@ mod tests {
             is_loopback("127.0.0.1", Some(80)) && is_loopback("[::1]", Some(80)),
             "port 80 is left out"
         );
+        assert!(!is_loopback("127.0.0.1:", Some(80)) && !is_loopback("127.0.0.1:+80", Some(80)));
     }
 
     #[test]
