@@ -86,13 +86,10 @@ impl DaemonError {
     /// By sysexits.h.
     pub fn exit_code(&self) -> ExitCode {
         use ListenError::{
-            CallersUnknown, Live, Loop, NoDirectory, NoPermission, NotLockable, Occupied, PortTaken, Refused,
-            UnsafeDirectory, Unwritable,
+            CallersUnknown, Live, Loop, NoPermission, NotLockable, Occupied, PortTaken, Refused, Untrusted, Unwritable,
         };
         ExitCode::from(match self {
-            Self::Config(_)
-            | Self::Doubtful
-            | Self::Listen(NoDirectory { .. } | UnsafeDirectory { .. } | Loop(_) | NotLockable) => 78,
+            Self::Config(_) | Self::Doubtful | Self::Listen(Untrusted(_) | Loop(_) | NotLockable) => 78,
             Self::Listen(Live(_) | PortTaken { .. }) => 69,
             Self::Listen(NoPermission { .. }) => 77,
             Self::Listen(Occupied { .. } | Refused { .. } | Unwritable { .. } | CallersUnknown(_))

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::geteuid;
 
 /// As many links as the kernel follows in one path.
@@ -33,6 +33,8 @@ pub struct Untrusted {
     pub what: String,
     /// What the reader can do.
     pub remedy: String,
+    /// As the system says it, where it did not let us see.
+    pub errno: Option<Errno>,
 }
 
 impl Directory {
@@ -43,6 +45,19 @@ impl Directory {
     /// # Errors
     /// The first directory on the way that is not so, or is not there.
     pub fn open(path: &Path) -> Result<Self, Untrusted> {
+        Self::walk(path, false)
+    }
+
+    /// As [`Directory::open`], but the last one may be sticky, too: others can make files in it, and cannot replace one
+    /// that belongs to root or to us.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub fn open_to_read(path: &Path) -> Result<Self, Untrusted> {
+        Self::walk(path, true)
+    }
+
+    fn walk(path: &Path, last_may_be_sticky: bool) -> Result<Self, Untrusted> {
         let absolute = std::path::absolute(path).map_err(|error| {
             let what = format!("is no path ({error})");
             untrusted(path, what, "name a directory".to_owned())
@@ -50,7 +65,7 @@ impl Directory {
         let mut ahead = names(&absolute);
         let mut here = PathBuf::from("/");
         let mut at = open_at(AT_FDCWD, OsStr::new("/"), &here)?;
-        judge(&at, &here, ahead.is_empty())?;
+        judge(&at, &here, last_may_be_sticky || !ahead.is_empty())?;
         let mut links = 0;
         while let Some(name) = ahead.pop() {
             let path = here.join(&name);
@@ -72,7 +87,7 @@ impl Directory {
                 here = path;
             }
             at = next;
-            judge(&at, &here, ahead.is_empty())?;
+            judge(&at, &here, last_may_be_sticky || !ahead.is_empty())?;
         }
         Ok(Self {
             descriptor: at,
@@ -90,6 +105,20 @@ impl Directory {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.descriptor, name, flags, Mode::empty()).map(File::from)
     }
+
+    /// What is there under a name, be it a link itself; `None` for nothing.
+    pub fn look_at(&self, name: &OsStr) -> nix::Result<Option<FileStat>> {
+        match fstatat(&self.descriptor, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+}
+
+/// Where a file is: the directory in its path.
+pub fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 impl AsFd for Directory {
@@ -116,7 +145,10 @@ fn open_at(at: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<OwnedFd, Unt
             Errno::ENOENT => "create it, with mode 0755".to_owned(),
             _ => format!("check {}", path.display()),
         };
-        untrusted(path, format!("cannot be opened ({errno})"), remedy)
+        Untrusted {
+            errno: Some(errno),
+            ..untrusted(path, format!("cannot be opened ({errno})"), remedy)
+        }
     })
 }
 
@@ -124,7 +156,8 @@ fn stat(descriptor: &OwnedFd, path: &Path) -> Result<FileStat, Untrusted> {
     fstat(descriptor).map_err(|errno| untrusted(path, format!("cannot be looked at ({errno})"), "check it".to_owned()))
 }
 
-fn file_type(stat: &FileStat) -> SFlag {
+/// What kind of file it is.
+pub fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
@@ -145,20 +178,27 @@ fn target(at: &OwnedFd, name: &OsStr, path: &Path, stat: &FileStat, links: usize
     Ok(PathBuf::from(target))
 }
 
-fn judge(descriptor: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Untrusted> {
+fn judge(descriptor: &OwnedFd, path: &Path, may_be_sticky: bool) -> Result<(), Untrusted> {
     let stat = stat(descriptor, path)?;
     let us = geteuid().as_raw();
-    let sticky = !is_last && stat.st_mode & STICKY != 0;
+    let sticky = may_be_sticky && stat.st_mode & STICKY != 0;
     if file_type(&stat) != SFlag::S_IFDIR {
         let what = "is not a directory".to_owned();
         Err(untrusted(path, what, "name a directory".to_owned()))
     } else if stat.st_uid != 0 && stat.st_uid != us {
         let what = format!("belongs to uid {}, who could put other files there", stat.st_uid);
-        Err(untrusted(path, what, format!("chown {us} {}", path.display())))
+        let remedy = format!("chown {us} {}, or use another directory", path.display());
+        Err(untrusted(path, what, remedy))
     } else if stat.st_mode & WRITABLE_BY_OTHERS != 0 && !sticky {
         let mode = stat.st_mode & 0o7777;
         let what = format!("has mode {mode:04o}, so others could put files there");
-        Err(untrusted(path, what, format!("chmod go-w {}", path.display())))
+        let remedy = if stat.st_mode & STICKY == 0 {
+            format!("chmod go-w {}", path.display())
+        } else {
+            // It is meant to be everybody's.
+            "make a directory in it, with mode 0755, and use that one".to_owned()
+        };
+        Err(untrusted(path, what, remedy))
     } else {
         Ok(())
     }
@@ -169,6 +209,7 @@ fn untrusted(path: &Path, what: String, remedy: String) -> Untrusted {
         path: path.to_owned(),
         what,
         remedy,
+        errno: None,
     }
 }
 
@@ -208,6 +249,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_opened_is_in_the_directory_that_was_judged_whatever_its_path_leads_to_now() {
+        let (outer, inner) = directories();
+        fs::write(inner.join("f"), "judged").unwrap();
+        let opened = Directory::open(&inner).unwrap();
+        fs::rename(&inner, outer.path().join("away")).unwrap();
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("f"), "swapped in").unwrap();
+        let file = opened.open_file(OsStr::new("f"), OFlag::O_RDONLY).unwrap();
+        assert_eq!(std::io::read_to_string(file).unwrap(), "judged");
+    }
+
+    #[test]
+    fn a_sticky_directory_will_do_to_read_from_and_one_without_the_bit_will_not() {
+        let (_outer, inner) = directories();
+        mode(&inner, 0o1777);
+        assert!(Directory::open_to_read(&inner).is_ok() && Directory::open(&inner).is_err());
+        mode(&inner, 0o777);
+        assert!(Directory::open_to_read(&inner).is_err());
+    }
+
+    #[test]
     fn one_that_others_can_write_to_is_refused_wherever_it_stands() {
         let (outer, inner) = directories();
         for bits in [0o775, 0o757] {
@@ -216,11 +278,15 @@ mod tests {
             assert_eq!(refused.path, outer.path().canonicalize().unwrap(), "{refused}");
         }
         mode(outer.path(), 0o755);
-        for bits in [0o775, 0o757, 0o1777] {
+        for (bits, remedy) in [
+            (0o775, "chmod go-w"),
+            (0o757, "chmod go-w"),
+            (0o1777, "make a directory in it"),
+        ] {
             mode(&inner, bits);
             let refused = Directory::open(&inner).unwrap_err();
             assert!(
-                refused.path.ends_with("inner") && refused.remedy.starts_with("chmod go-w"),
+                refused.path.ends_with("inner") && refused.remedy.starts_with(remedy),
                 "{refused}"
             );
         }

@@ -593,7 +593,7 @@ fn a_listener_that_cannot_be_had_ends_the_start_with_a_remedy() {
     refused("sdk = \"0.0.0.0:1234\"", 78, &["listen.sdk", "loopback"]);
     refused("sdk = \"10.0.0.4:1234\"", 78, &["listen.sdk", "loopback"]);
     let unsafe_directory = "sdk = \"127.0.0.1:0\"\nsdk_env = \"/tmp/sdk.env\"";
-    refused(unsafe_directory, 78, &["/tmp", "could answer in our place"]);
+    refused(unsafe_directory, 78, &["/tmp", "others could put files there"]);
 }
 
 /// A daemon with sockets from systemd; never outlives its test.

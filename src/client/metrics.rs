@@ -10,6 +10,7 @@ use hyper::StatusCode;
 
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
+use crate::directory::directory_of;
 use crate::replace::replace;
 
 /// The daemon answers this from memory.
@@ -57,8 +58,7 @@ fn foreign(metrics: &[u8]) -> Vec<u8> {
 /// Not ours alone, as the directory is the collector's: but nothing of ours is read there, and no link is followed.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = fs::File::open(beside.unwrap_or(Path::new(".")))?;
+    let directory = fs::File::open(directory_of(path))?;
     replace(&directory, name, content, MODE, None).map(drop)
 }
 

@@ -1,11 +1,12 @@
 //! Opens the files of a configuration, each once, and judges what was opened: a file that somebody else can write is
-//! somebody else's configuration. Judged on the descriptor that is then read, so nothing can be swapped in between.
+//! somebody else's configuration, and so is one below a directory that somebody else can rename. Judged on the descriptors
+//! that are then read from, so nothing can be swapped in between.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use nix::unistd::geteuid;
 
 use super::doubts;
 use super::violation::{FaultKind, Violation, printable};
-use crate::directory::Directory;
+use crate::directory::{Directory, Untrusted, directory_of};
 
 /// Far beyond any real file, far below what could hurt.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -41,22 +42,18 @@ type FileFault = (String, String);
 /// read is a problem; a missing `conf.d` is none.
 pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<SourceFile> {
     let mut sources = Vec::new();
-    let mut take = |path: &Path, opened: io::Result<File>| match read(path, opened) {
-        Ok(text) => sources.push(SourceFile {
-            path: path.into(),
-            text,
-        }),
-        Err(refusal) => violations.push(problem(path, refusal)),
+    let Some(directory) = judged(main, Directory::open_to_read(directory_of(main)), violations) else {
+        return sources;
     };
-
-    take(main, open(main, OFlag::empty()));
+    sources.extend(take(main, open(&directory, main, OFlag::empty()), violations));
     let drop_ins = main.with_file_name("conf.d");
-    match list(&drop_ins) {
+    match list(&directory, &drop_ins) {
         Ok(Some((directory, names))) => {
             let (names, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_drop_in(name));
             for name in names {
                 let opened = openat(&directory, name.as_os_str(), FLAGS, Mode::empty());
-                take(&drop_ins.join(name), opened.map(File::from).map_err(io::Error::from));
+                let opened = opened.map(File::from).map_err(io::Error::from);
+                sources.extend(take(&drop_ins.join(name), opened, violations));
             }
             for name in others {
                 let doubt = doubts::of_file_name(&name.to_string_lossy());
@@ -74,34 +71,32 @@ pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Sour
 
 /// One file without others beside it, in a directory that nobody else can put another into.
 pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<SourceFile> {
-    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let text = match Directory::open(beside.unwrap_or(Path::new("."))) {
-        Ok(directory) => {
-            let name = path.file_name().unwrap_or_default();
-            read(path, directory.open_file(name, FLAGS).map_err(io::Error::from))
-        }
-        Err(untrusted) => {
-            violations.push(problem(&untrusted.path, (untrusted.what, untrusted.remedy)));
-            return None;
-        }
-    };
-    match text {
-        Ok(text) => Some(SourceFile {
-            path: path.into(),
-            text,
-        }),
-        Err(refusal) => {
-            violations.push(problem(path, refusal));
-            None
-        }
-    }
+    let directory = judged(path, Directory::open(directory_of(path)), violations)?;
+    take(path, open(&directory, path, OFlag::empty()), violations)
 }
 
-fn open(path: &Path, more: OFlag) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((FLAGS | more).bits())
-        .open(path)
+/// The directory of the file at `path`. One that is not there, or that we may not look into, is told as a file is.
+fn judged(path: &Path, opened: Result<Directory, Untrusted>, violations: &mut Vec<Violation>) -> Option<Directory> {
+    let problem = |refused: Untrusted| match refused.errno {
+        Some(errno) => problem(path, unreadable(path, &errno.into())),
+        None => problem(&refused.path, (refused.what, refused.remedy)),
+    };
+    opened.map_err(|refused| violations.push(problem(refused))).ok()
+}
+
+fn take(path: &Path, opened: io::Result<File>, violations: &mut Vec<Violation>) -> Option<SourceFile> {
+    let read = read(path, opened).map_err(|refusal| violations.push(problem(path, refusal)));
+    let text = read.ok()?;
+    Some(SourceFile {
+        path: path.into(),
+        text,
+    })
+}
+
+/// Opens what has the last name of `path` in its directory.
+fn open(directory: &Directory, path: &Path, more: OFlag) -> io::Result<File> {
+    let opened = directory.open_file(path.file_name().unwrap_or_default(), FLAGS | more);
+    opened.map_err(io::Error::from)
 }
 
 /// As a shell's `*.toml` finds them.
@@ -111,8 +106,8 @@ fn is_drop_in(name: &OsStr) -> bool {
 }
 
 /// The judged directory and the names in it, in order; none if there is no such directory.
-fn list(path: &Path) -> Result<Option<(File, Vec<OsString>)>, FileFault> {
-    let directory = match open(path, OFlag::O_DIRECTORY) {
+fn list(beside: &Directory, path: &Path) -> Result<Option<(File, Vec<OsString>)>, FileFault> {
+    let directory = match open(beside, path, OFlag::O_DIRECTORY) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

@@ -800,6 +800,45 @@ fn only_plain_files_that_nobody_else_can_write_are_read() {
     assert!(files.violations()[0].contains("not a regular file"));
 }
 
+#[test]
+fn a_configuration_below_a_directory_that_others_can_write_to_is_not_read() {
+    let files = Files::new("");
+    fs::create_dir_all(files.path("a/b")).unwrap();
+    fs::rename(files.path("config.toml"), files.path("a/b/config.toml")).unwrap();
+    let load = || super::load(&files.path("a/b/config.toml")).map_err(|violations| violations.to_string());
+    for name in ["a/b", "a"] {
+        for mode in [0o775, 0o757, 0o777] {
+            files.chmod(name, mode);
+            let refused = load().unwrap_err();
+            let remedy = format!("chmod go-w {}", files.path(name).display());
+            assert!(refused.contains(&remedy), "{refused}");
+        }
+        // As /tmp is: nobody renames what is not his there.
+        files.chmod(name, 0o1777);
+        load().unwrap();
+    }
+    if nix::unistd::geteuid().is_root() {
+        use std::os::unix::fs::{chown, lchown};
+        let owner = |name: &str, uid| chown(files.path(name), Some(uid), None).unwrap();
+        owner("a", 12345);
+        let refused = load().unwrap_err();
+        assert!(
+            refused.contains("a: belongs to uid 12345") && refused.contains("chown 0"),
+            "{refused}"
+        );
+        owner("a", 0);
+        symlink("b", files.path("a/link")).unwrap();
+        let by_link = || super::load(&files.path("a/link/config.toml"));
+        by_link().unwrap();
+        lchown(files.path("a/link"), Some(12345), None).unwrap();
+        let refused = by_link().unwrap_err().to_string();
+        assert!(
+            refused.contains("a/link: is a symbolic link that belongs to uid 12345"),
+            "{refused}"
+        );
+    }
+}
+
 /// A FIFO would hold the daemon's start until somebody writes into it.
 #[test]
 fn a_fifo_is_refused_at_once() {

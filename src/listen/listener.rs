@@ -11,6 +11,7 @@ use tokio_util::either::Either;
 use super::own_file::OwnFile;
 use super::unix_acceptor::UnixAcceptor;
 use crate::access::{Socket, bound_unread};
+use crate::directory::Untrusted;
 
 /// Accepts callers over the Unix socket or over loopback; from here on both take one way.
 pub type Acceptor = Either<UnixAcceptor, TcpListener>;
@@ -33,24 +34,9 @@ pub struct Listener {
 /// Why there is no socket. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The directory is not there.
-    #[error("{directory}: {source}: create it, owned by the daemon's user with mode 0755")]
-    NoDirectory {
-        /// The directory of the socket or of `sdk.env`.
-        directory: String,
-        /// As the system says it.
-        source: io::Error,
-    },
-    /// Somebody else could put a file of his own in place of ours.
-    #[error("{directory}: {why}: whoever can write there could answer in our place; {remedy}")]
-    UnsafeDirectory {
-        /// The directory of the socket or of `sdk.env`.
-        directory: String,
-        /// What is wrong with it.
-        why: String,
-        /// What to do.
-        remedy: String,
-    },
+    /// Somebody else could put a file of his own in place of the socket or of `sdk.env`, or the directory is not there.
+    #[error("{0}")]
+    Untrusted(#[from] Untrusted),
     /// Something is there that we did not make.
     #[error("{path}: {why}: move it away or set {setting} to another path")]
     Occupied {

@@ -1,35 +1,32 @@
 //! A file that this process made: that of a socket, or `sdk.env`.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+
+use nix::libc::{dev_t, ino_t};
+
+use crate::directory::Directory;
+use crate::replace::remove;
 
 /// A file of our own; taken away in the end if it still is the one we made.
 #[derive(Debug)]
 pub struct OwnFile {
-    path: PathBuf,
+    directory: Directory,
+    name: OsString,
     /// `None` if it is to stay.
-    inode: Option<(u64, u64)>,
+    inode: Option<(dev_t, ino_t)>,
     /// What is locked on it ends with us.
     _locked: Option<File>,
 }
 
 impl OwnFile {
-    /// The file as it is now, right after it was made.
-    pub fn at(path: &Path) -> Self {
+    /// The file as it is now, right after it was made; `locked` is what it was opened as, if it has locks to keep.
+    pub fn at(directory: Directory, name: &OsStr, locked: Option<File>) -> Self {
         Self {
-            inode: inode_at(path),
-            path: path.to_path_buf(),
-            _locked: None,
-        }
-    }
-
-    /// As [`OwnFile::at`], of a file that is open, with its locks.
-    pub fn locked(path: &Path, file: File) -> Self {
-        Self {
-            inode: inode_at(path),
-            path: path.to_path_buf(),
-            _locked: Some(file),
+            inode: inode_at(&directory, name),
+            directory,
+            name: name.to_owned(),
+            _locked: locked,
         }
     }
 
@@ -42,13 +39,14 @@ impl OwnFile {
 
 impl Drop for OwnFile {
     fn drop(&mut self) {
-        if self.inode.is_some() && inode_at(&self.path) == self.inode {
+        if self.inode.is_some() && inode_at(&self.directory, &self.name) == self.inode {
             // If it cannot be removed, the next start finds it stale and removes it.
-            _ = fs::remove_file(&self.path);
+            _ = remove(&self.directory, &self.name);
         }
     }
 }
 
-fn inode_at(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+fn inode_at(directory: &Directory, name: &OsStr) -> Option<(dev_t, ino_t)> {
+    let found = directory.look_at(name).ok()??;
+    Some((found.st_dev, found.st_ino))
 }

@@ -1,21 +1,24 @@
 //! `sdk.env`: the environment that leads an unmodified Azure SDK to the loopback listener (`docs/protocol.md`, "What
 //! SDKs do", row "Variables").
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc::{F_WRLCK, O_CLOEXEC, O_NOFOLLOW, SEEK_SET, c_short, flock};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat, renameat};
+use nix::libc::{F_WRLCK, SEEK_SET, c_short, flock};
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::listener::ListenError;
 use super::own_file::OwnFile;
 use super::secret::Secret;
-use super::unix::check_directory;
+use crate::directory::{Directory, directory_of, file_type};
+use crate::replace::remove;
 
 /// The key that names the file.
 const SETTING: &str = "listen.sdk_env";
@@ -29,32 +32,35 @@ const HEADER: &str = "IDENTITY_HEADER=";
 /// Writes the file for a listener at `address` and returns the secret in it: the one that is there already, so that
 /// clients outlive a crash of ours and a restart under systemd's socket, or else a new one.
 pub fn publish(path: &Path, address: SocketAddr) -> Result<(Secret, OwnFile), ListenError> {
-    check_directory(path, SETTING)?;
+    let directory = Directory::open(directory_of(path))?;
+    let name = path.file_name().unwrap_or_default();
     let failed = |source| ListenError::Unwritable {
         path: path.display().to_string(),
         source,
     };
-    let secret = match kept(path)? {
+    let secret = match kept(&directory, name, path)? {
         Some(secret) => secret,
         None => Secret::random().map_err(|error| failed(error.into()))?,
     };
-    let file = replace(path, &content(address, &secret)).map_err(failed)?;
-    Ok((secret, OwnFile::locked(path, file)))
+    let file = replace(&directory, name, &content(address, &secret)).map_err(failed)?;
+    Ok((secret, OwnFile::at(directory, name, Some(file))))
 }
 
 /// Takes away a file as we write it, of a process that is gone: after a crash, or after systemd no longer has the port.
 /// Whether there was one; everything else is left as it is.
 pub fn remove_stale(path: &Path) -> io::Result<bool> {
+    // Where there is none it does not matter whose the directory is.
     let ours = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.uid() == geteuid().as_raw());
     if !ours {
         return Ok(false);
     }
-    let (file, text) = open(path, OpenOptions::new().read(true).write(true))?;
+    let directory = Directory::open(directory_of(path)).map_err(io::Error::other)?;
+    let name = path.file_name().unwrap_or_default();
+    let (file, text) = open(&directory, name, OFlag::O_RDWR)?;
     if !text.starts_with(FIRST) || secret_in(&text).is_none() || is_locked(&file)? {
         return Ok(false);
     }
-    check_directory(path, SETTING).map_err(io::Error::other)?;
-    fs::remove_file(path)?;
+    remove(&directory, name)?;
     Ok(true)
 }
 
@@ -72,19 +78,21 @@ fn content(address: SocketAddr, secret: &Secret) -> Zeroizing<String> {
 }
 
 /// The secret in the file that is there, if it is a file of ours as we write it.
-fn kept(path: &Path) -> Result<Option<Secret>, ListenError> {
+fn kept(directory: &Directory, name: &OsStr, path: &Path) -> Result<Option<Secret>, ListenError> {
     let occupied = |why| ListenError::Occupied {
         path: path.display().to_string(),
         why,
         setting: SETTING,
     };
-    match fs::symlink_metadata(path) {
-        Err(_) => return Ok(None),
-        Ok(meta) if !meta.is_file() => return Err(occupied("is there already and is no file")),
-        Ok(meta) if meta.uid() != geteuid().as_raw() => return Err(occupied("is somebody else's file")),
-        Ok(_) => {}
+    match directory.look_at(name) {
+        Err(_) | Ok(None) => return Ok(None),
+        Ok(Some(found)) if file_type(&found) != SFlag::S_IFREG => {
+            return Err(occupied("is there already and is no file"));
+        }
+        Ok(Some(found)) if found.st_uid != geteuid().as_raw() => return Err(occupied("is somebody else's file")),
+        Ok(Some(_)) => {}
     }
-    let Ok((file, text)) = open(path, OpenOptions::new().read(true)) else {
+    let Ok((file, text)) = open(directory, name, OFlag::O_RDONLY) else {
         return Ok(None);
     };
     // Under another mode somebody may have read it.
@@ -92,8 +100,8 @@ fn kept(path: &Path) -> Result<Option<Secret>, ListenError> {
     Ok(secret_in(&text).filter(|_| private))
 }
 
-fn open(path: &Path, how: &mut OpenOptions) -> io::Result<(File, Zeroizing<String>)> {
-    let file = how.custom_flags(O_NOFOLLOW | O_CLOEXEC).open(path)?;
+fn open(directory: &Directory, name: &OsStr, how: OFlag) -> io::Result<(File, Zeroizing<String>)> {
+    let file = directory.open_file(name, how)?;
     let mut text = Zeroizing::new(String::new());
     (&file).take(MAX_SIZE).read_to_string(&mut text)?;
     Ok((file, text))
@@ -124,18 +132,17 @@ fn is_locked(file: &File) -> io::Result<bool> {
 }
 
 /// A reader finds the old file or the new one, whole.
-fn replace(path: &Path, content: &str) -> io::Result<File> {
-    let new = path.with_added_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+fn replace(directory: &Directory, name: &OsStr, content: &str) -> io::Result<File> {
+    let mut new = name.to_owned();
+    new.push(".new");
+    remove(directory, &new)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(directory, &*new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(content.as_bytes())?;
     fcntl(&file, FcntlArg::F_OFD_SETLK(&LOCK))?;
     // Whatever the umask is.
     file.set_permissions(Permissions::from_mode(MODE))?;
-    fs::rename(&new, path)?;
+    renameat(directory, &*new, directory, name)?;
     Ok(file)
 }
 
@@ -286,6 +293,6 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let refused = publish(&directory.path().join("sdk.env"), address("127.0.0.1:1"));
-        assert!(matches!(refused, Err(ListenError::UnsafeDirectory { .. })));
+        assert!(matches!(refused, Err(ListenError::Untrusted(_))));
     }
 }

@@ -1,23 +1,25 @@
 //! The Unix socket: passed by systemd, or bound by ourselves with the same care.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::geteuid;
 use tokio_util::either::Either;
 
 use super::listener::{ListenError, Listener};
 use super::own_file::OwnFile;
 use super::unix_acceptor::UnixAcceptor;
+use crate::directory::{Directory, directory_of, file_type};
+use crate::replace::remove;
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
@@ -35,58 +37,26 @@ pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Liste
     if is_served(path)? {
         return Err(ListenError::Live(path.display().to_string()));
     }
-    check_directory(path, SETTING)?;
+    let directory = Directory::open(directory_of(path))?;
+    let name = path.file_name().unwrap_or_default();
     // Two daemons that start at once must not both find the same stale socket and take each other's away.
-    let _lock = lock_directory(path)?;
-    remove_stale(path)?;
+    let _lock = lock_directory(&directory).map_err(|errno| refused(path, errno.into()))?;
+    remove_stale(&directory, name, path)?;
+    // bind(2) takes a path alone: nobody but root and we can lead it elsewhere, as each directory on it was judged.
     let listener = bind_new(path, mode).map_err(|source| refused(path, source))?;
-    let file = OwnFile::at(path);
+    let file = OwnFile::at(directory, name, None);
     Ok(Listener::ours(Either::Left(acceptor(listener, path)?), Some(file)))
-}
-
-/// Whether nobody else can put a file of his own in place of ours at `path`, which `setting` names.
-pub(super) fn check_directory(path: &Path, setting: &str) -> Result<(), ListenError> {
-    let directory = directory_of(path);
-    let name = directory.display().to_string();
-    // The directory itself is judged, not what a link points to.
-    let meta = fs::symlink_metadata(directory).map_err(|source| ListenError::NoDirectory {
-        directory: name.clone(),
-        source,
-    })?;
-    let unsafe_for = |why: String, remedy: String| {
-        Err(ListenError::UnsafeDirectory {
-            directory: name.clone(),
-            why,
-            remedy,
-        })
-    };
-    let us = geteuid().as_raw();
-    if !meta.is_dir() {
-        unsafe_for(
-            "is not a directory".to_owned(),
-            format!("name the directory itself in {setting}"),
-        )
-    } else if meta.uid() != 0 && meta.uid() != us {
-        unsafe_for(format!("belongs to uid {}", meta.uid()), format!("chown {us} {name}"))
-    } else if meta.mode() & 0o022 != 0 {
-        unsafe_for(
-            format!("has mode {:04o}", meta.mode() & 0o7777),
-            format!("chmod go-w {name}"),
-        )
-    } else {
-        Ok(())
-    }
 }
 
 /// Keeps another daemon that starts at this moment away. Every user that can read the directory can hold this lock, so after
 /// some tries the daemon starts without it.
-fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, ListenError> {
-    let mut directory = fs::File::open(directory_of(path)).map_err(|source| refused(path, source))?;
+fn lock_directory(directory: &Directory) -> nix::Result<Option<Flock<File>>> {
+    let mut opened = directory.open_file(OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     for _ in 0..LOCK_TRIES {
-        directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        opened = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(lock)),
-            Err((directory, Errno::EWOULDBLOCK)) => directory,
-            Err((_, errno)) => return Err(refused(path, errno.into())),
+            Err((opened, Errno::EWOULDBLOCK)) => opened,
+            Err((_, errno)) => return Err(errno),
         };
         std::thread::sleep(LOCK_PAUSE);
     }
@@ -94,31 +64,26 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<fs::File>>, ListenError> {
 }
 
 /// Takes away a socket of ours that nobody serves any more; leaves everything else as it is.
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let name = path.display().to_string();
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(refused(path, source)),
+fn remove_stale(directory: &Directory, name: &OsStr, path: &Path) -> Result<(), ListenError> {
+    let found = directory.look_at(name).map_err(|errno| refused(path, errno.into()))?;
+    let Some(found) = found else {
+        return Ok(());
     };
-    if !meta.file_type().is_socket() {
-        return Err(ListenError::Occupied {
-            path: name,
-            why: "is there already and is no socket",
-            setting: SETTING,
-        });
+    let occupied = |why| ListenError::Occupied {
+        path: path.display().to_string(),
+        why,
+        setting: SETTING,
+    };
+    if file_type(&found) != SFlag::S_IFSOCK {
+        return Err(occupied("is there already and is no socket"));
     }
-    if meta.uid() != geteuid().as_raw() {
-        return Err(ListenError::Occupied {
-            path: name,
-            why: "is somebody else's socket",
-            setting: SETTING,
-        });
+    if found.st_uid != geteuid().as_raw() {
+        return Err(occupied("is somebody else's socket"));
     }
     if is_served(path)? {
-        return Err(ListenError::Live(name));
+        return Err(ListenError::Live(path.display().to_string()));
     }
-    fs::remove_file(path).map_err(|source| refused(path, source))
+    remove(directory, name).map_err(|source| refused(path, source))
 }
 
 /// Whether somebody serves there.
@@ -155,12 +120,6 @@ fn acceptor(listener: StdListener, path: &Path) -> Result<UnixAcceptor, ListenEr
     UnixAcceptor::new(listener).map_err(|source| refused(path, source))
 }
 
-fn directory_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
 fn refused(path: &Path, source: io::Error) -> ListenError {
     if source.kind() == io::ErrorKind::PermissionDenied {
         return ListenError::NoPermission {
@@ -184,7 +143,8 @@ fn refused(path: &Path, source: io::Error) -> ListenError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
 
     use tempfile::TempDir;
@@ -261,24 +221,62 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_others_can_write_to_is_refused() {
         let directory = directory();
+        let inner = directory.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        chmod(&inner, 0o755);
+        let refused = |path: &Path| match bind(path, 0o666, None).unwrap_err() {
+            ListenError::Untrusted(untrusted) => untrusted,
+            other => panic!("{other}"),
+        };
         for mode in [0o775, 0o757, 0o1777] {
-            fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-            let error = bind(&directory.path().join("s"), 0o666, None).unwrap_err();
-            assert!(
-                matches!(error, ListenError::UnsafeDirectory { .. }),
-                "{mode:o}: {error}"
+            chmod(&inner, mode);
+            assert_eq!(
+                refused(&inner.join("s")).path,
+                inner.canonicalize().unwrap(),
+                "{mode:o}"
             );
         }
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        chmod(&inner, 0o755);
+        // One above it, too: who can rename what is in it can have another `inner`.
+        for mode in [0o775, 0o757] {
+            chmod(directory.path(), mode);
+            let untrusted = refused(&inner.join("s"));
+            assert_eq!(untrusted.path, directory.path().canonicalize().unwrap(), "{mode:o}");
+            assert!(untrusted.remedy.starts_with("chmod go-w"), "{untrusted}");
+        }
+        chmod(directory.path(), 0o1777);
+        drop(bind(&inner.join("s"), 0o666, None).unwrap());
+        assert!(refused(&directory.path().join("no/s")).remedy.contains("create it"));
+    }
+
+    #[tokio::test]
+    async fn a_link_to_the_directory_is_followed_if_it_is_roots() {
+        if !geteuid().is_root() {
+            eprintln!("not root: no link is root's, nothing tested");
+            return;
+        }
+        let directory = directory();
         let link = directory.path().join("link");
         symlink(directory.path(), &link).unwrap();
-        assert!(matches!(
-            bind(&link.join("s"), 0o666, None),
-            Err(ListenError::UnsafeDirectory { .. })
-        ));
-        assert!(matches!(
-            bind(&directory.path().join("no/s"), 0o666, None),
-            Err(ListenError::NoDirectory { .. })
-        ));
+        let bound = bind(&link.join("s"), 0o666, None).unwrap();
+        drop(bound);
+        assert!(!directory.path().join("s").exists());
+        std::os::unix::fs::lchown(&link, Some(12_345), None).unwrap();
+        let refused = bind(&link.join("s"), 0o666, None).unwrap_err();
+        assert!(matches!(refused, ListenError::Untrusted(_)), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn the_file_that_goes_is_the_one_in_the_directory_that_was_judged() {
+        let directory = directory();
+        let inner = directory.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
+        let bound = bind(&inner.join("s"), 0o666, None).unwrap();
+        let away = directory.path().join("away");
+        fs::rename(&inner, &away).unwrap();
+        drop(bound);
+        assert!(!away.join("s").exists());
     }
 }
