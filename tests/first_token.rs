@@ -190,7 +190,7 @@ fn three_hundred_callers_of_one_cold_key_cause_one_request() {
     let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))
         .unwrap()
         .count();
-    assert_eq!(threads, 2, "one serves, one writes the log");
+    assert_eq!(threads, 3, "one serves, one writes the log, one reads the accounts");
 }
 
 #[test]
