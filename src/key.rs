@@ -176,7 +176,11 @@ impl fmt::Display for Identity {
 /// For sentences in logs and errors: "<resource> for <identity>".
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for {}", self.resource, self.identity)
+        let Self { resource, identity, .. } = self;
+        match identity {
+            Identity::Default => write!(f, "{resource} for the VM's default identity"),
+            _ => write!(f, "{resource} for {identity}"),
+        }
     }
 }
 

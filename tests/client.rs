@@ -186,7 +186,7 @@ fn a_caller_without_a_rule_is_77_and_so_is_one_that_may_not_touch_the_socket() {
     let (emulator, programs) = (Emulator::start(&[]), programs());
     let daemon = Daemon::start(&emulator, "");
     let get = |daemon: &Daemon| as_user(&programs, STRANGER, &daemon.socket(), &["get", "--resource", STORAGE]);
-    assert_failed(&get(&daemon), 77, &["uid 54321", "[[allow]]"]);
+    assert_failed(&get(&daemon), 77, &["uid 54321", "journalctl -u msi-tokend"]);
     assert_eq!(emulator.count(), 0);
     let shut = Daemon::start(&emulator, "[listen]\nsocket_mode = \"0600\"\n");
     assert_failed(&get(&shut), 77, &["permission denied", "socket_mode"]);

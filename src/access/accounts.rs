@@ -1,5 +1,5 @@
 //! Which accounts are in the groups that rules name, for callers of whom the kernel tells the uid alone, and which uids
-//! belong to an account.
+//! belong to an account and what its name is.
 //!
 //! Members come from the group database, whatever its sources, and those who have the group as their primary one from
 //! `/etc/passwd`: a directory service may take long to list all its users, or refuse to. An account that is in neither is
@@ -41,6 +41,7 @@ pub struct Accounts {
 struct Known {
     members: RwLock<Members>,
     subuids: RwLock<Subuids>,
+    names: RwLock<HashMap<u32, Arc<str>>>,
 }
 
 /// What the reading thread shall read from now on.
@@ -62,6 +63,11 @@ impl Accounts {
     /// Whom the uid counts as where users share something.
     pub fn owner_of(&self, uid: u32) -> u32 {
         self.known.subuids.read().owner_of(uid)
+    }
+
+    /// The account's name, if `/etc/passwd` has it.
+    pub fn name_of(&self, uid: u32) -> Option<Arc<str>> {
+        self.known.names.read().get(&uid).cloned()
     }
 
     /// Reads who is in these groups and whose the subordinate uids are, now and whenever a file changes. Returns when they
@@ -113,9 +119,10 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
         };
         // Looked at first: what changes while they are read is read again.
         read = Some(state());
-        let (members, subuids) = (members_of(&groups), subuids());
+        let (members, subuids, names) = (members_of(&groups), subuids(), names());
         *known.members.write() = members;
         *known.subuids.write() = subuids;
+        *known.names.write() = names;
         if let Some(waiting) = waiting {
             // Whoever asked may have stopped waiting.
             _ = waiting.send(());
@@ -147,7 +154,8 @@ pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
         warn!("{PASSWD}: {error}: over TCP nobody is in a group for having it as the primary one");
         Vec::new()
     });
-    let primary: Vec<_> = accounts(&String::from_utf8_lossy(&passwd)).collect();
+    let passwd = String::from_utf8_lossy(&passwd);
+    let primary: Vec<_> = accounts(&passwd).map(|(_, uid, gid)| (uid, gid)).collect();
     let members = |gid: u32| {
         let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
         let listed = group.map(|group| group.mem).unwrap_or_default();
@@ -160,11 +168,22 @@ pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
     groups.iter().map(|gid| (*gid, members(*gid))).collect()
 }
 
-/// The uid and the primary group of each line of passwd(5) that has them.
-fn accounts(passwd: &str) -> impl Iterator<Item = (u32, u32)> {
+/// Without the file nobody has a name. Of several names for one uid the first one counts, as for getpwuid(3).
+fn names() -> HashMap<u32, Arc<str>> {
+    let passwd = fs::read(PASSWD).unwrap_or_default();
+    let mut names = HashMap::new();
+    for (name, uid, _) in accounts(&String::from_utf8_lossy(&passwd)) {
+        names.entry(uid).or_insert_with(|| Arc::from(name));
+    }
+    names
+}
+
+/// The name, the uid and the primary group of each line of passwd(5) that has them.
+fn accounts(passwd: &str) -> impl Iterator<Item = (&str, u32, u32)> {
     passwd.lines().filter_map(|line| {
-        let mut fields = line.split(':').skip(2);
-        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        let mut fields = line.split(':');
+        let (name, _) = (fields.next()?, fields.next()?);
+        Some((name, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     })
 }
 
@@ -176,16 +195,26 @@ mod tests {
     fn a_line_without_numbers_is_nobody() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\n\n# a comment\n+::::::\nshort:x:7\nodd:x:-1:5::/:\n\
                       big:x:4294967296:5::/:\nlast:x:1000:50:\u{fffd}:/:/bin/sh";
-        assert_eq!(accounts(passwd).collect::<Vec<_>>(), [(0, 0), (1000, 50)]);
+        assert_eq!(
+            accounts(passwd).collect::<Vec<_>>(),
+            [("root", 0, 0), ("last", 1000, 50)]
+        );
     }
 
     #[tokio::test]
     async fn an_account_is_in_its_primary_group_and_nobody_is_in_one_that_was_not_asked_about() {
         let known = Accounts::default();
-        assert!(!known.is_in_group(0, 0), "nothing is read yet");
+        assert!(
+            !known.is_in_group(0, 0) && known.name_of(0).is_none(),
+            "nothing is read yet"
+        );
         known.look_for([0, 4_294_967_000].into()).await;
         assert!(known.is_in_group(0, 0) && !known.is_in_group(1_918_273, 0));
         assert!(!known.is_in_group(0, 4_294_967_000), "a group that does not exist");
+        assert_eq!(
+            (known.name_of(0).as_deref(), known.name_of(1_918_273)),
+            (Some("root"), None)
+        );
         known.look_for(HashSet::new()).await;
         assert!(!known.is_in_group(0, 0));
     }

@@ -4,6 +4,7 @@
 //! which every request needs, is asked for at once. A pidfd costs a third of accepting a connection, and a descriptor;
 //! it and the groups are asked for when a rule or a record first needs them, also by a rule that came with a reload.
 
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -27,6 +28,8 @@ pub struct Caller {
     pub uid: u32,
     /// The uid that it counts as where users share something.
     pub counts_as: u32,
+    /// The name of its account, where that is known.
+    pub account: Option<Arc<str>>,
     /// Effective group id; unknown over TCP.
     pub gid: Option<u32>,
     /// Process id as seen from here; unknown over TCP and across pid namespaces.
@@ -53,6 +56,13 @@ enum Source {
     Described,
 }
 
+/// A user in a sentence: `www-data (33)`, or `uid 33` where no account is known.
+#[derive(Clone, Debug)]
+pub struct NamedUser {
+    uid: u32,
+    account: Option<Arc<str>>,
+}
+
 impl Caller {
     /// The peer of a Unix socket. What the kernel does not say matches no rule later on; only a peer without a uid is an
     /// error.
@@ -61,6 +71,7 @@ impl Caller {
         Ok(Self {
             uid: peer.uid(),
             counts_as: machine.owner_of(peer.uid()),
+            account: machine.name_of(peer.uid()),
             gid: Some(peer.gid()),
             pid: Some(peer.pid()).filter(|pid| *pid > 0),
             source: Source::Unix(socket.clone()),
@@ -76,6 +87,7 @@ impl Caller {
         Ok(Self {
             uid,
             counts_as: machine.owner_of(uid),
+            account: machine.name_of(uid),
             gid: None,
             pid: None,
             source: Source::Tcp { cgroup, machine },
@@ -89,11 +101,20 @@ impl Caller {
         Self {
             uid,
             counts_as: uid,
+            account: None,
             gid: None,
             pid: None,
             source: Source::Described,
             groups: OnceLock::from(groups.into_boxed_slice()),
             unit: OnceLock::from(unit.map(Arc::from)),
+        }
+    }
+
+    /// Its user, for sentences.
+    pub fn user(&self) -> NamedUser {
+        NamedUser {
+            uid: self.uid,
+            account: self.account.clone(),
         }
     }
 
@@ -134,6 +155,15 @@ impl Caller {
             Source::Unix(socket) => socket.ask(peer_groups).unwrap_or_default(),
             Source::Tcp { .. } | Source::Described => Box::default(),
         })
+    }
+}
+
+impl fmt::Display for NamedUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.account {
+            Some(account) => write!(f, "{account} ({})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
     }
 }
 

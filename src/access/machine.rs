@@ -37,6 +37,11 @@ impl Machine {
         self.accounts.owner_of(uid)
     }
 
+    /// The name of the uid's account, if `/etc/passwd` has it. Known once rules are followed.
+    pub fn name_of(&self, uid: u32) -> Option<Arc<str>> {
+        self.accounts.name_of(uid)
+    }
+
     /// Why no caller's unit can be known over TCP, if so.
     pub fn units_unknown_because(&self) -> Option<&'static str> {
         if !self.units.can_be_found() {

@@ -8,15 +8,17 @@ mod differing_defaults;
 pub mod loopback;
 mod machine;
 mod peer_groups;
+mod rule_for;
 mod rules;
 mod socket;
 mod subuids;
 mod unit_files;
 mod units;
 
-pub use self::caller::{Caller, units_unknown_because};
+pub use self::caller::{Caller, NamedUser, units_unknown_because};
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
+pub use self::rule_for::rule_for;
 pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, gid_of, uid_of};
 pub use self::socket::{SEND_BUFFER, Socket, bound_unread};
 pub use self::units::UnitNames;

@@ -11,7 +11,7 @@ use super::connection::service_user;
 use super::error::{ClientError, Exit, tell};
 use super::selection::Selection;
 use super::{output, table};
-use crate::access::{Caller, Grant, Part, Rules, gid_of, uid_of};
+use crate::access::{Caller, Grant, Part, Rules, gid_of, rule_for, uid_of};
 use crate::config::{self, Account, Allow, RootAccess};
 use crate::key::{Key, Resource};
 
@@ -93,6 +93,16 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     });
     if verdict.is_none() && arguments.uid == 0 {
         lines.push("root needs a rule, because the configuration has access.root = \"rules\"".to_owned());
+    }
+    if verdict.is_none() {
+        let account = User::from_uid(Uid::from_raw(arguments.uid)).ok().flatten();
+        let account = account.as_ref().map(|user| user.name.as_str());
+        if let Some(rule) = rule_for(arguments.uid, account, caller.unit(), &key) {
+            lines.push(format!(
+                "\n# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n{}",
+                rule.trim_end()
+            ));
+        }
     }
     output::line(&[lines.join("\n").as_bytes()])?;
     verdict.map(|_| ()).ok_or_else(|| ClientError::quiet(Exit::NotAllowed))

@@ -28,6 +28,7 @@ use hyper::Uri;
 pub use self::account::Account;
 pub use self::effective::Effective;
 pub use self::load::{Loaded, load, reaches};
+pub use self::names::is_unit_name;
 pub use self::numbers::{digits, duration};
 pub use self::violation::{Violation, Violations};
 use crate::key::{Identity, Key, Resource};

@@ -19,6 +19,12 @@ pub(super) struct Audience;
 /// One kind of identity selector.
 pub(super) struct Selector(pub(super) fn(&str) -> Result<Identity, InvalidKey>);
 
+/// Whether a text has the length and the characters of a unit's name.
+pub fn is_unit_name(text: &str) -> bool {
+    let is_fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@');
+    (1..=255).contains(&text.len()) && text.bytes().all(is_fit)
+}
+
 impl Form<Account> for UserOrGroup {
     fn read(&self, node: &Node<'_>) -> Result<Account, Vec<ReadFault>> {
         if node.get_ref().is_integer() {
@@ -59,10 +65,7 @@ impl Form<Account> for UserOrGroup {
 impl Form<String> for Unit {
     fn read(&self, node: &Node<'_>) -> Result<String, Vec<ReadFault>> {
         let text = text(node)?;
-        let plain = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@'));
-        if text.is_empty() || text.len() > 255 || !plain {
+        if !is_unit_name(text) {
             return Err(ReadFault::with_remedy(
                 node,
                 format!("cannot be the name of a unit: {text:?}"),

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::events;
-use crate::access::{Caller, Grant};
+use crate::access::{Caller, Grant, NamedUser};
 use crate::fairness;
 use crate::key::Key;
 use crate::token::Token;
@@ -60,6 +60,7 @@ struct Repeats {
     /// As which the caller counts.
     user: u32,
     uid: u32,
+    name: NamedUser,
     key: Key,
     count: u32,
 }
@@ -112,7 +113,8 @@ impl Audit {
             identity = %key.identity,
             rule = %grant,
             uti = token.uti(),
-            "token given"
+            "token given to {}",
+            caller.user()
         );
     }
 
@@ -134,7 +136,9 @@ impl Audit {
             identity = %key.identity,
             rule = "none",
             uti = token.uti(),
-            "token given that no rule allows: the lock would refuse it if it enforced the rules"
+            account = caller.account.as_deref(),
+            "token given to {} that no rule allows: the lock would refuse it if it enforced the rules",
+            caller.user()
         );
     }
 
@@ -156,7 +160,9 @@ impl Audit {
             resource = %key.resource,
             identity = %key.identity,
             rule = "none",
-            "token refused: no rule allows it; repeats within the hour are counted"
+            account = caller.account.as_deref(),
+            "token refused to {}: no rule allows it; repeats within the hour are counted",
+            caller.user()
         );
     }
 
@@ -245,6 +251,7 @@ impl Hour {
         let repeats = Repeats {
             user: caller.counts_as,
             uid: caller.uid,
+            name: caller.user(),
             key: key.clone(),
             count: 0,
         };
@@ -275,7 +282,10 @@ impl Hour {
     }
 
     fn tell_repeats(self) {
-        for Repeats { uid, key, count, .. } in self.refused.into_values().filter(|refused| refused.count > 0) {
+        for Repeats {
+            uid, name, key, count, ..
+        } in self.refused.into_values().filter(|refused| refused.count > 0)
+        {
             warn!(
                 message_id = events::ACCESS_DENIED,
                 verdict = "denied",
@@ -284,7 +294,7 @@ impl Hour {
                 resource = %key.resource,
                 identity = %key.identity,
                 repeats = count,
-                "token refused again since the last record of it"
+                "token refused to {name} again since the last record of it"
             );
         }
         let mut others = self.others;
@@ -409,7 +419,7 @@ mod tests {
         assert_eq!(
             first,
             [
-                "token given verdict=allowed outcome=ok uid=7 unit=a.service resource=https://0/ identity=default \
+                "token given to uid 7 verdict=allowed outcome=ok uid=7 unit=a.service resource=https://0/ identity=default \
               rule=privileged uti=abc"
             ]
         );

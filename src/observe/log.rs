@@ -87,6 +87,7 @@ fn writer(program: &str) -> impl FnMut(Record) -> io::Result<()> + Send + use<> 
     let mut units = UnitNames::new(Arc::new(SystemClock));
     move |mut record| {
         record.name_unit(|cgroup| units.find(cgroup).map(str::to_owned));
+        record.add_rule();
         // While journald restarts its socket may be away; its stream on stderr outlives that.
         if let Some(journal) = &journal
             && journal.write(&record).is_ok()

@@ -7,6 +7,9 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 use tracing_log::NormalizeEvent;
 
+use crate::access::rule_for;
+use crate::key::{Identity, Key, Resource};
+
 /// Longest message and longest value of a field, in bytes.
 const MAX_VALUE: usize = 1024;
 /// What a record takes at most: a message and the five longest fields of an audit record.
@@ -20,6 +23,8 @@ pub(super) struct Record {
     pub(super) message: String,
     /// In the order of the event.
     pub(super) fields: Vec<(&'static str, String)>,
+    /// The rule that would allow what was refused, at the end of the text.
+    rule: Option<String>,
 }
 
 impl Record {
@@ -29,6 +34,7 @@ impl Record {
             target: target.to_owned(),
             message: bounded(format_args!("{message}")),
             fields: Vec::new(),
+            rule: None,
         }
     }
 
@@ -56,6 +62,27 @@ impl Record {
         }
     }
 
+    /// Where no rule allows what was asked for, adds the one that would. The name of the account is for this alone.
+    pub(super) fn add_rule(&mut self) {
+        let at = self.fields.iter().position(|(name, _)| *name == "account");
+        let account = at.map(|at| self.fields.remove(at).1);
+        if self.field("rule") == Some("none") {
+            self.rule = self.rule_that_allows(account.as_deref());
+        }
+    }
+
+    fn rule_that_allows(&self, account: Option<&str>) -> Option<String> {
+        let uid = self.field("uid")?.parse().ok()?;
+        let resource = Resource::try_from(self.field("resource")?.to_owned()).ok()?;
+        let identity = Identity::try_from(self.field("identity")?.to_owned()).ok()?;
+        rule_for(uid, account, self.field("unit"), &Key::new(resource, identity))
+    }
+
+    fn field(&self, wanted: &str) -> Option<&str> {
+        let found = self.fields.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// The message and its fields for people: `message key=value key="a value"`. The id of the message is for machines.
     pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();
@@ -72,6 +99,10 @@ impl Record {
             } else {
                 text.push_str(value);
             }
+        }
+        if let Some(rule) = &self.rule {
+            text.push_str("\n# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n");
+            text.push_str(rule.trim_end());
         }
         text
     }
@@ -187,6 +218,42 @@ mod tests {
             record.text(),
             "refresh failing resource=https://r/ uid=1000 warm=true error=\"no route\""
         );
+    }
+
+    #[test]
+    fn a_refusal_ends_in_the_rule_that_would_allow_it_and_has_no_other_fields_than_before() {
+        let refused = |rule: &str, resource: &str| {
+            let mut record = records(|| {
+                tracing::warn!(
+                    uid = 33,
+                    unit = "a.service",
+                    resource,
+                    identity = "client_id:x",
+                    rule,
+                    account = "www-data",
+                    "no"
+                );
+            });
+            record[0].add_rule();
+            assert_eq!(
+                record[0].fields.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+                ["uid", "unit", "resource", "identity", "rule"]
+            );
+            record[0].text()
+        };
+        let longest = "r".repeat(crate::key::MAX_RESOURCE);
+        for resource in ["https://a/", longest.as_str(), "\"]\\'"] {
+            let text = refused("none", resource);
+            let (_, rule) = text.split_once("NAME.toml:\n").expect("a rule");
+            let rule: toml::Table = rule.parse().unwrap();
+            let rule = &rule["allow"][0];
+            assert_eq!(
+                (rule["units"][0].as_str(), rule["resources"][0].as_str()),
+                (Some("a.service"), Some(resource))
+            );
+        }
+        assert!(!refused("config.toml:7", "https://a/").contains('\n'));
+        assert!(!refused("none", "not\na resource").contains('\n'));
     }
 
     #[test]

@@ -116,9 +116,9 @@ impl Problem {
         }
     }
 
-    /// 403 in words that help an administrator; what the rules are is not told. SDKs take a 403 with the word
-    /// "unreachable" in it for a VM without the endpoint (`docs/protocol.md`, "What SDKs do", row "unreachable"), so a
-    /// resource or an id that holds the word is not repeated.
+    /// 403 that says who asked, for what, and where the administrator looks; what the rules are is not told. SDKs take a 403
+    /// with the word "unreachable" in it for a VM without the endpoint (`docs/protocol.md`, "What SDKs do", row
+    /// "unreachable"), so what holds the word is not repeated.
     pub fn forbidden(caller: &Caller, key: &Key) -> Self {
         let uid = caller.uid;
         let also_root = if uid == 0 {
@@ -126,16 +126,25 @@ impl Problem {
         } else {
             ""
         };
-        let mut what = key.to_string();
-        if what.to_ascii_lowercase().contains("unreachable") {
-            "this resource and identity".clone_into(&mut what);
-        }
+        // Over TCP a unit that no rule asks for takes a search, which is for the log's thread.
+        let unit = caller.unit_or_cgroup().0.map(|unit| format!(" in {unit}"));
+        let or_not = |text: String, otherwise: &str| {
+            if text.to_ascii_lowercase().contains("unreachable") {
+                otherwise.to_owned()
+            } else {
+                text
+            }
+        };
+        let who = or_not(
+            format!("{}{}", caller.user(), unit.unwrap_or_default()),
+            &format!("uid {uid}"),
+        );
+        let what = or_not(key.to_string(), "this resource and identity");
         Self::denied(
             Denial::NoRule,
             format!(
-                "No rule of msi-tokend allows uid {uid} a token for {what}.{also_root} An administrator can add an [[allow]] rule \
-                 to /etc/msi-tokend/config.toml or put the user into a group that has one; `msi-token explain` shows \
-                 what each rule asks for."
+                "No rule allows {who} a token for {what}.{also_root} An administrator finds this refusal, and the rule that \
+                 would allow it, by `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain`."
             ),
         )
     }
@@ -357,16 +366,20 @@ mod tests {
 
     #[test]
     fn no_403_says_the_word_that_sdks_take_for_a_missing_endpoint() {
-        let caller = Caller::described(1000, vec![], None);
+        let caller = |unit: &str| Caller::described(1000, vec![], Some(unit.to_owned()));
         let key = |resource, id| Key::new(Resource::new(resource).unwrap(), Identity::client_id(id).unwrap());
-        for key in [key("https://Unreachable/", "a"), key("https://a/", "UNREACHABLE")] {
-            let problem = Problem::forbidden(&caller, &key);
+        for (unit, key) in [
+            ("a.service", key("https://Unreachable/", "a")),
+            ("a.service", key("https://a/", "UNREACHABLE")),
+            ("host-unreachable@1.service", key("https://a/", "a")),
+        ] {
+            let problem = Problem::forbidden(&caller(unit), &key);
             let text = String::from_utf8(problem.body(Protocol::AppService)).unwrap();
             assert!(!text.to_lowercase().contains("unreachable"), "{text}");
         }
-        let text = Problem::forbidden(&caller, &key("https://a/", "b")).description;
+        let text = Problem::forbidden(&caller("a.service"), &key("https://a/", "b")).description;
         assert!(
-            text.contains("uid 1000") && text.contains("https://a/ for client_id:b"),
+            text.contains("uid 1000 in a.service") && text.contains("https://a/ for client_id:b"),
             "{text}"
         );
     }

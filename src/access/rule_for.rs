@@ -1,0 +1,130 @@
+//! The rule that would allow what was refused, as TOML to paste. It is written by a serializer: what a caller asks for may
+//! hold any printable character, and what is pasted must mean that and nothing else.
+
+use serde::Serialize;
+
+use super::rules::NOBODY;
+use crate::config::{Account, is_unit_name};
+use crate::key::{Identity, Key, Resource};
+
+#[derive(Serialize)]
+struct File<'a> {
+    allow: [Table<'a>; 1],
+}
+
+#[derive(Default, Serialize)]
+struct Table<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<[String; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    units: Option<[&'a str; 1]>,
+    resources: Option<[&'a Resource; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ids: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_ids: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_ids: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_identity: Option<bool>,
+}
+
+/// An `[[allow]]` for a service by its unit, else for the user, whose account's name is given where it has one. None for uid
+/// 65534: a rule for it would allow every user whom the kernel cannot name.
+pub fn rule_for(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) -> Option<String> {
+    let mut table = Table {
+        resources: Some([&key.resource]),
+        ..Table::default()
+    };
+    match unit.filter(|unit| is_service_of_its_own(unit)) {
+        Some(unit) => table.units = Some([unit]),
+        None if uid == NOBODY => return None,
+        None => table.users = Some([user(uid, account)]),
+    }
+    match &key.identity {
+        Identity::Default => table.default_identity = Some(true),
+        Identity::ClientId(id) => table.client_ids = Some([id]),
+        Identity::ObjectId(id) => table.object_ids = Some([id]),
+        Identity::ResourceId(id) => table.resource_ids = Some([id]),
+    }
+    toml::to_string(&File { allow: [table] }).ok()
+}
+
+/// In `user@UID.service` is whatever the user starts.
+fn is_service_of_its_own(unit: &str) -> bool {
+    unit.ends_with(".service") && !unit.starts_with("user@") && is_unit_name(unit)
+}
+
+/// The account's name if a rule reads it as that name.
+fn user(uid: u32, account: Option<&str>) -> String {
+    let is_plain = |name: &&str| {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'$' | b'@');
+        !name.is_empty() && name.bytes().all(is_name) && matches!(Account::named(name), Some(Account::Name(_)))
+    };
+    account.filter(is_plain).map_or_else(|| uid.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(resource: &str, identity: Identity) -> Key {
+        Key::new(Resource::new(resource).unwrap(), identity)
+    }
+
+    #[test]
+    fn a_service_is_named_by_its_unit_and_everybody_else_by_the_account() {
+        let key = key("https://a", Identity::Default);
+        let who = |uid, account, unit| {
+            let rule = rule_for(uid, account, unit, &key)?;
+            assert!(rule.starts_with("[[allow]]\n"), "{rule}");
+            assert!(
+                rule.ends_with("resources = [\"https://a\"]\ndefault_identity = true\n"),
+                "{rule}"
+            );
+            rule.lines().nth(1).map(str::to_owned)
+        };
+        for (account, unit, line) in [
+            (Some("www-data"), Some("nginx.service"), "units = [\"nginx.service\"]"),
+            (None, Some("app@1.service"), "units = [\"app@1.service\"]"),
+            (Some("www-data"), None, "users = [\"www-data\"]"),
+            (None, None, "users = [\"33\"]"),
+            (Some("ann"), Some("session-3.scope"), "users = [\"ann\"]"),
+            (Some("ann"), Some("user@33.service"), "users = [\"ann\"]"),
+            (None, Some("docker-0123.scope"), "users = [\"33\"]"),
+            (None, Some("a.service (deleted)"), "users = [\"33\"]"),
+            // Names that a rule reads as something else, or not at all.
+            (Some("4646"), None, "users = [\"33\"]"),
+            (Some("a*"), None, "users = [\"33\"]"),
+            (Some(""), None, "users = [\"33\"]"),
+        ] {
+            assert_eq!(who(33, account, unit).as_deref(), Some(line), "{account:?} {unit:?}");
+        }
+        assert_eq!(who(65534, Some("nobody"), None), None);
+        assert_eq!(who(65534, Some("nobody"), Some("docker-0123.scope")), None);
+    }
+
+    #[test]
+    fn what_was_asked_for_stays_one_string_whatever_it_holds() {
+        for resource in [
+            "https://a/\"]}[[allow]]",
+            "a\"]#",
+            "\\\",users=[\"root\"],x=\"",
+            "'''\"\"\"",
+            "{}[]=,",
+        ] {
+            let key = key(resource, Identity::client_id(resource).unwrap());
+            let rule = rule_for(33, None, None, &key).unwrap();
+            let read: toml::Table = rule.parse().unwrap();
+            let [toml::Value::Table(table)] = read["allow"].as_array().unwrap().as_slice() else {
+                panic!("{rule}")
+            };
+            assert_eq!(table["resources"].as_array().unwrap()[0].as_str(), Some(resource));
+            assert_eq!(
+                table["client_ids"].as_array().unwrap()[0].as_str(),
+                Some(&*resource.to_lowercase())
+            );
+            assert_eq!((read.len(), table.len()), (1, 3), "{rule}");
+        }
+    }
+}
