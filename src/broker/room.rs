@@ -77,6 +77,9 @@ impl Store {
             Claim::New(slot.owner)
         };
         let excess = (self.bytes + more).saturating_sub(policy.max_bytes);
+        if excess == 0 {
+            return true;
+        }
         let others = self.slots.values().filter(|slot| *slot.key != *key);
         let may_go: usize = others.filter(|slot| cause.may_take(slot, now)).map(Slot::size).sum();
         if excess > may_go {

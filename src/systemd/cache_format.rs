@@ -27,6 +27,8 @@ const FORMAT: u32 = 2;
 
 /// A few dozen tokens at a time.
 const PIECE: usize = 64 * 1024;
+/// So many keys take a few hundred microseconds; after that callers have their turn.
+const SLICE: usize = 16;
 
 /// Where a snapshot is good: its times are those of one boot, and its tokens belong to one daemon's user.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,7 @@ struct CacheDocument<'a> {
     uid: u32,
     /// The upstream that failures tell of.
     upstream: Option<String>,
+    /// The last, so that they can be written one by one.
     #[serde(borrow)]
     keys: Vec<KeyEntry<'a>>,
 }
@@ -123,25 +126,43 @@ struct StreakEntry {
     refusals: u32,
 }
 
-/// Writes a snapshot, a piece at a time: all of it at once would take as much memory again as the tokens do.
+/// A buffer that tokens go through, which is wiped however that ends.
+struct Wiped<W: Write>(Option<BufWriter<W>>);
+
+impl<W: Write> Drop for Wiped<W> {
+    fn drop(&mut self) {
+        drop(self.0.take().map(|buffer| buffer.into_parts().1.map(Zeroizing::new)));
+    }
+}
+
+/// Writes a snapshot, a piece at a time: all of it at once would take as much memory again as the tokens do. Others have their
+/// turn in between, since a cache of ten thousand tokens takes a tenth of a second.
 ///
 /// # Errors
 /// Those of `to`.
-pub fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io::Result<()> {
-    let document = CacheDocument {
+pub async fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io::Result<()> {
+    let mut buffer = Wiped(Some(BufWriter::with_capacity(PIECE, to)));
+    let Some(to) = &mut buffer.0 else { return Ok(()) };
+    let empty = serde_json::to_vec(&CacheDocument {
         format: FORMAT,
         boot_id: place.boot_id.to_owned(),
         uid: place.uid,
         upstream: Some(place.upstream.to_owned()),
-        keys: keys.iter().map(KeyEntry::new).collect::<Result<_, _>>()?,
-    };
-    let mut to = BufWriter::with_capacity(PIECE, to);
-    let written = serde_json::to_writer(&mut to, &document)
-        .map_err(io::Error::from)
-        .and_then(|()| to.flush());
-    // Tokens went through the buffer.
-    drop(to.into_parts().1.map(Zeroizing::new));
-    written
+        keys: Vec::new(),
+    })?;
+    let (start, end) = empty.split_at(empty.len().saturating_sub("]}".len()));
+    to.write_all(start)?;
+    for (number, key) in keys.iter().enumerate() {
+        if number > 0 {
+            to.write_all(b",")?;
+        }
+        serde_json::to_writer(&mut *to, &KeyEntry::new(key)?)?;
+        if number % SLICE == SLICE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    to.write_all(end)?;
+    to.flush()
 }
 
 /// The keys of a snapshot. A key whose parts are out of bounds is left out, as is a token that no upstream could have given
@@ -342,8 +363,29 @@ mod tests {
 
     fn written(keys: &[KeySnapshot], place: Place<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        write(keys, place, &mut bytes).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(write(keys, place, &mut bytes)).unwrap();
         bytes
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_many_keys_are_written() {
+        let keys: Vec<_> = (0..=3 * SLICE).map(|n| snapshot(&format!("r{n}"), 60)).collect();
+        let (mut bytes, mut turns) = (Vec::new(), 0);
+        let others = async {
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            written = write(&keys, PLACE, &mut bytes) => written.unwrap(),
+            () = others => {}
+        }
+        assert_eq!(turns, 3);
+        let back = read(&bytes, PLACE, NOW).unwrap();
+        assert!(keys.iter().map(|key| &key.key).eq(back.iter().map(|key| &key.key)));
     }
 
     #[test]

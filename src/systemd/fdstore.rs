@@ -28,7 +28,7 @@ use crate::engine::Engine;
 /// What `FDNAME=` calls the memfd in the store.
 pub const NAME: &str = "tokens";
 
-/// A write costs a few milliseconds with a thousand tokens, and the one thread has callers to serve.
+/// A write costs the one thread a few milliseconds with a thousand tokens, if in slices.
 const PAUSE: Duration = Duration::from_secs(3);
 /// The last write is tried this many times, this far apart.
 const LAST_TRIES: u32 = 40;
@@ -66,6 +66,8 @@ pub struct FdStore {
     boot_id: String,
     /// Why the last write failed. It was logged.
     failing: Option<io::ErrorKind>,
+    /// A write was begun and not ended.
+    behind: bool,
 }
 
 impl FdStore {
@@ -76,6 +78,7 @@ impl FdStore {
             held: passed.map(File::from),
             boot_id: boot_id(),
             failing: None,
+            behind: false,
         })
     }
 
@@ -93,20 +96,22 @@ impl FdStore {
         }
     }
 
-    /// Keeps the store up to date with the cache, at most once in [`PAUSE`]. Never returns.
+    /// Keeps the store up to date with the cache, at most once in [`PAUSE`]. Never returns, but may be dropped and called again.
     pub async fn follow(&mut self, engine: &Engine) {
         loop {
-            if !self.can_be_retried() {
+            if !self.behind && !self.can_be_retried() {
                 engine.changed().await;
             }
-            self.save(engine);
+            self.save(engine).await;
             tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// Puts the cache as it is now into the store. A failure is logged once, until a write succeeds again.
-    pub fn save(&mut self, engine: &Engine) {
-        let result = self.hand_over(&engine.snapshot(), &engine.upstream_name());
+    async fn save(&mut self, engine: &Engine) {
+        self.behind = true;
+        let result = self.hand_over(&engine.snapshot(), &engine.upstream_name()).await;
+        self.behind = false;
         let kind = result.as_ref().err().map(io::Error::kind);
         let said = std::mem::replace(&mut self.failing, kind).is_some();
         if let Err(error) = result
@@ -119,7 +124,7 @@ impl FdStore {
     /// The last [`FdStore::save`]. No caller is served any more, so it may take a moment.
     pub async fn close(&mut self, engine: &Engine) {
         for _ in 0..LAST_TRIES {
-            self.save(engine);
+            self.save(engine).await;
             if !self.can_be_retried() {
                 break;
             }
@@ -160,8 +165,10 @@ impl FdStore {
     }
 
     /// Puts `keys` into the store in place of what is there, whose memory is given back.
-    fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
-        let file = sealed(|file| cache_format::write(keys, self.place(upstream), file))?;
+    async fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
+        let file = new_memory()?;
+        cache_format::write(keys, self.place(upstream), &file).await?;
+        seal(&file)?;
         // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
         notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
@@ -172,15 +179,15 @@ impl FdStore {
     }
 }
 
-/// A memfd that nobody can change any more once `write` has written it.
-fn sealed(write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
-    let file = File::from(memfd_create(
-        "msi-tokend",
-        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-    )?);
-    write(&file)?;
+fn new_memory() -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    Ok(File::from(memfd_create("msi-tokend", flags)?))
+}
+
+/// From here on nobody can change what is in it.
+fn seal(file: &File) -> io::Result<()> {
     fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(SEALS))?;
-    Ok(file)
+    Ok(())
 }
 
 /// From the kernel, or where the sandbox hides it (`ProcSubset=pid`) from the unit's own `%b`.
@@ -203,18 +210,23 @@ mod tests {
     }
 
     fn holding(bytes: &[u8]) -> File {
-        sealed(|mut file| file.write_all(bytes)).unwrap()
+        let mut file = new_memory().unwrap();
+        file.write_all(bytes).unwrap();
+        seal(&file).unwrap();
+        file
     }
 
     fn take_back(descriptor: impl Into<OwnedFd>) -> Result<Vec<KeySnapshot>, RestoreError> {
         passed(descriptor).take_back(SystemClock.now(), UPSTREAM)
     }
 
-    #[test]
-    fn only_memory_sealed_by_this_program_is_read() {
+    #[tokio::test]
+    async fn only_memory_sealed_by_this_program_is_read() {
         let empty = || holding(b"");
         let mut good = Vec::new();
-        cache_format::write(&[], passed(empty()).place(UPSTREAM), &mut good).unwrap();
+        cache_format::write(&[], passed(empty()).place(UPSTREAM), &mut good)
+            .await
+            .unwrap();
         assert!(take_back(holding(&good)).unwrap().is_empty());
         assert!(matches!(take_back(empty()), Err(RestoreError::Content(_))));
         let unsealed = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
