@@ -186,22 +186,16 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let mut accepting = JoinSet::new();
     accepting.spawn(server::accept(Arc::clone(&server), unix, ListenerKind::Unix));
     info!(endpoint = %config.upstream.endpoint, socket = %config.listen.socket.display(), "serving");
-    let sdk = sdk.map(
-        |Sdk {
-             listener,
-             secret,
-             address,
-         }| {
-            let port = address.port();
-            info!(%address, environment = %config.listen.sdk_env.display(), "serving Azure SDKs");
-            accepting.spawn(server::accept(
-                Arc::clone(&server),
-                listener,
-                ListenerKind::Sdk { port, secret },
-            ));
-            address
-        },
-    );
+    let sdk = sdk.map(|Sdk { listener, address }| {
+        let port = address.port();
+        info!(%address, "serving Azure SDKs");
+        accepting.spawn(server::accept(
+            Arc::clone(&server),
+            listener,
+            ListenerKind::Sdk { port },
+        ));
+        address
+    });
     let tcp = Tcp {
         sdk,
         lock: lock.is_some(),

@@ -65,6 +65,8 @@ pub struct Key {
     pub identity: Identity,
     /// Client capabilities (`xms_cc`), passed on to the endpoint: they change the token.
     pub capabilities: Option<Box<str>>,
+    /// Who issues the token (`authority`), passed on likewise.
+    pub authority: Option<Box<str>>,
 }
 
 impl Resource {
@@ -115,12 +117,13 @@ impl Identity {
 }
 
 impl Key {
-    /// A key without client capabilities, which is what nearly every caller and every warm token asks for.
+    /// A key without client capabilities and authority, which is what nearly every caller and every warm token asks for.
     pub fn new(resource: Resource, identity: Identity) -> Self {
         Self {
             resource,
             identity,
             capabilities: None,
+            authority: None,
         }
     }
 
@@ -129,6 +132,15 @@ impl Key {
         check(text, MAX_IDENTITY)?;
         Ok(Self {
             capabilities: Some(text.into()),
+            ..self
+        })
+    }
+
+    /// The same key with the value of `authority`; bounds as for an identity.
+    pub fn with_authority(self, text: &str) -> Result<Self, InvalidKey> {
+        check(text, MAX_IDENTITY)?;
+        Ok(Self {
+            authority: Some(text.into()),
             ..self
         })
     }

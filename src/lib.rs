@@ -30,6 +30,7 @@
 //! | [`config`] | files to typed configuration |
 //! | [`fairness`] | who pays when something is full |
 //! | [`directory`], [`replace`] | files that nobody else can put in place of ours, and a file replaced whole |
+//! | [`environment`] | what leads programs to the loopback listener |
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`descriptors`] | room for callers, and some kept from them |
 //! | [`http`] | one HTTP exchange as a client |
@@ -48,6 +49,7 @@ pub mod descriptors;
 pub mod directory;
 pub mod emulator;
 pub mod engine;
+pub mod environment;
 pub mod failure;
 pub mod fairness;
 #[cfg(any(test, fuzzing))]

@@ -17,11 +17,12 @@ use crate::upstream;
 
 /// Measured: 2 MB with 40 tokens. On top come what the audit remembers, some 2 MB, and what the allocator keeps.
 const PROGRAM: usize = 5_500_000;
-/// A resource, an identity and client capabilities, each at its longest.
-const KEY: usize = MAX_RESOURCE + 2 * MAX_IDENTITY;
+/// A resource, an identity, client capabilities and an authority, each at its longest.
+const KEY: usize = MAX_RESOURCE + 3 * MAX_IDENTITY;
 /// A key in the cache or in the document that systemd holds: beside its names its times and its last failure.
 const ENTRY: usize = KEY + 2048;
-/// What documents say of a key. `/metrics` names it in two series, and never its capabilities.
+/// What documents say of a key. `/metrics` names it in two series, and never its capabilities or
+/// its authority.
 const LINES: usize = 2 * (MAX_RESOURCE + MAX_IDENTITY + 128);
 
 /// The kernel's objects for a connection. Measured: 1.5 KB over the Unix socket, 3.9 KB over TCP.

@@ -317,7 +317,7 @@ fn what_is_wrong_with_a_request_is_said_without_asking_the_upstream() {
         (
             "GET",
             "/msi/token?resource=a".to_owned(),
-            "Metadata: true",
+            "Metadata: false",
             400,
             "X-IDENTITY-HEADER",
         ),

@@ -124,9 +124,8 @@ impl Listener {
         }
     }
 
-    /// With a file that leads callers here: it goes with the socket, and stays where systemd keeps that.
+    /// With a file that leads callers here, which goes with the socket.
     pub(super) fn announced_by(self, file: OwnFile) -> Self {
-        let file = if self.from_systemd { file.staying() } else { file };
         Self {
             _file: Some(file),
             ..self

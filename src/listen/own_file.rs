@@ -13,7 +13,7 @@ use crate::replace::remove;
 pub struct OwnFile {
     directory: Directory,
     name: OsString,
-    /// `None` if it is to stay.
+    /// None for a file that was gone already, and for one that a test leaves behind.
     inode: Option<(dev_t, ino_t)>,
     /// What is locked on it ends with us.
     _locked: Option<File>,
@@ -30,7 +30,8 @@ impl OwnFile {
         }
     }
 
-    /// It stays when this process ends.
+    /// As if this process were killed.
+    #[cfg(test)]
     pub fn staying(mut self) -> Self {
         self.inode = None;
         self

@@ -1,4 +1,5 @@
-//! The loopback listener for unmodified Azure SDKs: off unless `listen.sdk` is set or systemd passes a socket for it.
+//! The loopback listener for unmodified Azure SDKs and other programs: off unless `listen.sdk` is set or systemd passes a
+//! socket for it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -6,27 +7,25 @@ use std::path::Path;
 use tracing::{info, warn};
 
 use super::listener::{ListenError, Listener};
-use super::secret::Secret;
 use super::{sdk_env, tcp};
 use crate::access::loopback;
 use crate::config::{self, Config};
 
-/// The listener, and what its callers must know.
+/// The listener, and where it is.
 pub struct Sdk {
     /// Accepts callers.
     pub listener: Listener,
-    /// What `X-IDENTITY-HEADER` must hold.
-    pub secret: Secret,
     /// Where it listens.
     pub address: SocketAddr,
 }
 
-/// Opens the listener and writes `sdk.env`; `None` where it is off. To be called inside the runtime.
+/// Opens the listener, and writes `sdk.env` for one that ends with this process; `None` where it is off. To be called inside
+/// the runtime.
 pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>, ListenError> {
-    let port_is_systemds = passed.is_some();
+    let is_ours = passed.is_none();
     let opened = open_or_not(config, passed);
-    // Whoever takes the port now would answer the programs that a former file leads there.
-    if !port_is_systemds && !matches!(opened, Ok(Some(_))) {
+    // Whoever takes the port that a former file names would answer the programs that it leads there.
+    if !(is_ours && matches!(opened, Ok(Some(_)))) {
         take_stale_away(&config.listen.sdk_env);
     }
     opened
@@ -54,10 +53,10 @@ fn open_or_not(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sd
         return Err(ListenError::Loop(address));
     }
     loopback::try_out().map_err(ListenError::CallersUnknown)?;
-    let (secret, file) = sdk_env::publish(&listen.sdk_env, address)?;
-    Ok(Some(Sdk {
-        listener: listener.announced_by(file),
-        secret,
-        address,
-    }))
+    let listener = if listener.is_from_systemd() {
+        listener
+    } else {
+        listener.announced_by(sdk_env::publish(&listen.sdk_env, address)?)
+    };
+    Ok(Some(Sdk { listener, address }))
 }

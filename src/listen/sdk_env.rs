@@ -1,5 +1,5 @@
-//! `sdk.env`: the environment that leads an unmodified Azure SDK to the loopback listener (`docs/protocol.md`, "What
-//! SDKs do", row "Variables").
+//! `sdk.env`: the environment that leads programs to a loopback listener which this process bound. Where systemd has the
+//! port, the package's own file does.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -12,42 +12,36 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::libc::{F_WRLCK, SEEK_SET, c_short, flock};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::geteuid;
-use zeroize::Zeroizing;
 
 use super::listener::ListenError;
 use super::own_file::OwnFile;
-use super::secret::Secret;
 use crate::directory::{Directory, directory_of, file_type};
+use crate::environment::{self, MARK};
 use crate::replace::remove;
 
 /// The key that names the file.
 const SETTING: &str = "listen.sdk_env";
-/// systemd reads the file as root, people of the service's group may.
-const MODE: u32 = 0o640;
+/// There is no secret in it.
+const MODE: u32 = 0o644;
 /// Far more than we write.
 const MAX_SIZE: u64 = 4096;
-const FIRST: &str = "IDENTITY_ENDPOINT=http://";
-const HEADER: &str = "IDENTITY_HEADER=";
+/// What version 0.1.0 wrote for a secret has this many characters.
+const SECRET: usize = 43;
 
-/// Writes the file for a listener at `address` and returns the secret in it: the one that is there already, so that
-/// clients outlive a crash of ours and a restart under systemd's socket, or else a new one.
-pub fn publish(path: &Path, address: SocketAddr) -> Result<(Secret, OwnFile), ListenError> {
+/// Writes the file for a listener at `address`.
+pub fn publish(path: &Path, address: SocketAddr) -> Result<OwnFile, ListenError> {
     let directory = Directory::open(directory_of(path))?;
     let name = path.file_name().unwrap_or_default();
-    let failed = |source| ListenError::Unwritable {
+    check_place(&directory, name, path)?;
+    let file = replace(&directory, name, &environment::file(address)).map_err(|source| ListenError::Unwritable {
         path: path.display().to_string(),
         source,
-    };
-    let secret = match kept(&directory, name, path)? {
-        Some(secret) => secret,
-        None => Secret::random().map_err(|error| failed(error.into()))?,
-    };
-    let file = replace(&directory, name, &content(address, &secret)).map_err(failed)?;
-    Ok((secret, OwnFile::at(directory, name, Some(file))))
+    })?;
+    Ok(OwnFile::at(directory, name, Some(file)))
 }
 
-/// Takes away a file as we write it, of a process that is gone: after a crash, or after systemd no longer has the port.
-/// Whether there was one; everything else is left as it is.
+/// Takes away a file as we write it, of a process that is gone, or of one that systemd then had the port for. Whether there
+/// was one; everything else is left as it is.
 pub fn remove_stale(path: &Path) -> io::Result<bool> {
     // Where there is none it does not matter whose the directory is.
     let ours = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.uid() == geteuid().as_raw());
@@ -56,60 +50,40 @@ pub fn remove_stale(path: &Path) -> io::Result<bool> {
     }
     let directory = Directory::open(directory_of(path)).map_err(io::Error::other)?;
     let name = path.file_name().unwrap_or_default();
-    let (file, text) = open(&directory, name, OFlag::O_RDWR)?;
-    if !text.starts_with(FIRST) || secret_in(&text).is_none() || is_locked(&file)? {
+    let file = directory.open_file(name, OFlag::O_RDWR)?;
+    let mut text = String::new();
+    (&file).take(MAX_SIZE).read_to_string(&mut text)?;
+    if !is_as_we_write(&text) || is_locked(&file)? {
         return Ok(false);
     }
     remove(&directory, name)?;
     Ok(true)
 }
 
-/// Proxies are for the network: with `HTTP_PROXY` set, nearly every SDK would otherwise send the request, secret included,
-/// to the proxy (`docs/protocol.md`, "What SDKs do", row "Proxy variables"). Programs differ in which spelling they
-/// read.
-fn content(address: SocketAddr, secret: &Secret) -> Zeroizing<String> {
-    let (secret, host) = (secret.expose(), address.ip());
-    Zeroizing::new(format!(
-        "{FIRST}{address}/msi/token\n\
-         {HEADER}{secret}\n\
-         NO_PROXY={host},localhost,169.254.169.254\n\
-         no_proxy={host},localhost,169.254.169.254\n"
-    ))
+fn is_as_we_write(text: &str) -> bool {
+    let mut lines = text.lines();
+    let endpoint = lines
+        .next()
+        .and_then(|line| line.strip_prefix("IDENTITY_ENDPOINT=http://"));
+    let header = lines.next().and_then(|line| line.strip_prefix("IDENTITY_HEADER="));
+    endpoint.is_some_and(|rest| rest.ends_with("/msi/token"))
+        && header.is_some_and(|value| value == MARK || value.len() == SECRET)
 }
 
-/// The secret in the file that is there, if it is a file of ours as we write it.
-fn kept(directory: &Directory, name: &OsStr, path: &Path) -> Result<Option<Secret>, ListenError> {
-    let occupied = |why| ListenError::Occupied {
-        path: path.display().to_string(),
-        why,
-        setting: SETTING,
+/// Whether nothing is in the way that we did not make.
+fn check_place(directory: &Directory, name: &OsStr, path: &Path) -> Result<(), ListenError> {
+    let occupied = |why| {
+        Err(ListenError::Occupied {
+            path: path.display().to_string(),
+            why,
+            setting: SETTING,
+        })
     };
     match directory.look_at(name) {
-        Err(_) | Ok(None) => return Ok(None),
-        Ok(Some(found)) if file_type(&found) != SFlag::S_IFREG => {
-            return Err(occupied("is there already and is no file"));
-        }
-        Ok(Some(found)) if found.st_uid != geteuid().as_raw() => return Err(occupied("is somebody else's file")),
-        Ok(Some(_)) => {}
+        Ok(Some(found)) if file_type(&found) != SFlag::S_IFREG => occupied("is there already and is no file"),
+        Ok(Some(found)) if found.st_uid != geteuid().as_raw() => occupied("is somebody else's file"),
+        _ => Ok(()),
     }
-    let Ok((file, text)) = open(directory, name, OFlag::O_RDONLY) else {
-        return Ok(None);
-    };
-    // Under another mode somebody may have read it.
-    let private = file.metadata().is_ok_and(|meta| meta.mode() & 0o7777 == MODE);
-    Ok(secret_in(&text).filter(|_| private))
-}
-
-fn open(directory: &Directory, name: &OsStr, how: OFlag) -> io::Result<(File, Zeroizing<String>)> {
-    let file = directory.open_file(name, how)?;
-    let mut text = Zeroizing::new(String::new());
-    (&file).take(MAX_SIZE).read_to_string(&mut text)?;
-    Ok((file, text))
-}
-
-fn secret_in(text: &str) -> Option<Secret> {
-    let header = text.lines().find_map(|line| line.strip_prefix(HEADER));
-    header.and_then(Secret::parse)
 }
 
 /// The process that wrote the file holds this lock as long as it lives. It is one that only the file's owner can hold.
@@ -166,54 +140,22 @@ mod tests {
     }
 
     #[test]
-    fn the_file_leads_to_the_listener_and_past_proxies() {
+    fn everybody_may_read_the_file_and_nothing_is_left_beside_it() {
         let directory = directory();
         let path = directory.path().join("sdk.env");
-        let (secret, _file) = publish(&path, address("127.0.0.1:40343")).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(
-            lines,
-            [
-                "IDENTITY_ENDPOINT=http://127.0.0.1:40343/msi/token",
-                &format!("IDENTITY_HEADER={}", secret.expose()),
-                "NO_PROXY=127.0.0.1,localhost,169.254.169.254",
-                "no_proxy=127.0.0.1,localhost,169.254.169.254",
-            ]
-        );
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, MODE);
-        assert_eq!(
-            fs::read_dir(directory.path()).unwrap().count(),
-            1,
-            "nothing is left beside it"
-        );
-        let text = content(address("[::1]:1"), &secret);
-        assert!(text.starts_with("IDENTITY_ENDPOINT=http://[::1]:1/msi/token\n") && text.contains("\nNO_PROXY=::1,"));
-    }
-
-    /// As a process does that is killed then, or whose socket is systemd's.
-    fn left_behind(path: &Path, at: &str) -> Secret {
-        let (secret, file) = publish(path, address(at)).unwrap();
-        _ = file.staying();
-        secret
-    }
-
-    #[test]
-    fn the_secret_outlives_a_crash_but_not_doubts() {
-        let directory = directory();
-        let path = directory.path().join("sdk.env");
-        let first = left_behind(&path, "127.0.0.1:1");
-        let second = left_behind(&path, "127.0.0.1:2");
-        assert_eq!(first.expose(), second.expose());
-        assert!(fs::read_to_string(&path).unwrap().contains("127.0.0.1:2"));
-
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let third = left_behind(&path, "127.0.0.1:2");
-        assert_ne!(first.expose(), third.expose(), "others could read it");
-        fs::write(&path, "IDENTITY_HEADER=abc\n").unwrap();
-        assert_ne!(left_behind(&path, "127.0.0.1:2").expose(), "abc");
         fs::write(directory.path().join("sdk.env.new"), "left by a crash").unwrap();
-        publish(&path, address("127.0.0.1:2")).unwrap();
+        for at in ["127.0.0.1:1", "[::1]:2"] {
+            let file = publish(&path, address(at)).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), environment::file(address(at)));
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, MODE);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+            std::mem::forget(file);
+        }
+    }
+
+    /// As a process does that is killed then.
+    fn left_behind(path: &Path, at: &str) {
+        drop(publish(path, address(at)).unwrap().staying());
     }
 
     #[test]
@@ -233,18 +175,25 @@ mod tests {
         let directory = directory();
         let path = directory.path().join("sdk.env");
         assert!(!remove_stale(&path).unwrap(), "there is none");
-        for mode in [MODE, 0o644, 0o600] {
+        for mode in [MODE, 0o640, 0o600] {
             left_behind(&path, "127.0.0.1:1");
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert!(remove_stale(&path).unwrap() && !path.exists(), "{mode:o}");
         }
+        let secret = "A".repeat(SECRET);
+        let of_0_1_0 = format!(
+            "IDENTITY_ENDPOINT=http://127.0.0.1:40343/msi/token\nIDENTITY_HEADER={secret}\n\
+             NO_PROXY=127.0.0.1,localhost,169.254.169.254\nno_proxy=127.0.0.1,localhost,169.254.169.254\n"
+        );
+        fs::write(&path, of_0_1_0).unwrap();
+        assert!(remove_stale(&path).unwrap() && !path.exists());
     }
 
     #[test]
     fn a_file_of_a_process_that_lives_is_left_alone_and_readers_do_not_keep_one() {
         let directory = directory();
         let path = directory.path().join("sdk.env");
-        let (_, file) = publish(&path, address("127.0.0.1:1")).unwrap();
+        let file = publish(&path, address("127.0.0.1:1")).unwrap();
         assert!(!remove_stale(&path).unwrap() && path.exists());
         drop(file.staying());
         let reader = File::open(&path).unwrap();

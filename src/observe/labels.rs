@@ -125,8 +125,6 @@ labels! {
         Host = "host",
         /// Over TCP: a proxy forwarded it.
         Forwarded = "forwarded",
-        /// It does not know what `sdk.env` says.
-        Secret = "secret",
         /// Only root and the daemon's own user may ask for this.
         NotRoot = "not_root",
         /// The daemon's own user asks the metadata service, and the lock leads it to the daemon.

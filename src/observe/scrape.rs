@@ -58,8 +58,8 @@ struct TokenTimes {
     refresh: u64,
 }
 
-/// Keys that differ only in their client capabilities have the same labels, which a scrape must not hold twice: the one
-/// that ends first speaks for them.
+/// Keys that differ only in their client capabilities or authority have the same labels, which a scrape must not hold
+/// twice: the one that ends first speaks for them.
 fn tokens(entries: &[Entry], now: Now) -> Vec<TokenTimes> {
     let mut soonest: BTreeMap<(&Resource, &Identity), &Entry> = BTreeMap::new();
     for entry in entries {

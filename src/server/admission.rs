@@ -1,11 +1,11 @@
 //! What a request must show before anything is done for it, by the listener that it came in at.
 //!
-//! Only local processes reach the Unix socket, and the kernel names them. A loopback port can also be reached through a
-//! page in a local browser, or through an application that fetches any address it is given. Such a request has a foreign
-//! `Host` or an `Origin`, or lacks the header that only code can add.
+//! Only local processes reach the daemon, and the kernel names them; no header has a secret in it. A loopback port can also
+//! be reached through a page in a local browser, or through an application that fetches any address it is given. Such a
+//! request has a foreign `Host` or an `Origin`, or lacks the header that only code can add.
 
 use hyper::body::Body;
-use hyper::header::{HOST, HeaderMap, ORIGIN, TRANSFER_ENCODING};
+use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request};
 
@@ -14,7 +14,6 @@ use super::protocol::Protocol;
 use super::request::Route;
 use crate::config::digits;
 use crate::http;
-use crate::listen::Secret;
 use crate::observe::labels::Denial;
 
 /// What proxies add to a request (`docs/protocol.md`, "Requests", row "Proof header").
@@ -31,8 +30,6 @@ pub enum ListenerKind {
     Sdk {
         /// The listener's.
         port: u16,
-        /// What `X-IDENTITY-HEADER` must hold.
-        secret: Secret,
     },
     /// Loopback HTTP for monitoring agents of every user.
     Monitor,
@@ -47,9 +44,9 @@ pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<im
     let route = route.ok_or_else(|| Route::none_at(request.uri().path()))?;
     route.check_method(request.method())?;
     match route {
-        Route::Token(protocol) => {
+        Route::Token(_) => {
             listener.check_not_forwarded(request.headers(), FORWARDING)?;
-            listener.check_proof(protocol, request.headers())?;
+            listener.check_proof(request.headers())?;
         }
         Route::Metadata => listener.check_not_forwarded(request.headers(), FORWARDING_TO_METADATA)?,
         Route::Live | Route::Ready | Route::Status | Route::Metrics | Route::Reload => {}
@@ -112,8 +109,8 @@ impl ListenerKind {
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let port = match self {
             Self::Unix => return Ok(()),
-            Self::Sdk { port, .. } => Some(*port),
-            // This listener tells no secret, so a forwarded port is allowed.
+            Self::Sdk { port } => Some(*port),
+            // The monitor gives no tokens, so a forwarded port is allowed.
             Self::Monitor | Self::Lock => None,
         };
         if headers.contains_key(ORIGIN) {
@@ -158,29 +155,21 @@ impl ListenerKind {
         })
     }
 
-    /// The header that a forwarded request would lack.
-    fn check_proof(&self, protocol: Protocol, headers: &HeaderMap) -> Result<(), Problem> {
-        let name = match protocol {
-            Protocol::AppService => "x-identity-header",
-            Protocol::Imds | Protocol::VmExtension => "metadata",
+    /// There must be a header that a request which code was tricked into would lack. Each protocol has one, and any of them
+    /// will do on every route, since programs combine them freely; not on the lock, which the metadata service's own
+    /// callers come to (`docs/protocol.md`, "Requests", row "Proof header").
+    fn check_proof(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        // There are few, so that looking at each costs less than the names' hashes.
+        let mut metadata = headers.iter().filter(|(name, _)| *name == "metadata");
+        let is_true = match (metadata.next(), metadata.next()) {
+            (Some((_, value)), None) => value.as_bytes().eq_ignore_ascii_case(b"true"),
+            _ => false,
         };
-        // There are few, so that looking at each costs less than the name's hash.
-        let mut values = headers.iter().filter(|(at, _)| *at == name).map(|(_, value)| value);
-        let value = match (values.next(), values.next()) {
-            (Some(value), None) => Some(value.as_bytes()),
-            _ => None,
-        };
-        match (protocol, self, value) {
-            (Protocol::AppService, _, None) => Err(Problem::missing_header("X-IDENTITY-HEADER")),
-            // The kernel says who calls, so any value serves.
-            (Protocol::AppService, Self::Unix, Some(_)) => Ok(()),
-            (Protocol::AppService, Self::Sdk { secret, .. }, Some(value)) if secret.matches(value) => Ok(()),
-            (Protocol::AppService, Self::Sdk { .. }, Some(_)) => Err(Problem::untrusted(
-                Denial::Secret,
-                "The value of X-IDENTITY-HEADER is not the one in sdk.env: start the application with that file as its environment.",
-            )),
-            (_, _, Some(value)) if value.eq_ignore_ascii_case(b"true") => Ok(()),
-            _ => Err(Problem::missing_header("Metadata: true")),
+        let is_other = |name: &HeaderName| name == "x-identity-header" || name == "secret";
+        if is_true || !matches!(self, Self::Lock) && headers.keys().any(is_other) {
+            Ok(())
+        } else {
+            Err(Problem::missing_header())
         }
     }
 }
@@ -210,10 +199,7 @@ mod tests {
     }
 
     fn sdk() -> ListenerKind {
-        ListenerKind::Sdk {
-            port: 40343,
-            secret: Secret::parse(&"A".repeat(43)).unwrap(),
-        }
+        ListenerKind::Sdk { port: 40343 }
     }
 
     #[test]
@@ -279,38 +265,29 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_counts_on_loopback_and_its_presence_on_the_unix_socket() {
-        let status = |gate: &ListenerKind, lines: &[_]| {
-            let result = gate.check_proof(Protocol::AppService, &headers(lines));
-            result.map_or_else(|problem| problem.status.as_u16(), |()| 200)
-        };
-        let (right, wrong) = ("A".repeat(43), "B".repeat(43));
-        let (right, wrong) = (("x-identity-header", &*right), ("x-identity-header", &*wrong));
-        assert_eq!(status(&sdk(), &[right]), 200);
-        assert_eq!(status(&sdk(), &[wrong]), 403);
-        assert_eq!(status(&sdk(), &[("x-identity-header", "")]), 403);
-        assert_eq!(status(&sdk(), &[("metadata", "true")]), 400);
-        assert_eq!(status(&sdk(), &[right, right]), 400);
-        assert_eq!(
-            (status(&ListenerKind::Unix, &[wrong]), status(&ListenerKind::Unix, &[])),
-            (200, 400)
-        );
-    }
-
-    #[test]
-    fn metadata_is_true_without_case_and_once() {
+    fn one_header_that_only_code_can_add_suffices() {
         for (lines, good) in [
-            (&[("metadata", "True")][..], true),
+            (&[][..], false),
+            (&[("metadata", "True")], true),
             (&[("metadata", "1")], false),
-            (&[], false),
+            (&[("metadata", "")], false),
             (&[("metadata", "true"), ("metadata", "true")], false),
-            (&[("x-identity-header", "x")], false),
+            (&[("x-identity-header", "x")], true),
+            (&[("x-identity-header", "")], true),
+            (&[("secret", "x")], true),
+            (&[("secret", "x"), ("secret", "y")], true),
+            (&[("metadata", "false"), ("secret", "x")], true),
+            (&[("x-ms-identity", "x"), ("x-secret", "x")], false),
         ] {
-            for gate in [sdk(), ListenerKind::Unix] {
-                for protocol in [Protocol::Imds, Protocol::VmExtension] {
-                    assert_eq!(gate.check_proof(protocol, &headers(lines)).is_ok(), good, "{lines:?}");
-                }
+            for listener in [ListenerKind::Unix, sdk()] {
+                assert_eq!(listener.check_proof(&headers(lines)).is_ok(), good, "{lines:?}");
             }
+            let by_metadata = good && lines.len() == 1 && lines[0].0 == "metadata";
+            assert_eq!(
+                ListenerKind::Lock.check_proof(&headers(lines)).is_ok(),
+                by_metadata,
+                "{lines:?}"
+            );
         }
     }
 

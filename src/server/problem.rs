@@ -100,8 +100,10 @@ impl Problem {
     }
 
     /// 400 for the header that shows that no browser or proxy was tricked into this request.
-    pub fn missing_header(name: &str) -> Self {
-        Self::invalid_request(format!("Required header not specified: {name}."))
+    pub fn missing_header() -> Self {
+        Self::invalid_request(
+            "Required header not specified: Metadata: true, or X-IDENTITY-HEADER or secret with any value.",
+        )
     }
 
     /// 403 for a request that a web page, or an application that fetches what it is told, may have caused.

@@ -111,6 +111,7 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 struct Parameters<'a> {
     resource: Option<Cow<'a, str>>,
     client_id: Option<Cow<'a, str>>,
+    clientid: Option<Cow<'a, str>>,
     object_id: Option<Cow<'a, str>>,
     principal_id: Option<Cow<'a, str>>,
     msi_res_id: Option<Cow<'a, str>>,
@@ -119,6 +120,7 @@ struct Parameters<'a> {
     bypass_cache: Option<Cow<'a, str>>,
     token_sha256_to_refresh: Option<Cow<'a, str>>,
     xms_cc: Option<Cow<'a, str>>,
+    authority: Option<Cow<'a, str>>,
 }
 
 impl TokenRequest {
@@ -141,6 +143,10 @@ impl TokenRequest {
         let key = Key::new(resource, parameters.identity()?);
         let key = match parameters.xms_cc.as_deref() {
             Some(value) => key.with_capabilities(value).map_err(|why| unfit("xms_cc", why))?,
+            None => key,
+        };
+        let key = match parameters.authority.as_deref() {
+            Some(value) => key.with_authority(value).map_err(|why| unfit("authority", why))?,
             None => key,
         };
         Ok(Self {
@@ -174,6 +180,7 @@ impl<'a> Parameters<'a> {
         Some(match name {
             "resource" => &mut self.resource,
             "client_id" => &mut self.client_id,
+            "clientid" => &mut self.clientid,
             "object_id" => &mut self.object_id,
             "principal_id" => &mut self.principal_id,
             "msi_res_id" => &mut self.msi_res_id,
@@ -182,14 +189,16 @@ impl<'a> Parameters<'a> {
             "bypass_cache" => &mut self.bypass_cache,
             "token_sha256_to_refresh" => &mut self.token_sha256_to_refresh,
             "xms_cc" => &mut self.xms_cc,
+            "authority" => &mut self.authority,
             _ => return None,
         })
     }
 
     fn identity(&self) -> Result<Identity, Problem> {
         type Make = fn(&str) -> Result<Identity, InvalidKey>;
-        let selectors: [(&str, &Option<Cow<'_, str>>, Make); 5] = [
+        let selectors: [(&str, &Option<Cow<'_, str>>, Make); 6] = [
             ("client_id", &self.client_id, Identity::client_id),
+            ("clientid", &self.clientid, Identity::client_id),
             ("object_id", &self.object_id, Identity::object_id),
             ("principal_id", &self.principal_id, Identity::object_id),
             ("msi_res_id", &self.msi_res_id, Identity::resource_id),
@@ -226,14 +235,12 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// As each endpoint has it: required from 2018-02-01 on, ignored, or checked only for the form that is not served.
+/// The metadata service requires one from 2018-02-01 on. Clients of the other routes send different ones or none, and all
+/// read the same answer.
 fn check_api_version(protocol: Protocol, version: Option<&str>) -> Result<(), Problem> {
     match (protocol, version) {
         (Protocol::Imds, Some(version)) if is_date(version) && version >= "2018-02-01" => Ok(()),
         (Protocol::Imds, _) => Err(Problem::bad_api_version()),
-        (Protocol::AppService, Some("2017-09-01")) => Err(Problem::invalid_request(
-            "api-version 2017-09-01 with its \"secret\" header is not served here; use 2019-08-01 with X-IDENTITY-HEADER.",
-        )),
         (Protocol::AppService | Protocol::VmExtension, _) => Ok(()),
     }
 }
@@ -406,7 +413,9 @@ mod tests {
             "resource=a&msi_res_id=%E2%80%8B",
             "resource=a&object_id=b&principal_id=b",
             "resource=a&msi_res_id=b&mi_res_id=b",
-            "resource=a&authority=x",
+            "resource=a&authority=",
+            "resource=a&authority=x&authority=x",
+            "resource=a&client_id=b&clientid=b",
             "resource=a&bypass_cache=1",
             "resource=a&bypass_cache=",
             "resource=a&token_sha256_to_refresh=00",
@@ -424,6 +433,7 @@ mod tests {
         let identity = |text: &str| query(text).unwrap().key.identity;
         assert_eq!(identity("resource=a"), Identity::Default);
         assert_eq!(identity("resource=a&client_id=X"), Identity::client_id("x").unwrap());
+        assert_eq!(identity("resource=a&clientid=X"), identity("resource=a&client_id=x"));
         assert_eq!(
             identity("resource=a&principal_id=X"),
             identity("resource=a&object_id=x")
@@ -441,7 +451,7 @@ mod tests {
             "resource=a&client_id=",
             "client_id&resource=a",
             "resource=a&msi_res_id=&object_id=",
-            "resource=a&client_id=&object_id=&principal_id=&msi_res_id=&mi_res_id=",
+            "resource=a&client_id=&clientid=&object_id=&principal_id=&msi_res_id=&mi_res_id=",
         ] {
             assert_eq!(identity(text), Identity::Default, "{text}");
             assert_eq!(form(text), query(text), "{text}");
@@ -500,9 +510,8 @@ mod tests {
             assert_eq!(status(Protocol::Imds, version), good, "{version}");
         }
         assert!(status(Protocol::VmExtension, "&api-version=nonsense"));
-        assert!(
-            !status(Protocol::AppService, "&api-version=2017-09-01")
-                && status(Protocol::AppService, "&api-version=2019-08-01")
-        );
+        for version in ["", "&api-version=2017-09-01", "&api-version=2019-08-01"] {
+            assert!(status(Protocol::AppService, version), "{version}");
+        }
     }
 }

@@ -22,8 +22,9 @@ use crate::upstream;
 /// | format | since | what is new |
 /// |---|---|---|
 /// | 1 | 0.1.0 | |
-/// | 2 | 0.2.0 | another uid that asked; the code of a failure's cause |
-const FORMAT: u32 = 2;
+/// | 2 | before 0.2.0 | another uid that asked; the code of a failure's cause |
+/// | 3 | 0.2.0 | the authority |
+const FORMAT: u32 = 3;
 
 /// A few dozen tokens at a time.
 const PIECE: usize = 64 * 1024;
@@ -78,6 +79,7 @@ struct KeyEntry<'a> {
     resource: Resource,
     identity: Identity,
     capabilities: Option<String>,
+    authority: Option<String>,
     owner: u32,
     other: Option<u32>,
     last_asked: Duration,
@@ -205,6 +207,7 @@ impl<'a> KeyEntry<'a> {
             resource: key.key.resource.clone(),
             identity: key.key.identity.clone(),
             capabilities: key.key.capabilities.as_deref().map(str::to_owned),
+            authority: key.key.authority.as_deref().map(str::to_owned),
             owner: key.owner,
             other: key.other,
             last_asked: key.last_asked,
@@ -219,6 +222,10 @@ impl<'a> KeyEntry<'a> {
         let key = Key::new(self.resource, self.identity);
         let key = match self.capabilities {
             Some(text) => key.with_capabilities(&text).ok()?,
+            None => key,
+        };
+        let key = match self.authority {
+            Some(text) => key.with_authority(&text).ok()?,
             None => key,
         };
         let token = self
@@ -396,7 +403,8 @@ mod tests {
             ..snapshot("b", 60)
         };
         let mut left = vec![snapshot("a", 3600), failing];
-        left[0].key = key("a").with_capabilities("cp1").unwrap();
+        let with_capabilities = key("a").with_capabilities("cp1").unwrap();
+        left[0].key = with_capabilities.with_authority("https://login/t").unwrap();
         let back = read(&written(&left, PLACE), PLACE, NOW).unwrap();
         assert_eq!(back.len(), 2);
         for (before, after) in left.iter().zip(&back) {

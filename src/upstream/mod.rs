@@ -104,7 +104,9 @@ impl Upstream {
         };
         let capabilities = key.capabilities.as_deref().map(|value| ("xms_cc", value));
         let fixed = self.endpoint.parameters(bypass).iter().copied();
-        let asked = [Some(("resource", key.resource.as_str())), selector, capabilities];
+        let authority = key.authority.as_deref().map(|value| ("authority", value));
+        let resource = Some(("resource", key.resource.as_str()));
+        let asked = [resource, selector, capabilities, authority];
         let query: Vec<String> = fixed
             .chain(asked.into_iter().flatten())
             .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
@@ -157,14 +159,15 @@ mod tests {
         );
         let key = Key::new(resource, Identity::Default)
             .with_capabilities("cp1,cp2")
+            .and_then(|key| key.with_authority("https://a/t"))
             .unwrap();
         assert_eq!(
             sent(Kind::Imds, &key, true),
-            "/p?api-version=2018-10-01&bypass_cache=true&resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2"
+            "/p?api-version=2018-10-01&bypass_cache=true&resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2&authority=https%3A%2F%2Fa%2Ft"
         );
         assert_eq!(
             sent(Kind::VmExtension, &key, true),
-            "/p?resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2"
+            "/p?resource=https%3A%2F%2Fstorage.azure.com%2F&xms_cc=cp1%2Ccp2&authority=https%3A%2F%2Fa%2Ft"
         );
     }
 }

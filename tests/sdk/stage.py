@@ -43,9 +43,9 @@ class Stage:
         self.daemon = Daemon(directory, configuration(self.endpoint, directory / "msi-tokend.sock", listen=listen, more=more))
         self.daemon.start()
 
-    def crash_daemon(self):
-        """Killed and started again: `sdk.env` stays. A stop would take it away, and with it the secret that clients have."""
-        self.daemon.kill()
+    def restart_daemon(self):
+        """Stopped and started again: what running programs were given stays good."""
+        self.daemon.stop()
         self.daemon.start()
 
     def end(self):

@@ -69,7 +69,7 @@ def anew(place, notes):
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(form), form)
     head = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n"
     sdk = dict(host=f"127.0.0.1:{place.sdk[1]}")
-    app_service = get_request(f"/msi/token?api-version=2019-08-01&resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", **sdk)
+    app_service = get_request(f"/msi/token?api-version=2019-08-01&resource={STORAGE}", "X-IDENTITY-HEADER: msi-tokend", **sdk)
     requests = [
         ("a cached token", place.socket, token(STORAGE)),
         ("a cached token with a short life", place.socket, token(SHORT)),
@@ -104,7 +104,7 @@ def stranger(place, notes):
             resource = place.random.choice(resources).replace("%d", str(place.random.random()))
             notes.note("a refusal", [403], connection.ask(token(resource)))
             notes.note("a refusal", [400], connection.ask(get_request(TOKEN + STORAGE)))
-            sdk = get_request(f"/msi/token?resource={STORAGE}", f"X-IDENTITY-HEADER: {place.secret}", host=f"127.0.0.1:{place.sdk[1]}")
+            sdk = get_request(f"/msi/token?resource={STORAGE}", "X-IDENTITY-HEADER: msi-tokend", host=f"127.0.0.1:{place.sdk[1]}")
             with RawConnection(place.sdk) as other:
                 notes.note("a refusal over loopback", [403], other.ask(sdk))
             time.sleep(0.02)
@@ -181,8 +181,8 @@ def rude(place, notes):
 class Place:
     """Where a daemon is, and until when."""
 
-    def __init__(self, socket_path, sdk, secret, monitor, seconds, seed):
-        self.socket, self.sdk, self.secret, self.monitor = socket_path, sdk, secret, monitor
+    def __init__(self, socket_path, sdk, monitor, seconds, seed):
+        self.socket, self.sdk, self.monitor = socket_path, sdk, monitor
         self.end = time.monotonic() + seconds
         self.random = random.Random(seed)
 

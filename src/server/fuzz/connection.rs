@@ -22,7 +22,6 @@ use crate::config::{self, Account, Allow, Kind, Origin, RootAccess};
 use crate::engine::{Engine, Observer};
 use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
-use crate::listen::Secret;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::ConfigurationStatus;
 use crate::server::connection::serve;
@@ -36,7 +35,6 @@ use crate::upstream::Upstream;
 /// A port that nobody listens at; nothing is ever sent there.
 const NOWHERE: &str = "http://127.0.0.1:1/metadata/identity/oauth2/token";
 const SDK_PORT: u16 = 40343;
-const SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// Its own uid, that of a rule for [`CACHED`] and one more resource, and that of nobody.
 const DAEMON: u32 = 999;
 const FRIEND: u32 = 1000;
@@ -86,7 +84,7 @@ pub fn connection(input: &[u8]) -> bool {
         // One more for what is no head at all.
         assert!(answers.len() <= heads + 1, "{} answers to {heads} heads", answers.len());
         for (request, decided) in requests.iter().zip(&answers) {
-            let sdk = is_sdk.then_some((SDK_PORT, SECRET));
+            let sdk = is_sdk.then_some(SDK_PORT);
             assert!(!decided || request.is_worth_a_token(sdk), "{request:?}");
         }
         let decided = answers.contains(&true);
@@ -98,10 +96,7 @@ pub fn connection(input: &[u8]) -> bool {
 
 fn session(uid: u32, is_sdk: bool) -> Session {
     let listener = if is_sdk {
-        ListenerKind::Sdk {
-            port: SDK_PORT,
-            secret: Secret::parse(SECRET).unwrap(),
-        }
+        ListenerKind::Sdk { port: SDK_PORT }
     } else {
         ListenerKind::Unix
     };

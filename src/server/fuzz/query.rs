@@ -51,11 +51,9 @@ pub fn query(input: &[u8]) -> bool {
 fn assert_is_bounded(key: &Key) {
     let within = |text: &str, max| (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     assert!(within(key.resource.as_str(), MAX_RESOURCE));
-    assert!(
-        key.capabilities
-            .as_deref()
-            .is_none_or(|text| within(text, MAX_IDENTITY))
-    );
+    for text in [&key.capabilities, &key.authority].into_iter().flatten() {
+        assert!(within(text, MAX_IDENTITY));
+    }
     if let Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) = &key.identity {
         assert!(within(id, MAX_IDENTITY) && !id.bytes().any(|b| b.is_ascii_uppercase()));
     }
@@ -67,6 +65,7 @@ fn written(request: &TokenRequest) -> String {
         resource,
         identity,
         capabilities,
+        authority,
     } = &request.key;
     let selector = match identity {
         Identity::Default => None,
@@ -83,9 +82,17 @@ fn written(request: &TokenRequest) -> String {
         }
     };
     let capabilities = capabilities.as_deref().map(|value| ("xms_cc", encoded(value)));
+    let authority = authority.as_deref().map(|value| ("authority", encoded(value)));
     let resource = ("resource", encoded(resource.as_str()));
     let version = ("api-version", "2018-02-01".to_owned());
-    let pairs = [Some(version), Some(resource), selector, renewal, capabilities];
+    let pairs = [
+        Some(version),
+        Some(resource),
+        selector,
+        renewal,
+        capabilities,
+        authority,
+    ];
     let pairs = pairs
         .into_iter()
         .flatten()

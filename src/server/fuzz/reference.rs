@@ -88,7 +88,7 @@ impl<'a> Request<'a> {
     }
 
     /// Whether it may be answered by the broker's word: a token, or that there is no room for one.
-    pub fn is_worth_a_token(&self, sdk: Option<(u16, &str)>) -> bool {
+    pub fn is_worth_a_token(&self, sdk: Option<u16>) -> bool {
         let framed = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
             ([], []) => true,
             ([length], []) => self.method == "POST" || length.bytes().all(|b| b == b'0'),
@@ -96,12 +96,11 @@ impl<'a> Request<'a> {
             _ => false,
         };
         let is_get = self.method == "GET" && self.target.contains("resource=");
-        let proven = match (&self.all("metadata")[..], &self.all("x-identity-header")[..]) {
-            ([value], _) if value.eq_ignore_ascii_case("true") => true,
-            (_, [value]) => sdk.is_none_or(|(_, secret)| *value == secret),
-            _ => false,
-        };
-        let here = sdk.is_none_or(|(port, _)| {
+        let metadata = self.all("metadata");
+        let proven = metadata.len() == 1 && metadata.iter().all(|value| value.eq_ignore_ascii_case("true"))
+            || self.has("x-identity-header")
+            || self.has("secret");
+        let here = sdk.is_none_or(|port| {
             let hosts = self.all("host");
             !self.has("origin") && hosts.iter().all(|host| host.ends_with(&format!(":{port}"))) && hosts.len() == 1
         });
