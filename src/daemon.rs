@@ -176,7 +176,14 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     } else {
         machine.follow(HashSet::new(), HashSet::new()).await;
     }
-    let server = Server::new(Arc::clone(&engine), metrics, settings, Arc::clone(&machine), reloads);
+    let server = Server::new(
+        Arc::clone(&engine),
+        metrics,
+        settings,
+        Arc::clone(&machine),
+        sdk.as_ref().map(|sdk| sdk.address),
+        reloads,
+    );
 
     let mut fdstore = FdStore::new(passed.tokens);
     if let Some(fdstore) = &mut fdstore {

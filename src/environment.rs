@@ -46,6 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_packaged_file_leads_to_the_packaged_socket() {
+        let unit = include_str!("../systemd/msi-tokend-sdk.socket");
+        let address = unit.lines().find_map(|line| line.strip_prefix("ListenStream="));
+        let address: SocketAddr = address.unwrap().parse().unwrap();
+        assert!(address.port() < 1024, "no user can take the port while it is free");
+        assert_eq!(file(address), include_str!("../systemd/sdk.env"));
+    }
+
+    #[test]
     fn an_ipv6_address_has_brackets_in_urls_and_none_as_a_host() {
         let text = file("[::1]:1".parse().unwrap());
         assert!(

@@ -305,7 +305,7 @@ fn explain_says_which_rule_allows_and_which_part_of_the_others_does_not_match() 
         "{ran:?}"
     );
     assert!(row(4).contains("groups 7070; identities client_id:73444643"), "{ran:?}");
-    assert!(row(4).contains("units backup.service (no --unit given)"), "{ran:?}");
+    assert!(row(4).contains("units backup.service (the caller has none)"), "{ran:?}");
     assert!(
         row(8).contains("users 7002, root") && ran.out.contains("denied: no rule matches"),
         "{ran:?}"

@@ -371,6 +371,7 @@ impl Parts {
             metrics,
             settings,
             Machine::new(Arc::new(SystemClock)),
+            None,
             reloads,
         );
         Self { clock, engine, server }

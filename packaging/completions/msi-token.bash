@@ -19,6 +19,9 @@ _msi__token() {
             msi__token,doctor)
                 cmd="msi__token__subcmd__doctor"
                 ;;
+            msi__token,exec)
+                cmd="msi__token__subcmd__exec"
+                ;;
             msi__token,explain)
                 cmd="msi__token__subcmd__explain"
                 ;;
@@ -46,11 +49,17 @@ _msi__token() {
             msi__token,reload)
                 cmd="msi__token__subcmd__reload"
                 ;;
+            msi__token,sdk-env)
+                cmd="msi__token__subcmd__sdk__subcmd__env"
+                ;;
             msi__token,status)
                 cmd="msi__token__subcmd__status"
                 ;;
             msi__token__subcmd__help,doctor)
                 cmd="msi__token__subcmd__help__subcmd__doctor"
+                ;;
+            msi__token__subcmd__help,exec)
+                cmd="msi__token__subcmd__help__subcmd__exec"
                 ;;
             msi__token__subcmd__help,explain)
                 cmd="msi__token__subcmd__help__subcmd__explain"
@@ -79,6 +88,9 @@ _msi__token() {
             msi__token__subcmd__help,reload)
                 cmd="msi__token__subcmd__help__subcmd__reload"
                 ;;
+            msi__token__subcmd__help,sdk-env)
+                cmd="msi__token__subcmd__help__subcmd__sdk__subcmd__env"
+                ;;
             msi__token__subcmd__help,status)
                 cmd="msi__token__subcmd__help__subcmd__status"
                 ;;
@@ -89,7 +101,7 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh keep git-credential status health explain doctor metrics reload help"
+            opts="-h -V --socket --help --version get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -189,8 +201,37 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__token__subcmd__exec)
+            opts="-h --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__token__subcmd__explain)
-            opts="-h --config --uid --gid --unit --resource --scope --client-id --object-id --resource-id --socket --help"
+            opts="-h --config --uid --gid --unit --pid --listener --resource --scope --client-id --object-id --resource-id --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -227,6 +268,20 @@ _msi__token() {
                     ;;
                 --unit)
                     COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --listener)
+                    COMPREPLY=($(compgen -W "socket sdk lock" -- "${cur}"))
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
@@ -461,7 +516,7 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help)
-            opts="get refresh keep git-credential status health explain doctor metrics reload help"
+            opts="get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -475,6 +530,20 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__help__subcmd__exec)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -601,6 +670,20 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__help__subcmd__sdk__subcmd__env)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -795,6 +878,35 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__reload)
+            opts="-h --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__sdk__subcmd__env)
             opts="-h --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

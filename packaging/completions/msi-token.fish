@@ -31,9 +31,11 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "get" -d 'Print 
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "keep" -d 'Keep tokens in files, for programs that read one from there'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "exec" -d 'Become another program, with the environment that leads it to the daemon\'s loopback listener'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "sdk-env" -d 'Print the environment for programs on the daemon\'s loopback listener, as sdk.env has it'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "status" -d 'List what is cached; never a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
-complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "explain" -d 'Judge the configuration files: which rule allows, or which part of each rule does not match'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
@@ -74,6 +76,10 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l o
 complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand git-credential" -s h -l help -d 'Print help'
+complete -c msi-token -n "__fish_msi_token_using_subcommand exec" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
+complete -c msi-token -n "__fish_msi_token_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c msi-token -n "__fish_msi_token_using_subcommand sdk-env" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
+complete -c msi-token -n "__fish_msi_token_using_subcommand sdk-env" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l json -d 'Print the daemon\'s whole answer as JSON, in the form that msi-token(1) describes'
 complete -c msi-token -n "__fish_msi_token_using_subcommand status" -l watch -d 'Print it every two seconds, until interrupted'
@@ -83,16 +89,20 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l critical 
 complete -c msi-token -n "__fish_msi_token_using_subcommand health" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand health" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l config -d 'The configuration file; conf.d/*.toml beside it is read after it' -r -F
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l uid -d 'Who calls: a uid, or a user\'s name' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l uid -d 'Who calls: a uid, or a user\'s name. Without it and without --pid: this process' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l gid -d 'A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l unit -d 'The systemd unit that the caller runs in, such as nightly-backup.service' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l pid -d 'A process that calls, with its user, groups and unit' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l listener -d 'Where it calls' -r -f -a "socket\t'The Unix socket: groups are those of the process'
+sdk\t'The loopback listener: groups are those of the account'
+lock\t'The lock\'s listener, as the loopback listener'"
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l client-id -d 'The identity\'s client id (application id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-id -d 'The identity\'s object id (principal id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l config -d 'The configuration file to judge, with conf.d/*.toml beside it. Without it: the service\'s, unless another daemon\'s socket is named' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l resource -d 'Also ask for this token' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand doctor" -l client-id -d 'The identity\'s client id (application id)' -r -f
@@ -105,14 +115,16 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -l socket -
 complete -c msi-token -n "__fish_msi_token_using_subcommand metrics" -s h -l help -d 'Print help'
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "get" -d 'Print a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "keep" -d 'Keep tokens in files, for programs that read one from there'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "status" -d 'List what is cached; never a token'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "explain" -d 'Judge the configuration files off line: which rule allows, or which part of each rule does not match'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential status health explain doctor metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "get" -d 'Print a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "keep" -d 'Keep tokens in files, for programs that read one from there'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "exec" -d 'Become another program, with the environment that leads it to the daemon\'s loopback listener'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "sdk-env" -d 'Print the environment for programs on the daemon\'s loopback listener, as sdk.env has it'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "status" -d 'List what is cached; never a token'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "explain" -d 'Judge the configuration files: which rule allows, or which part of each rule does not match'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

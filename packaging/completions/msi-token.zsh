@@ -89,6 +89,21 @@ _arguments "${_arguments_options[@]}" : \
 ':operation -- What git wants, which appends it itself\: get, store or erase; nothing is done for any other:_default' \
 && ret=0
 ;;
+(exec)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+'*::command -- The program, and what it is given:_default' \
+&& ret=0
+;;
+(sdk-env)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+&& ret=0
+;;
 (status)
 _arguments "${_arguments_options[@]}" : \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
@@ -110,17 +125,21 @@ _arguments "${_arguments_options[@]}" : \
 (explain)
 _arguments "${_arguments_options[@]}" : \
 '--config=[The configuration file; conf.d/*.toml beside it is read after it]:PATH:_files' \
-'--uid=[Who calls\: a uid, or a user'\''s name]:UID:' \
+'--uid=[Who calls\: a uid, or a user'\''s name. Without it and without --pid\: this process]:UID:' \
 '*--gid=[A group the caller is in, by id or name; may be repeated. Without any\: the groups that its account has]:GID:' \
 '--unit=[The systemd unit that the caller runs in, such as nightly-backup.service]:UNIT:' \
+'(--uid --gid --unit)--pid=[A process that calls, with its user, groups and unit]:PID:' \
+'--listener=[Where it calls]:LISTENER:((socket\:"The Unix socket\: groups are those of the process"
+sdk\:"The loopback listener\: groups are those of the account"
+lock\:"The lock'\''s listener, as the loopback listener"))' \
 '--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
 '--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
 '--client-id=[The identity'\''s client id (application id)]:ID:' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
-'-h[Print help]' \
-'--help[Print help]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
 '::named -- Whom the token is for, as --resource has it:_default' \
 && ret=0
 ;;
@@ -179,6 +198,14 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(exec)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(sdk-env)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (status)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -223,9 +250,11 @@ _msi-token_commands() {
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
 'keep:Keep tokens in files, for programs that read one from there' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
+'exec:Become another program, with the environment that leads it to the daemon'\''s loopback listener' \
+'sdk-env:Print the environment for programs on the daemon'\''s loopback listener, as sdk.env has it' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
-'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
 'doctor:Say in plain words what is wrong and what to do' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
@@ -237,6 +266,11 @@ _msi-token_commands() {
 _msi-token__subcmd__doctor_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token doctor commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__exec_commands] )) ||
+_msi-token__subcmd__exec_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token exec commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__explain_commands] )) ||
 _msi-token__subcmd__explain_commands() {
@@ -265,9 +299,11 @@ _msi-token__subcmd__help_commands() {
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
 'keep:Keep tokens in files, for programs that read one from there' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
+'exec:Become another program, with the environment that leads it to the daemon'\''s loopback listener' \
+'sdk-env:Print the environment for programs on the daemon'\''s loopback listener, as sdk.env has it' \
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
-'explain:Judge the configuration files off line\: which rule allows, or which part of each rule does not match' \
+'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
 'doctor:Say in plain words what is wrong and what to do' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
@@ -279,6 +315,11 @@ _msi-token__subcmd__help_commands() {
 _msi-token__subcmd__help__subcmd__doctor_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help doctor commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__exec_commands] )) ||
+_msi-token__subcmd__help__subcmd__exec_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help exec commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__help__subcmd__explain_commands] )) ||
 _msi-token__subcmd__help__subcmd__explain_commands() {
@@ -325,6 +366,11 @@ _msi-token__subcmd__help__subcmd__reload_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help reload commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__help__subcmd__sdk-env_commands] )) ||
+_msi-token__subcmd__help__subcmd__sdk-env_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help sdk-env commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__help__subcmd__status_commands] )) ||
 _msi-token__subcmd__help__subcmd__status_commands() {
     local commands; commands=()
@@ -349,6 +395,11 @@ _msi-token__subcmd__refresh_commands() {
 _msi-token__subcmd__reload_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token reload commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__sdk-env_commands] )) ||
+_msi-token__subcmd__sdk-env_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token sdk-env commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__status_commands] )) ||
 _msi-token__subcmd__status_commands() {

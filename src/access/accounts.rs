@@ -145,6 +145,13 @@ fn subuids() -> Subuids {
     Subuids::parse(&String::from_utf8_lossy(&text), uid_of)
 }
 
+/// In which of the groups the account is, for judging rules off line. The databases may take their time.
+pub fn groups_of_account(uid: u32, groups: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    let members = members_of(&groups.into_iter().collect());
+    let is_in = |(gid, uids): (u32, HashSet<u32>)| uids.contains(&uid).then_some(gid);
+    members.into_iter().filter_map(is_in).collect()
+}
+
 /// Who is in each of the groups. The databases may take their time.
 pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
     if groups.is_empty() {

@@ -167,6 +167,12 @@ impl fmt::Display for NamedUser {
     }
 }
 
+/// The unit of a process as its cgroup names it, for judging rules off line.
+pub fn unit_of_process(pid: u32) -> Option<String> {
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    unit_in(&cgroup).map(str::to_owned)
+}
+
 /// Why no caller's unit can be known on the Unix socket, if so.
 pub fn units_unknown_because() -> Option<&'static str> {
     let (one, _other) = UnixStream::pair().ok()?;

@@ -15,7 +15,8 @@ mod subuids;
 mod unit_files;
 mod units;
 
-pub use self::caller::{Caller, NamedUser, units_unknown_because};
+pub use self::accounts::groups_of_account;
+pub use self::caller::{Caller, NamedUser, unit_of_process, units_unknown_because};
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
 pub use self::rule_for::rule_for;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::failure::Codes;
 use crate::http::Response;
 
-/// Exit codes, by `sysexits.h`.
+/// Exit codes, by `sysexits.h`, and two that shells and env(1) have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -29,6 +29,10 @@ pub enum Exit {
     NotAllowed = 77,
     /// The configuration is not valid.
     Configuration = 78,
+    /// The program that `exec` was to become cannot be run.
+    CannotRun = 126,
+    /// There is no such program.
+    NoProgram = 127,
 }
 
 /// What is told on stderr. Never holds a token.

@@ -1,59 +1,53 @@
 //! `explain`: judges the configuration files off line, as the daemon would judge a request.
 
-use std::ffi::CString;
-use std::fmt::Display;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use nix::unistd::{Uid, User};
+use tokio::time::timeout;
 
-use super::connection::service_user;
+use super::connection::{Daemon, service_user};
+use super::described::{CallerOptions, Described, listed};
 use super::error::{ClientError, Exit, tell};
+use super::forms::instant;
 use super::selection::Selection;
-use super::{output, table};
-use crate::access::{Caller, Grant, Part, Rules, gid_of, rule_for, uid_of};
-use crate::config::{self, Account, Allow, RootAccess};
+use super::{output, status, table};
+use crate::access::{Caller, Grant, Part, Rules, rule_for};
+use crate::config::{self, Allow, RootAccess};
 use crate::key::{Key, Resource};
+use crate::observe::status::ConfigurationStatus;
+
+/// The files are judged also where the daemon does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub struct Arguments {
     /// The configuration file; conf.d/*.toml beside it is read after it.
     #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
     config: PathBuf,
-    /// Who calls: a uid, or a user's name.
-    #[arg(long, value_parser = uid)]
-    uid: u32,
-    /// A group the caller is in, by id or name; may be repeated. Without any: the groups that its account has.
-    #[arg(long, value_parser = gid)]
-    gid: Vec<u32>,
-    /// The systemd unit that the caller runs in, such as nightly-backup.service.
-    #[arg(long)]
-    unit: Option<String>,
+    #[command(flatten)]
+    caller: CallerOptions,
     #[command(flatten)]
     selection: Selection,
 }
 
 /// Prints each rule with the parts of it that do not match, then the verdict.
-pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
-    let config = config::load(&arguments.config).map_err(|problems| {
+pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
+    let loaded = config::load(&arguments.config).map_err(|problems| {
         for problem in problems.iter() {
             tell(&problem.to_string());
         }
         ClientError::quiet(Exit::Configuration)
     })?;
-    let allow = &config.config.allow;
-    let root = config.config.access.root;
+    let allow = &loaded.config.allow;
+    let root = loaded.config.access.root;
     let (rules, doubts) = Rules::resolve(allow, root, service_user().map_or(0, |user| user.uid.as_raw()));
     for doubt in doubts {
         tell(&format!("warning: {doubt}"));
     }
-    let groups = if arguments.gid.is_empty() {
-        groups_of(arguments.uid)
-    } else {
-        arguments.gid.clone()
-    };
+    let Described { caller, text, notes } = arguments.caller.describe(&rules)?;
     let mut key = arguments.selection.key()?;
-    let caller = Caller::described(arguments.uid, groups.clone(), arguments.unit.clone());
     let mut token = format!("token:  {key}");
     if let Some((identity, origin)) = rules.default_for(&caller, &key) {
         token = format!(
@@ -62,19 +56,12 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
         );
         key.identity = identity.clone();
     }
-    let mut lines = vec![
-        format!(
-            "caller: uid {}, {}, {}",
-            user(arguments.uid),
-            listed("groups", &groups.iter().map(|gid| group(*gid)).collect::<Vec<_>>()),
-            arguments
-                .unit
-                .as_ref()
-                .map_or_else(|| "no unit".to_owned(), |unit| format!("unit {unit}")),
-        ),
-        token,
-        String::new(),
-    ];
+    let mut lines = vec![format!("caller: {text}"), token];
+    lines.extend(notes.into_iter().map(|note| format!("note:   {note}")));
+    if let Some(note) = running(daemon, &loaded.hash).await {
+        lines.push(format!("note:   {note}"));
+    }
+    lines.push(String::new());
     if !allow.is_empty() {
         lines.extend(each_rule(&rules, allow, &caller, &key));
         lines.push(String::new());
@@ -91,13 +78,13 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
         ),
         None => "denied: no rule matches".to_owned(),
     });
-    if verdict.is_none() && arguments.uid == 0 {
+    if verdict.is_none() && caller.uid == 0 {
         lines.push("root needs a rule, because the configuration has access.root = \"rules\"".to_owned());
     }
     if verdict.is_none() {
-        let account = User::from_uid(Uid::from_raw(arguments.uid)).ok().flatten();
+        let account = User::from_uid(Uid::from_raw(caller.uid)).ok().flatten();
         let account = account.as_ref().map(|user| user.name.as_str());
-        if let Some(rule) = rule_for(arguments.uid, account, caller.unit(), &key) {
+        if let Some(rule) = rule_for(caller.uid, account, caller.unit(), &key) {
             lines.push(format!(
                 "\n# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n{}",
                 rule.trim_end()
@@ -114,6 +101,22 @@ fn without_a_rule(root: RootAccess) -> &'static str {
         RootAccess::Any => "root and the daemon's own user",
         RootAccess::Rules => "the daemon's own user",
     }
+}
+
+/// What to say where a daemon runs that has loaded other files. One that cannot be asked has loaded none.
+async fn running(daemon: &Daemon, hash: &str) -> Option<String> {
+    let status = timeout(PATIENCE, status::get(daemon)).await.ok()?.ok()?;
+    let ConfigurationStatus {
+        hash: loaded,
+        loaded_at,
+    } = status.configuration?;
+    let at = instant(loaded_at);
+    (loaded != hash).then(|| {
+        format!(
+            "the daemon that runs has loaded other files than these (at {at}) and judges by those; \
+             `systemctl reload msi-tokend` loads those in /etc/msi-tokend"
+        )
+    })
 }
 
 fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<String> {
@@ -160,7 +163,7 @@ fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
         Part::Identities => listed("identities", allow.identities.as_deref().unwrap_or_default()),
     };
     match part {
-        Part::Units if caller.unit().is_none() => wanted + " (no --unit given)",
+        Part::Units if caller.unit().is_none() => wanted + " (the caller has none)",
         _ => wanted,
     }
 }
@@ -172,45 +175,4 @@ fn nearly(a: &Resource, b: &Resource) -> bool {
         audience.trim_end_matches('/').to_owned()
     };
     bare(a) == bare(b)
-}
-
-fn listed(what: &str, items: &[impl Display]) -> String {
-    if items.is_empty() {
-        return format!("no {what}");
-    }
-    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-    format!("{what} {}", items.join(", "))
-}
-
-fn user(uid: u32) -> String {
-    match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => format!("{uid} ({})", user.name),
-        _ => format!("{uid} (no account)"),
-    }
-}
-
-fn group(gid: u32) -> String {
-    match Group::from_gid(Gid::from_raw(gid)) {
-        Ok(Some(group)) => format!("{gid} ({})", group.name),
-        _ => gid.to_string(),
-    }
-}
-
-/// The groups that a login of this user would have.
-pub fn groups_of(uid: u32) -> Vec<u32> {
-    let account = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let groups = account.and_then(|user| getgrouplist(&CString::new(user.name).ok()?, user.gid).ok());
-    groups.unwrap_or_default().iter().map(|gid| gid.as_raw()).collect()
-}
-
-fn uid(text: &str) -> Result<u32, String> {
-    Account::named(text)
-        .and_then(|user| uid_of(&user))
-        .ok_or_else(|| "is no uid, and no user has this name".to_owned())
-}
-
-fn gid(text: &str) -> Result<u32, String> {
-    Account::named(text)
-        .and_then(|group| gid_of(&group))
-        .ok_or_else(|| "is no gid, and no group has this name".to_owned())
 }

@@ -262,6 +262,7 @@ mod tests {
             now: NOW,
             endpoint: "http://e/".to_owned(),
             configuration: None,
+            sdk: None,
             caller: CallerStatus {
                 uid: 0,
                 privileged: true,

@@ -2,8 +2,10 @@
 
 mod config_files;
 mod connection;
+mod described;
 mod doctor;
 mod error;
+mod exec;
 mod explain;
 mod finding;
 mod forms;
@@ -57,11 +59,15 @@ enum Command {
     Keep(keep::Arguments),
     /// Speak git's protocol for credential helpers, for Azure DevOps over https.
     GitCredential(git_credential::Arguments),
+    /// Become another program, with the environment that leads it to the daemon's loopback listener.
+    Exec(exec::Arguments),
+    /// Print the environment for programs on the daemon's loopback listener, as sdk.env has it.
+    SdkEnv,
     /// List what is cached; never a token.
     Status(status::Arguments),
     /// One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     Health(health::Arguments),
-    /// Judge the configuration files off line: which rule allows, or which part of each rule does not match.
+    /// Judge the configuration files: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
     /// Say in plain words what is wrong and what to do.
     ///
@@ -105,7 +111,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError> {
-    harden().map_err(|errno| ClientError::system("keep others out of this process", &errno.into()))?;
+    // What is asked of the kernel would count for the program, too, and no token comes this way.
+    if !matches!(command, Command::Exec(_)) {
+        harden().map_err(|errno| ClientError::system("keep others out of this process", &errno.into()))?;
+    }
     let daemon = Daemon::at(socket.unwrap_or_else(default_socket));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -117,9 +126,11 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError
             Command::Refresh(arguments) => get::run(&daemon, &arguments, get::Mode::Refresh).await?,
             Command::Keep(arguments) => keep::run(&daemon, &arguments).await?,
             Command::GitCredential(arguments) => git_credential::run(&daemon, &arguments).await?,
+            Command::Exec(arguments) => return Err(exec::run(&daemon, &arguments).await),
+            Command::SdkEnv => exec::print(&daemon).await?,
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
-            Command::Explain(arguments) => explain::run(&arguments)?,
+            Command::Explain(arguments) => explain::run(&daemon, &arguments).await?,
             Command::Doctor(arguments) => doctor::run(&daemon, &arguments).await?,
             Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
             Command::Reload => reload::run(&daemon).await?,

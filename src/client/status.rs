@@ -7,6 +7,7 @@ use clap::Args;
 use hyper::StatusCode;
 use terminal_size::{Width, terminal_size_of};
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
@@ -48,21 +49,34 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
 }
 
 async fn once(daemon: &Daemon, arguments: &Arguments) -> Result<Vec<u8>, ClientError> {
+    let body = body(daemon).await?;
+    if arguments.json {
+        return Ok(body.to_vec());
+    }
+    Ok(Listing(understood(&body)?).render(&look()).into())
+}
+
+/// What the daemon says of itself.
+pub async fn get(daemon: &Daemon) -> Result<Status, ClientError> {
+    understood(&body(daemon).await?)
+}
+
+async fn body(daemon: &Daemon) -> Result<Zeroizing<Vec<u8>>, ClientError> {
     let answer = daemon.answer("/status", PATIENCE).await?;
     if answer.status != StatusCode::OK {
         return Err(ClientError::of_answer(&answer, "no status"));
     }
-    if arguments.json {
-        return Ok(answer.body.to_vec());
-    }
-    let status: Status = serde_json::from_slice(&answer.body).map_err(|error| {
+    Ok(answer.body)
+}
+
+fn understood(body: &[u8]) -> Result<Status, ClientError> {
+    serde_json::from_slice(body).map_err(|error| {
         ClientError::new(
             Exit::Other,
             format!("the daemon's status is not understood: {error}"),
             "Compare `msi-tokend --version` with `msi-token --version`; --json prints it as it is.",
         )
-    })?;
-    Ok(Listing(status).render(&look()).into())
+    })
 }
 
 fn look() -> Look {

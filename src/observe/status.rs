@@ -1,6 +1,7 @@
 //! What is cached, as a document for people and programs. Never a token.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ pub struct Status {
     pub endpoint: String,
     /// What the daemon goes by; versions before 0.2.0 do not say.
     pub configuration: Option<ConfigurationStatus>,
+    /// Where the loopback listener for programs is; null where it is off.
+    pub sdk: Option<SocketAddr>,
     /// Who asks.
     pub caller: CallerStatus,
     /// Soonest trouble first: what cannot be served, then by expiry.
@@ -85,7 +88,13 @@ pub struct TokenStatus {
 }
 
 /// All keys for root and the daemon's own uid, for others those that they may have.
-pub fn status(engine: &Engine, configuration: &ConfigurationStatus, caller: &Caller, rules: &Rules) -> Status {
+pub fn status(
+    engine: &Engine,
+    configuration: &ConfigurationStatus,
+    sdk: Option<SocketAddr>,
+    caller: &Caller,
+    rules: &Rules,
+) -> Status {
     let (now, entries) = engine.entries();
     let mut visible: Vec<Entry> = entries
         .into_iter()
@@ -98,6 +107,7 @@ pub fn status(engine: &Engine, configuration: &ConfigurationStatus, caller: &Cal
         now: now.wall.as_secs(),
         endpoint: engine.endpoint(),
         configuration: Some(configuration.clone()),
+        sdk,
         caller: CallerStatus {
             uid: caller.uid,
             privileged: rules.is_privileged(caller.uid),

@@ -1,5 +1,6 @@
 //! `/live`, `/ready`, `/status` and `/metrics`: what people and monitoring agents ask.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode};
@@ -38,8 +39,8 @@ pub fn ready(health: &Health) -> Document {
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(engine: &Engine, settings: &Settings, caller: &Caller) -> Document {
-    let status = status::status(engine, &settings.configuration, caller, &settings.rules);
+pub fn status(engine: &Engine, settings: &Settings, sdk: Option<SocketAddr>, caller: &Caller) -> Document {
+    let status = status::status(engine, &settings.configuration, sdk, caller, &settings.rules);
     Document::new(StatusCode::OK, JSON, bytes(&status))
 }
 

@@ -284,7 +284,7 @@ fn document(server: &Server, route: Route, session: &Session) -> Response<Respon
     let render = || match subject {
         Subject::Ready => admin::ready(&server.health()),
         Subject::Metrics => admin::metrics(&server.metrics, &server.engine, server.seats.taken()),
-        Subject::Status { .. } => admin::status(&server.engine, &settings, caller),
+        Subject::Status { .. } => admin::status(&server.engine, &settings, server.sdk, caller),
     };
     let now = Moment {
         boot: server.engine.now().boot,

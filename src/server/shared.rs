@@ -1,5 +1,6 @@
 //! What every connection shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct Server {
     pub(super) audit: Audit,
     pub(super) documents: Documents,
     pub(super) machine: Arc<Machine>,
+    /// Where the loopback listener for programs is.
+    pub(super) sdk: Option<SocketAddr>,
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     /// Of each accept loop.
     pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
@@ -77,6 +80,7 @@ impl Server {
         metrics: Arc<Metrics>,
         settings: Settings,
         machine: Arc<Machine>,
+        sdk: Option<SocketAddr>,
         reloads: mpsc::Sender<ReloadRequest>,
     ) -> Arc<Self> {
         let now = engine.now();
@@ -92,6 +96,7 @@ impl Server {
             documents: Documents::default(),
             settings: RwLock::new(Arc::new(settings)),
             machine,
+            sdk,
             reloads,
             requests: AtomicU64::new(0),
             stopping: CancellationToken::new(),

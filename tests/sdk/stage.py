@@ -24,6 +24,10 @@ USER = {
 PORT = 50342
 
 
+GO = ["azidentity for Go", "MSAL for Go", "adal"]
+JAVA = ["azure-identity for Java", "msal4j", "the JDK's HttpClient"]
+
+
 class Stage:
     """`directory` is open to all users and vanishes with the test. A rule allows FRIEND."""
 
@@ -95,6 +99,10 @@ class Application:
         if library == "@azure/identity":
             runtime = next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node")
             command = [runtime, directory / "client.mjs"]
+        elif library in GO:
+            command = [CACHE / "go/client"]
+        elif library in JAVA:
+            command = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{CACHE / 'java'}:{CACHE / 'java/lib'}/*", "Client"]
         else:
             command = [CACHE / "python/bin/python", "-W", "ignore", directory / "client.py"]
         self.process = subprocess.Popen(

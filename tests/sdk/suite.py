@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 import pages
 from checks import checking, run
 from places import REPOSITORY, open_directory
-from stage import CACHE, PORT, SYSTEM, USER, Stage
+from stage import CACHE, GO, JAVA, PORT, SYSTEM, USER, Stage
 from tokens import claims_of
 from users import STRANGER
 
@@ -26,6 +26,8 @@ SELECTORS = {
     "resource id": ({"resource_id": USER["resource_id"]}, USER),
 }
 LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity"]
+# Those that are tried by sdk.env alone.
+LED = GO + JAVA
 # As an API that wants newer proof sends it in a WWW-Authenticate header.
 CHALLENGE = json.dumps({"access_token": {"nbf": {"essential": True, "value": "1700000000"}}})
 
@@ -64,6 +66,15 @@ def identities(stage):
                 with checking(f"{library} by {variable}, DefaultAzureCredential"):
                     with stage.application(library, {"credential": "default"}, environment) as application:
                         assert_token(application.get(), SYSTEM)
+    for library in LED:
+        for name, (selector, identity) in SELECTORS.items():
+            with checking(f"{library} by sdk.env, selector: {name}"):
+                with stage.application(library, MANAGED | selector, stage.sdk_env()) as application:
+                    assert_token(application.get(), identity)
+    for library in ("azidentity for Go", "azure-identity for Java"):
+        with checking(f"{library} by sdk.env, DefaultAzureCredential"):
+            with stage.application(library, {"credential": "default"}, stage.sdk_env()) as application:
+                assert_token(application.get(), SYSTEM)
     with checking("all of them together caused one upstream request for each selector"):
         assert stage.upstream_requests() - before == len(SELECTORS), stage.upstream_requests() - before
 
@@ -81,6 +92,16 @@ def challenges_and_restarts(stage):
                 assert_token(application.get(claims=CHALLENGE), SYSTEM)
                 assert stage.hits() == hits + asks, stage.hits() - hits
             with checking(f"{library}: the daemon stopped and started again between two calls"):
+                stage.restart_daemon()
+                answer = application.get(scope="https://management.azure.com/.default")
+                assert_token(answer, SYSTEM, "https://management.azure.com")
+
+
+def restarts(stage):
+    for library in LED:
+        with stage.application(library, MANAGED, stage.sdk_env()) as application:
+            with checking(f"{library}: the daemon stopped and started again between two calls"):
+                assert_token(application.get(), SYSTEM)
                 stage.restart_daemon()
                 answer = application.get(scope="https://management.azure.com/.default")
                 assert_token(answer, SYSTEM, "https://management.azure.com")
@@ -112,6 +133,12 @@ def strangers(stage):
                     error = application.get().get("error", "a token")
                     for part in (str(STRANGER), "journalctl -u msi-tokend", "msi-token explain"):
                         assert part in error, error
+    for library in LED:
+        with checking(f"{library} by sdk.env: another user is refused and told what is missing"):
+            with stage.application(library, MANAGED, stage.sdk_env(), uid=STRANGER) as application:
+                error = application.get().get("error", "a token")
+                for part in (str(STRANGER), "journalctl -u msi-tokend", "msi-token explain"):
+                    assert part in error, error
     with checking("no refusal reached the endpoint"):
         assert stage.upstream_requests() == before
 
@@ -135,7 +162,7 @@ class Proxy:
 def proxies(stage):
     proxy = Proxy()
     through = {"HTTP_PROXY": proxy.url, "http_proxy": proxy.url}
-    for library in LIBRARIES:
+    for library in LIBRARIES + LED:
         with checking(f"{library}: sdk.env keeps requests away from a proxy"):
             with stage.application(library, MANAGED, stage.sdk_env() | through) as application:
                 assert_token(application.get(), SYSTEM)
@@ -205,7 +232,7 @@ def main():
     with open_directory() as directory:
         stage = Stage(directory)
         try:
-            for part in (identities, challenges_and_restarts, crowd, strangers, proxies, old_commands, readme):
+            for part in (identities, challenges_and_restarts, restarts, crowd, strangers, proxies, old_commands, readme):
                 part(stage)
             with checking("no token is in the daemon's log"):
                 assert "eyJ" not in stage.daemon.logged()

@@ -1,11 +1,13 @@
-"""The loopback listener for Azure SDKs: systemd holds its port, and hands `sdk.env` to the applications."""
+"""The loopback listener for Azure SDKs: systemd holds its port, and the package's `sdk.env` leads applications there."""
 
 import shlex
 
 from checks import wait_for
-from service import RESOURCE, active, configure, installed
+from places import REPOSITORY
+from service import RESOURCE, Callers, active, configure, get, installed, main_pid
 
-PORT = 40343
+PORT = 343
+FILE = "/usr/share/msi-tokend/sdk.env"
 # What an SDK does with the environment.
 ASK = (
     'curl --silent --show-error --max-time 60 --noproxy "" --header "X-IDENTITY-HEADER: $IDENTITY_HEADER"'
@@ -14,7 +16,26 @@ ASK = (
 
 
 def environment(machine):
-    return dict(line.split("=", 1) for line in machine.run("cat", "/run/msi-tokend/sdk.env").splitlines())
+    return dict(line.split("=", 1) for line in machine.run("cat", FILE).splitlines())
+
+
+def is_refused(machine):
+    """Whether nobody listens at the port."""
+    return machine.try_("curl", "--silent", "--max-time", "60", f"http://127.0.0.1:{PORT}/").returncode == 7
+
+
+def switch(machine, verb):
+    machine.run("systemctl", verb, "--now", "msi-tokend-sdk.socket")
+
+
+def ask(machine):
+    """What an application is answered that has the environment: the status is the first word after the body."""
+    variables = [f"{key}={value}" for key, value in environment(machine).items()]
+    return machine.run("env", *variables, "sh", "-c", ASK)
+
+
+def is_served(machine):
+    return ask(machine).split("}")[-1].startswith("200 ")
 
 
 def application(machine, user="stranger"):
@@ -27,7 +48,7 @@ After=msi-tokend.service
 [Service]
 Type=oneshot
 User={user}
-EnvironmentFile=/run/msi-tokend/sdk.env
+EnvironmentFile={FILE}
 EnvironmentFile=/etc/application/proxy.env
 ExecStart=/bin/sh -c {shlex.quote(ASK.replace("%", "%%").replace("$", "$$"))}
 StandardOutput=truncate:/run/answer
@@ -40,20 +61,57 @@ WantedBy=multi-user.target
 
 
 def test_switch(machine):
-    """it is off as shipped, and on after enabling its socket and restarting the service"""
+    """one command switches it on and one switches it off again, beside clients of whom not one has a failed request"""
     installed(machine)
-    assert machine.try_("curl", "--silent", f"http://127.0.0.1:{PORT}/").returncode == 7
-    assert machine.try_("test", "-e", "/run/msi-tokend/sdk.env").returncode != 0
-    machine.run("systemctl", "enable", "msi-tokend-sdk.socket")
-    machine.run("systemctl", "restart", "msi-tokend.service")
-    assert active(machine, "msi-tokend-sdk.socket")
-    assert environment(machine)["IDENTITY_ENDPOINT"] == f"http://127.0.0.1:{PORT}/msi/token"
+    assert is_refused(machine)
+    with Callers(machine) as callers:
+        first = main_pid(machine)
+        switch(machine, "enable")
+        assert is_served(machine)
+        second = wait_for("the daemon has the socket", lambda: main_pid(machine))
+        assert second != first and active(machine) and active(machine, "msi-tokend-sdk.socket")
+        # Nothing that wants the socket again makes a further restart.
+        switch(machine, "enable")
+        machine.run("systemctl", "start", "sockets.target")
+        assert main_pid(machine) == second
+        switch(machine, "disable")
+        assert is_refused(machine)
+        assert wait_for("the daemon is back", lambda: active(machine) and main_pid(machine)) != second
+        switch(machine, "enable")
+        assert is_served(machine)
+    callers.check()
+    said = [record["MESSAGE"] for record in machine.journal("UNIT=msi-tokend-sdk.socket", "+", "_PID=1")]
+    bad = [message for message in said if any(word in message for word in ("refusing", "Failed", "ordering cycle"))
+           and "msi-tokend" in message]
+    assert not bad, bad
+
+
+def test_stopped(machine):
+    """a daemon that does not run is left alone, and started by the first caller of either socket"""
+    switch(machine, "disable")
+    machine.run("systemctl", "stop", "msi-tokend.service")
+    switch(machine, "enable")
+    assert not active(machine)
+    assert is_served(machine)
+    switch(machine, "disable")
+    assert is_refused(machine) and get(machine).returncode == 0
+    switch(machine, "enable")
 
 
 def test_file(machine):
-    """sdk.env is the service's own, for its group to read and nobody else"""
-    assert machine.run("stat", "--format=%a %U %G %F", "/run/msi-tokend/sdk.env") == "640 msi-tokend msi-tokend regular file"
-    assert machine.try_("cat", "/run/msi-tokend/sdk.env", user="stranger").returncode != 0
+    """sdk.env is the package's, root's, and the same everywhere; nobody else can take its port"""
+    assert machine.run("stat", "--format=%a %U %G %F", FILE) == "644 root root regular file"
+    assert machine.run("cat", FILE) + "\n" == (REPOSITORY / "systemd/sdk.env").read_text()
+    assert machine.try_("test", "-e", "/run/msi-tokend/sdk.env").returncode != 0
+    assert machine.run("msi-token", "sdk-env", user="stranger") == machine.run("cat", FILE)
+    program = f"""
+import json, socket
+try:
+    socket.create_server(("127.0.0.1", {PORT + 1}))
+except PermissionError:
+    print(json.dumps("refused"))
+"""
+    assert machine.python(program, user="stranger") == "refused"
 
 
 def test_application(machine):
@@ -67,22 +125,22 @@ def test_application(machine):
     assert '"access_token":"ey' in answer and " 127.0.0.1," in answer, answer
 
 
-def test_restart(machine):
-    """a caller that comes while the service is stopped is served by the next one, with the secret it has"""
-    before = environment(machine)
-    machine.run("systemctl", "stop", "msi-tokend.service")
-    variables = [f"{key}={value}" for key, value in before.items()]
-    answer = machine.run("env", *variables, "sh", "-c", ASK)
+def test_exec(machine):
+    """a program can be led here by hand, as any user"""
+    answer = machine.run("msi-token", "exec", "--", "sh", "-c", ASK, user="stranger")
     assert answer.split("}")[-1].startswith("200 "), answer
-    assert environment(machine) == before
+
+
+def test_restart(machine):
+    """a caller that comes while the service is stopped is served by the next one"""
+    machine.run("systemctl", "stop", "msi-tokend.service")
+    assert is_served(machine)
 
 
 def test_boot(machine):
-    """a boot makes a new secret, in time for the applications that start with it"""
-    before = environment(machine)
+    """the port is there in time for the applications that start with the machine"""
     machine.run("systemctl", "enable", "emulator.service", "application.service")
     machine.reboot()
-    # Written by the run that the boot itself began; it needs the environment file to begin at all.
+    # Written by the run that the boot itself began.
     answer = wait_for("the application was answered", lambda: machine.try_("cat", "/run/answer").stdout)
     assert answer.split("}")[-1].startswith("200 "), answer
-    assert environment(machine)["IDENTITY_HEADER"] != before["IDENTITY_HEADER"]

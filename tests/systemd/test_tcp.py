@@ -50,8 +50,7 @@ def test_units(machine):
     """system, DynamicUser and nested-slice units, and groups that a unit made below its own, are that unit's"""
     installed(machine)
     machine.copy_in(HERE / "tcp_caller.py", CALLER, 0o644)
-    machine.run("systemctl", "enable", "msi-tokend-sdk.socket")
-    machine.run("systemctl", "restart", "msi-tokend.service")
+    machine.run("systemctl", "enable", "--now", "msi-tokend-sdk.socket")
     reload(machine, RULES)
     for name, resource, options, user in [
         ("app.service", "https://system/", (), "stranger"),

@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::unistd::User;
 
 use super::file_store::{FileStates, STATE};
-use crate::client::explain::groups_of;
+use crate::client::described::groups_of;
 use crate::config::Violations;
 use crate::config::keep as settings;
 

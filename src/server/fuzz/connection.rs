@@ -185,6 +185,7 @@ fn server() -> Arc<Server> {
         metrics,
         settings,
         Machine::new(Arc::new(SystemClock)),
+        None,
         mpsc::channel(1).0,
     )
 }
