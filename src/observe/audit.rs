@@ -29,7 +29,7 @@ const RECORDS_PER_USER: u8 = 200;
 const GRANTS: usize = 4096;
 /// Refusals whose repeats are counted one by one.
 const REFUSALS: usize = 512;
-/// Users that are remembered, at some 20 bytes each.
+/// Users that are remembered, at some 30 bytes each.
 const USERS: usize = 28_672;
 /// Users of whom it is told how much was not recorded. With all refusals that were repeated this must fit the log's queue.
 const TOLD: usize = 128;
@@ -50,6 +50,8 @@ struct Hour {
     /// Hashes of uid and key.
     granted: HashSet<u64, RandomState>,
     refused: HashMap<u64, Repeats>,
+    /// Users who have some of these.
+    refusers: usize,
     users: HashMap<u32, User>,
     /// Of users that there was no more room for.
     others: Unrecorded,
@@ -69,6 +71,8 @@ struct Repeats {
 #[derive(Default)]
 struct User {
     records: u8,
+    /// How many of [`Hour::refused`].
+    refused: usize,
     /// A refusal was recorded.
     was_refused: bool,
     unrecorded: Unrecorded,
@@ -248,6 +252,10 @@ impl Hour {
         if self.refused.len() >= REFUSALS && !self.make_room_for(caller.counts_as) {
             return false;
         }
+        if let Some(user) = self.users.get_mut(&caller.counts_as) {
+            user.refused += 1;
+            self.refusers += usize::from(user.refused == 1);
+        }
         let repeats = Repeats {
             user: caller.counts_as,
             uid: caller.uid,
@@ -259,23 +267,26 @@ impl Hour {
         true
     }
 
+    /// A look through all is worth it only for who has less than the average: then somebody has at least two more. A flood
+    /// of refusals costs none.
     fn make_room_for(&mut self, uid: u32) -> bool {
-        let mut weights: HashMap<u32, usize> = HashMap::new();
-        for repeats in self.refused.values() {
-            *weights.entry(repeats.user).or_default() += 1;
+        let mine = self.users.get(&uid).map_or(0, |user| user.refused);
+        let users = self.refusers + usize::from(mine == 0);
+        if mine >= REFUSALS / users.max(1) {
+            return false;
         }
-        let mine = weights.get(&uid).copied().unwrap_or_default();
-        let heavier = fairness::heavier_than(mine + 1, weights.into_iter());
-        let of_heaviest = self
-            .refused
-            .iter()
-            .find(|(_, repeats)| heavier.first() == Some(&repeats.user));
+        let weight = |uid: u32| (uid, self.users.get(&uid).map_or(0, |user| user.refused));
+        let of_all = self.refused.values().map(|repeats| weight(repeats.user));
+        let heaviest = fairness::heavier_than(mine + 1, of_all).first().copied();
+        let of_heaviest = self.refused.iter().find(|(_, repeats)| heaviest == Some(repeats.user));
         let Some(hash) = of_heaviest.map(|(hash, _)| *hash) else {
             return false;
         };
         if let Some(gone) = self.refused.remove(&hash)
             && let Some(user) = self.users.get_mut(&gone.user)
         {
+            user.refused -= 1;
+            self.refusers -= usize::from(user.refused == 0);
             user.unrecorded.refused = user.unrecorded.refused.saturating_add(gone.count);
         }
         true
