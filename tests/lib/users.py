@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import traceback
 
 ROOT = os.geteuid() == 0
@@ -39,3 +40,25 @@ def call_as(uid, function):
         text = pipe.read()
     os.waitpid(child, 0)
     return json.loads(text)
+
+
+class UserProcess:
+    """A process of `uid` that runs `function` with a way to tell lines, until it is ended."""
+
+    def __init__(self, uid, function):
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                become(uid)
+                function(lambda line: os.write(writer, f"{line}\n".encode()))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        os.close(writer)
+        self.lines = os.fdopen(reader)
+
+    def end(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.lines.close()

@@ -2,17 +2,13 @@
 
 import contextlib
 import itertools
-import os
 import resource
-import signal
 import socket
 import time
-import traceback
 import urllib.parse
 
 from checks import PATIENCE
 from unix_http import TOKEN, get_request
-from users import become
 
 # Nearly all seats: all but a few of `limits.max_connections` and of `limits.max_connections_per_uid`.
 CONNECTIONS = 250
@@ -153,25 +149,3 @@ def flood(addresses, what, where, reads, at_height):
             at_height(moved)
             told = True
         time.sleep(0.02)
-
-
-class Process:
-    """A process of `uid` that runs `function` with a way to tell lines, until it is ended."""
-
-    def __init__(self, uid, function):
-        reader, writer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                become(uid)
-                function(lambda line: os.write(writer, f"{line}\n".encode()))
-            except BaseException:
-                traceback.print_exc()
-            os._exit(1)
-        os.close(writer)
-        self.lines = os.fdopen(reader)
-
-    def end(self):
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        self.lines.close()
