@@ -118,7 +118,7 @@ def test_application(machine):
     """an application whose user a rule names is served inside the sandbox's rules, and told why before"""
     answer = application(machine)
     uid = machine.run("id", "--user", "stranger")
-    assert answer.endswith("403 127.0.0.1,localhost,169.254.169.254,intranet") and f"uid {uid}" in answer, answer
+    assert answer.endswith("403 127.0.0.1,localhost,169.254.169.254,intranet") and f"stranger ({uid})" in answer, answer
     configure(machine, "50-sdk", '[[allow]]\nusers = ["stranger"]\n')
     machine.run("systemctl", "reload", "msi-tokend.service")
     answer = application(machine)
