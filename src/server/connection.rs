@@ -72,7 +72,8 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
         };
         let seat = match seat {
             Ok(seat) => seat,
-            Err(reason) => return turn_away(&shared, stream, reason, uid, &seats).await,
+            // Boxed, since its room would count for every connection.
+            Err(reason) => return Box::pin(turn_away(&shared, stream, reason, uid, &seats)).await,
         };
         let unix = match &stream {
             Either::Left(socket) => Some(socket.clone()),
@@ -128,8 +129,7 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
     let header_timeout = server.settings().header_timeout;
     let stream = TokioIo::new(WriteTimeout::new(stream, header_timeout));
     let service = service_fn(|request| handle(server, &session, request));
-    let connection = http(header_timeout).serve_connection(stream, service);
-    tokio::pin!(connection);
+    let mut connection = pin!(http(header_timeout).serve_connection(stream, service));
     let end = tokio::select! {
         biased;
         end = poll_fn(|cx| {

@@ -1,7 +1,8 @@
 //! The load: `load SOCKET CONNECTIONS SECONDS keep|close|drop TARGET`. Prints one JSON object.
 //!
 //! Each connection sends its next request when the last one is answered; with `close` each request has a connection of
-//! its own and says so, with `drop` it does not say so. It is written right after connecting, as a client does that blocks. Latencies are kept whole, so the percentiles are exact. Any answer but 200 ends the run.
+//! its own and says so, with `drop` it does not say so. There the request is written right after connecting, as a client
+//! does that blocks. Latencies are kept whole, so the percentiles are exact. Any answer but 200 ends the run.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
