@@ -1,4 +1,4 @@
-//! `msi-tokend --check`: judges the configuration as the daemon would, and says besides what is rarely meant.
+//! `msi-tokend --check`: judges the configuration as the daemon would, also where root asks, and says besides what is rarely meant.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::memory::Budget;
 /// # Errors
 /// Every violation; with `strict` also a warning.
 pub fn run(config_path: &Path, strict: bool) -> Result<(), DaemonError> {
-    let loaded = config::load(config_path)?;
+    let loaded = config::load_as_service(config_path)?;
     let config = &loaded.config;
     let (rules, unknown) = Rules::resolve(&config.allow, config.access.root, nix::unistd::geteuid().as_raw());
     let mut warnings: Vec<_> = loaded.doubts.iter().chain(&unknown).map(ToString::to_string).collect();

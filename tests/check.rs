@@ -4,12 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
+#[path = "common/users.rs"]
+mod users;
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Daemon, Emulator, TOKEND, directory, eventually, write};
+use common::{Daemon, Emulator, How, TOKEND, directory, eventually, write};
 use msi_tokend::config;
+use nix::unistd::geteuid;
+use users::{ALICE, are_to_be_had};
 
 const GUID: &str = "73444643-8088-4d70-9532-c3a0fdc190fa";
 const FORM: &str = "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N";
@@ -173,7 +179,7 @@ fn a_file_beside_the_drop_ins_that_is_not_read_is_told() {
     let config = directory.path().join("config.toml");
     write(&config, "");
     let drop_ins = directory.path().join("conf.d");
-    std::fs::create_dir(&drop_ins).unwrap();
+    fs::create_dir(&drop_ins).unwrap();
     for name in [
         "README",
         ".10-app.toml.swp",
@@ -198,7 +204,7 @@ fn a_file_beside_the_drop_ins_that_is_not_read_is_told() {
             drop_ins.join(name).display()
         );
         assert!(found.starts_with(&told) && found.lines().count() == 1, "{found}");
-        std::fs::remove_file(drop_ins.join(name)).unwrap();
+        fs::remove_file(drop_ins.join(name)).unwrap();
     }
 }
 
@@ -261,4 +267,108 @@ fn the_daemon_warns_at_its_start_and_at_a_reload() {
         (1, 1),
         "what is gone is not told again"
     );
+}
+
+const SERVICE: u32 = 54_777;
+const ITS_GROUP: u32 = 54_778;
+
+/// `--check` as root on a machine where the package is installed: with the service's user, who is in a second group.
+fn check_where_installed(config: &Path, accounts: &Path) -> (Option<i32>, String) {
+    write(
+        &accounts.join("passwd"),
+        &format!("root:x:0:0::/root:/bin/sh\nmsi-tokend:x:{SERVICE}:{SERVICE}::/:/bin/false\n"),
+    );
+    write(
+        &accounts.join("group"),
+        &format!("root:x:0:\nmsi-tokend:x:{SERVICE}:\nreaders:x:{ITS_GROUP}:msi-tokend\n"),
+    );
+    let script = "mount --bind \"$1/passwd\" /etc/passwd && mount --bind \"$1/group\" /etc/group && exec \"$0\" --check --config \"$2\"";
+    let done = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, TOKEND])
+        .args([accounts, config])
+        .output()
+        .unwrap();
+    (done.status.code(), String::from_utf8(done.stderr).unwrap())
+}
+
+#[test]
+fn root_is_told_what_the_services_user_cannot_read() {
+    let mount = Command::new("unshare").args(["--mount", "true"]).status();
+    if !geteuid().is_root() || !mount.is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED root_is_told_what_the_services_user_cannot_read: no mount namespace");
+    }
+    let (directory, accounts) = (directory(), directory());
+    let root = directory.path().join("etc");
+    let (config, drop_ins) = (root.join("config.toml"), root.join("conf.d"));
+    fs::create_dir_all(&drop_ins).unwrap();
+    let drop_in = drop_ins.join("50-app.toml");
+    let give = |path: &Path, mode: u32, owner: u32, group: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(path, Some(owner), Some(group)).unwrap();
+    };
+    let reset = || {
+        write(&config, "");
+        write(&drop_in, "");
+        for (path, mode) in [(&root, 0o755), (&drop_ins, 0o755), (&config, 0o644), (&drop_in, 0o644)] {
+            give(path, mode, 0, 0);
+        }
+    };
+    for (path, mode, owner, group, remedy) in [
+        (&config, 0o640, 0, 0, Some("o+r")),
+        (&config, 0o600, 0, ITS_GROUP, Some("g+r")),
+        (&config, 0o040, SERVICE, SERVICE, Some("u+r")),
+        (&drop_in, 0o640, 0, 0, Some("o+r")),
+        (&drop_ins, 0o750, 0, 0, Some("o+rx")),
+        (&drop_ins, 0o744, 0, 0, Some("o+x")),
+        (&root, 0o750, 0, 0, Some("o+x")),
+        (&config, 0o640, 0, ITS_GROUP, None),
+        (&config, 0o400, SERVICE, 0, None),
+        (&drop_ins, 0o750, 0, SERVICE, None),
+        (&root, 0o711, 0, 0, None),
+    ] {
+        reset();
+        give(path, mode, owner, group);
+        let (code, text) = check_where_installed(&config, accounts.path());
+        let case = format!("{} {mode:o} {owner}:{group}: {text}", path.display());
+        match remedy {
+            None => assert_eq!((code, text.as_str()), (Some(0), ""), "{case}"),
+            Some(bits) => {
+                let mended = format!(
+                    "cannot be read by msi-tokend ({SERVICE}): chmod {bits} {}\n",
+                    path.display()
+                );
+                assert!(code == Some(78) && text.ends_with(&mended), "{case}\nlacks {mended}");
+            }
+        }
+        reset();
+        give(path, mode, owner, group);
+        assert_eq!(
+            check(&config, &[]).0 == Some(0),
+            owner == 0,
+            "root without the package: {case}"
+        );
+    }
+}
+
+#[test]
+fn a_reload_that_cannot_read_a_file_says_how_to_mend_it() {
+    if !are_to_be_had("a_reload_that_cannot_read_a_file_says_how_to_mend_it") {
+        return;
+    }
+    let emulator = Emulator::start(&[]);
+    let how = How {
+        uid: Some(ALICE),
+        ..How::default()
+    };
+    let daemon = Daemon::start_how(&emulator, "", how);
+    let drop_in = daemon.directory().join("conf.d/50-app.toml");
+    write(&drop_in, "");
+    chown(&drop_in, Some(0), Some(0)).unwrap();
+    for (mode, status) in [(0o640, 409), (0o600, 409), (0o644, 200)] {
+        fs::set_permissions(&drop_in, fs::Permissions::from_mode(mode)).unwrap();
+        let reply = daemon.send("POST", "/reload", &[], "");
+        assert_eq!(reply.status, status, "{}", reply.body);
+        let remedy = format!("cannot be read by uid {ALICE}: chmod o+r {}", drop_in.display());
+        assert_eq!(reply.body.contains(&remedy), status == 409, "{}", reply.body);
+    }
 }

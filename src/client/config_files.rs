@@ -1,11 +1,10 @@
 //! What `doctor` says of the configuration files: faults, what the daemon cannot read, and whether it goes by them.
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, User, geteuid, getgroups, initgroups, setegid, seteuid, setgroups};
+use nix::unistd::geteuid;
 
-use super::connection::{Daemon, service_user};
+use super::connection::Daemon;
 use super::error::Exit;
 use super::finding::Finding;
 use super::forms::instant;
@@ -75,25 +74,10 @@ impl ConfigFiles {
 
     /// As the daemon would: root can read what the service cannot.
     fn load(&self) -> Result<Loaded, Violations> {
-        let load = || config::load(&self.main);
-        let service = service_user().filter(|_| self.of_service && geteuid().is_root());
-        match service.and_then(|user| as_user(&user, load).ok()) {
-            Some(loaded) => loaded,
-            None => load(),
+        if self.of_service {
+            config::load_as_service(&self.main)
+        } else {
+            config::load(&self.main)
         }
     }
-}
-
-/// Does something with the rights that a process of this user has. Only for root.
-fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> nix::Result<T> {
-    let groups = getgroups()?;
-    let name = CString::new(user.name.clone()).unwrap_or_default();
-    initgroups(&name, user.gid)?;
-    setegid(user.gid)?;
-    seteuid(user.uid)?;
-    let done = act();
-    seteuid(nix::unistd::getuid())?;
-    setegid(Gid::current())?;
-    setgroups(&groups)?;
-    Ok(done)
 }

@@ -8,15 +8,14 @@ use http_body_util::Empty;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ClientError, Exit};
+use crate::config::{SERVICE_USER, service_user};
 use crate::http::{self, ExchangeError, Response};
 
-/// The user that the packaged service runs as.
-const SERVICE_USER: &str = "msi-tokend";
 /// `/status` and `/metrics` of ten thousand tokens.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 /// A daemon that is being restarted is back within about this time.
@@ -170,11 +169,6 @@ impl Daemon {
             ),
         }
     }
-}
-
-/// The user of the packaged service, where that is installed.
-pub fn service_user() -> Option<User> {
-    User::from_name(SERVICE_USER).ok()?
 }
 
 impl From<io::Error> for NoAnswer {

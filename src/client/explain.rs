@@ -7,7 +7,7 @@ use clap::Args;
 use nix::unistd::{Uid, User};
 use tokio::time::timeout;
 
-use super::connection::{Daemon, service_user};
+use super::connection::Daemon;
 use super::described::{CallerOptions, Described, listed};
 use super::error::{ClientError, Exit, tell};
 use super::forms::instant;
@@ -42,7 +42,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     })?;
     let allow = &loaded.config.allow;
     let root = loaded.config.access.root;
-    let (rules, doubts) = Rules::resolve(allow, root, service_user().map_or(0, |user| user.uid.as_raw()));
+    let (rules, doubts) = Rules::resolve(allow, root, config::service_user().map_or(0, |user| user.uid.as_raw()));
     for doubt in doubts {
         tell(&format!("warning: {doubt}"));
     }

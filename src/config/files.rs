@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::dir::Dir;
-use nix::fcntl::{OFlag, openat};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, Gid, User, faccessat, getegid, geteuid, getgroups};
 
 use super::doubts;
 use super::violation::{FaultKind, Violation, printable};
@@ -179,20 +180,51 @@ fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), FileFault> {
     Ok(())
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> FileFault {
-    let path = printable(path);
-    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-        Some(nix::errno::Errno::ENOENT) => ("does not exist".into(), "create it, or name another one".into()),
-        Some(nix::errno::Errno::ELOOP) => (
+fn unreadable(file: &Path, error: &io::Error) -> FileFault {
+    let path = printable(file);
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) => ("does not exist".into(), "create it, or name another one".into()),
+        Some(Errno::ELOOP) => (
             "is a symbolic link, which is not followed".into(),
             "put the file itself there".into(),
         ),
-        Some(nix::errno::Errno::EACCES) => (
-            format!("cannot be read by uid {}", geteuid()),
-            format!("check the mode of {path} and of the directories above it"),
-        ),
+        Some(Errno::EACCES) => (format!("cannot be read by {}", reader()), permission_to_read(file)),
         _ => (format!("cannot be read ({error})"), format!("check {path}")),
     }
+}
+
+fn reader() -> String {
+    let uid = geteuid();
+    match User::from_uid(uid) {
+        Ok(Some(user)) => format!("{} ({uid})", user.name),
+        _ => format!("uid {uid}"),
+    }
+}
+
+/// The command that lets this process read what is at `path`: the first one that is needed from the root down.
+fn permission_to_read(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let shut = |directory: &&Path| {
+        let may = faccessat(AT_FDCWD, *directory, AccessFlags::X_OK, AtFlags::AT_EACCESS);
+        may == Err(Errno::EACCES)
+    };
+    let mut above: Vec<_> = absolute.ancestors().skip(1).collect();
+    above.reverse();
+    let (at, bits) = match above.into_iter().find(shut) {
+        Some(directory) => (directory, "x"),
+        None if path.is_dir() => (path, "rx"),
+        None => (path, "r"),
+    };
+    let whose = match at.metadata() {
+        Ok(file) if file.uid() == geteuid().as_raw() => "u",
+        Ok(file) if is_in_group(file.gid()) => "g",
+        _ => "o",
+    };
+    format!("chmod {whose}+{bits} {}", printable(at))
+}
+
+fn is_in_group(gid: u32) -> bool {
+    getegid().as_raw() == gid || getgroups().is_ok_and(|groups| groups.contains(&Gid::from_raw(gid)))
 }
 
 fn problem(path: &Path, (what, remedy): FileFault) -> Violation {

@@ -12,6 +12,7 @@ mod names;
 mod numbers;
 mod read;
 mod schema;
+mod service;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -30,6 +31,7 @@ pub use self::effective::Effective;
 pub use self::load::{Loaded, load, reaches};
 pub use self::names::is_unit_name;
 pub use self::numbers::{digits, duration};
+pub use self::service::{SERVICE_USER, load_as_service, service_user};
 pub use self::violation::{Violation, Violations};
 use crate::key::{Identity, Key, Resource};
 
