@@ -1,4 +1,5 @@
-//! `msi-tokend --check`: judges the configuration as the daemon would, also where root asks, and says besides what is rarely meant.
+//! `msi-tokend --check`: judges the configuration as the daemon would, also where root asks, and says besides what is rarely
+//! meant.
 
 use std::path::Path;
 

@@ -209,7 +209,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
         machine: &machine,
     };
     if let Some(listener) = lock {
-        info!("serving those whom the lock leads here");
+        info!("serving requests that the lock redirects");
         accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Lock));
     }
     if let Some((listener, address)) = monitor {

@@ -23,7 +23,7 @@ pub enum InvalidKey {
     #[error("is longer than {0} bytes")]
     TooLong(usize),
     /// An identity in none of the forms that [`Identity`] is displayed in.
-    #[error("is no identity")]
+    #[error("is not an identity")]
     NoIdentity,
     /// A control character, a space, or anything beyond ASCII.
     #[error("holds a byte that is not printable ASCII, or a space")]

@@ -770,10 +770,10 @@ fn the_doctor_finds_that_no_rule_is_for_the_caller_or_none_for_the_token() {
     let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
     let daemon = Daemon::start(&emulator, &rule);
     let ran = as_user(&programs, STRANGER, &daemon.socket(), &["doctor"]);
-    assert!(
-        ran.code == Some(0) && ran.out.contains("1 of the rules are for you"),
-        "{ran:?}"
-    );
+    assert!(ran.code == Some(0) && ran.out.contains("1 rule is for you"), "{ran:?}");
+    daemon.reload(&format!("{}{rule}{rule}", common::upstream(&emulator)));
+    let ran = as_user(&programs, STRANGER, &daemon.socket(), &["doctor"]);
+    assert!(ran.out.contains("2 rules are for you"), "{ran:?}");
     let ran = as_user(
         &programs,
         STRANGER,

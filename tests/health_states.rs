@@ -189,7 +189,7 @@ fn a_throttled_daemon_is_degraded_until_the_endpoint_answers_again() {
     watched.await_state("ok", OK, "");
     emulator.script("[[fault]]\nstatus = 429\nretry_after = \"4\"\n");
     watched.refresh();
-    watched.await_state("degraded", WARNING, "asks too much");
+    watched.await_state("degraded", WARNING, "the endpoint throttles this VM");
     watched.await_state("ok", OK, "");
 }
 

@@ -281,7 +281,9 @@ fn through_an_outage_a_file_stays_until_its_token_expires_and_comes_back_after_i
     assert_eq!(keep.told().matches("READY=1").count(), 1);
     emulator.restart();
     eventually("the file is back", || keep.path("t").exists());
-    eventually("the log says so, too", || keep.log().contains("the file is kept again"));
+    eventually("the log says so, too", || {
+        keep.log().contains("the file is renewed again")
+    });
 }
 
 #[test]

@@ -529,7 +529,7 @@ fn a_file_that_a_crash_left_goes_when_the_next_start_does_not_listen() {
     assert_eq!(daemon.send("GET", "/live", &[], "").status, 200);
     assert!(!path.exists());
     eventually("the log says so", || {
-        daemon.log().contains("nobody listens where it led SDKs")
+        daemon.log().contains("removed an old environment file")
     });
 }
 

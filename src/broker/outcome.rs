@@ -29,7 +29,13 @@ impl Broker {
         drop(slot);
         let lease = outcome.map(|token| Lease::new(Arc::new(token), now)).and_then(|lease| {
             let over = lease.left(now).is_zero();
-            let faulty = || Failure::new(Class::Faulty, Cause::Expired, "the token given was over on arrival");
+            let faulty = || {
+                Failure::new(
+                    Class::Faulty,
+                    Cause::Expired,
+                    "the token had already expired when it came",
+                )
+            };
             if over { Err(faulty()) } else { Ok(lease) }
         });
         match lease {

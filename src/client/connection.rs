@@ -53,7 +53,7 @@ pub enum NoAnswer {
     )]
     Foreign(u32),
     /// Nothing came in time.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
+    #[error("no answer within {}", humantime::format_duration(in_seconds(*.0)))]
     Silent(Duration),
     /// The connection ended before the answer did.
     #[error("the connection broke: {0}")]
@@ -61,6 +61,11 @@ pub enum NoAnswer {
     /// Anything else that the kernel says.
     #[error("{0}")]
     System(io::Error),
+}
+
+/// What is left of a longer wait is no round number, and nobody reads its nanoseconds.
+fn in_seconds(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 impl Daemon {
@@ -202,6 +207,18 @@ mod tests {
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds() {
+        for (wait, told) in [
+            (Duration::from_nanos(4_999_999_980), "5s"),
+            (Duration::from_millis(250), "1s"),
+            (Duration::from_secs(90), "1m 30s"),
+            (Duration::from_nanos(59_000_000_001), "1m"),
+        ] {
+            assert_eq!(NoAnswer::Silent(wait).to_string(), format!("no answer within {told}"));
+        }
+    }
 
     /// A daemon that holds a caller for `held`, and answers `/live` for `alive`.
     fn daemon(held: Duration, alive: Duration, live: &'static str) -> (TempDir, Daemon) {

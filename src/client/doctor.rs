@@ -144,7 +144,12 @@ fn rules(caller: &CallerStatus) -> Finding {
             ),
         ),
         (false, rules) => Finding::Well(format!(
-            "{rules} of the rules are for you (uid {}); --resource RESOURCE tries one token",
+            "{} for you (uid {}); --resource RESOURCE tries one token",
+            if rules == 1 {
+                "1 rule is".to_owned()
+            } else {
+                format!("{rules} rules are")
+            },
             caller.uid
         )),
     }

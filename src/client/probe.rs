@@ -67,7 +67,13 @@ async fn get(uri: &Uri, path: &str) -> Result<Response, Failure> {
         })?;
         let request = request.map_err(|error| unreachable(&error))?;
         let response = http::exchange(stream, request, MAX_BODY).await;
-        response.map_err(|error| Failure::new(Class::Faulty, Cause::Reset, format!("the exchange broke off: {error}")))
+        response.map_err(|error| {
+            Failure::new(
+                Class::Faulty,
+                Cause::Reset,
+                format!("the connection broke before the answer was whole: {error}"),
+            )
+        })
     };
     timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
         let text = format!("no answer within {}", humantime::format_duration(PATIENCE));

@@ -148,7 +148,7 @@ fn check_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -
     let mut defaults = given.iter().filter(|key| DEFAULTS.contains(key));
     let (default, another) = (defaults.next(), defaults.next());
     if !any_of(["users", "groups", "units"]) {
-        let what = "says nobody who is allowed";
+        let what = "has neither users nor groups nor units";
         let remedy = "add users, groups or units, or remove the rule";
         Some(Violation::at(origin, "allow", what, remedy))
     } else if another.is_some() {
@@ -162,7 +162,7 @@ fn check_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -
         let remedy = "remove one of the two";
         Some(Violation::at(origin, "allow.default_identity", what, remedy))
     } else if default_identity == Some(false) && !any_of(["client_ids", "object_ids", "resource_ids"]) {
-        let what = "says no identity that is allowed";
+        let what = "allows no identity";
         let remedy = "list the identities in client_ids, or leave default_identity out to allow any identity";
         Some(Violation::at(origin, "allow.default_identity", what, remedy))
     } else {

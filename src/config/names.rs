@@ -31,7 +31,7 @@ impl Form<Account> for UserOrGroup {
             let id = whole_number(node).filter(|id| Account::is_id(*id));
             return id
                 .map(Account::Id)
-                .ok_or_else(|| ReadFault::bad(node, "is no numeric id: those go from 0 to 4294967294"));
+                .ok_or_else(|| ReadFault::bad(node, "is not a numeric id, which goes from 0 to 4294967294"));
         }
         let Some(text) = node.get_ref().as_str() else {
             return Err(ReadFault::wrong_type(node, "a name or a numeric id"));

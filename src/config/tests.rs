@@ -304,7 +304,7 @@ fn all_that_is_wrong_is_told_at_once_by_file_and_type_errors_first() {
             "config.toml:4: cache.max_tokens must be an integer, not a string: write for example max_tokens = 100",
             "config.toml:2: cache.max_token is not known: did you mean max_tokens?",
             "config.toml:3: cache.idle_drop must be from 10ms to 8760h: write for example idle_drop = \"30s\"",
-            "config.toml:5: allow says nobody who is allowed: add users, groups or units, or remove the rule",
+            "config.toml:5: allow has neither users nor groups nor units: add users, groups or units, or remove the rule",
             "config.toml:6: allow.resources is empty and would match nothing: leave the key out, or list what is meant",
             "config.toml:7: cashe is not known here: did you mean cache?",
             "conf.d/a.toml:3: string values must be quoted, expected literal string: correct the TOML here; nothing else in \
@@ -410,7 +410,7 @@ fn numbers_and_durations_have_bounds() {
             "1_0s",
             "1 0s",
         ] {
-            assert_problem(&format!("{key} = \"{bad}\""), &[key, "is no duration"]);
+            assert_problem(&format!("{key} = \"{bad}\""), &[key, "is not a duration"]);
         }
         for good in ["10ms", max] {
             Files::new(&format!("{key} = \"{good}\"")).config();
@@ -425,7 +425,7 @@ fn a_size_has_a_unit_and_bounds_and_is_shown_exactly() {
         assert_problem(&format!("{key} = \"{bad}\""), &[key, "must be from 1MB to 48MB"]);
     }
     for bad in ["", "x", "MB", "8 parsecs", "-8MB", "+8000000", "8,5MB", "1 0MB"] {
-        assert_problem(&format!("{key} = \"{bad}\""), &[key, "is no size"]);
+        assert_problem(&format!("{key} = \"{bad}\""), &[key, "is not a size"]);
     }
     assert_problem(
         &format!("{key} = 8000000"),
@@ -588,8 +588,8 @@ fn warm_tokens_have_a_resource_at_most_one_identity_and_room() {
 
 #[test]
 fn a_rule_names_somebody_and_something() {
-    assert_problem("[[allow]]", &[":1:", "says nobody who is allowed"]);
-    assert_problem("[[allow]]\nresources = [\"r\"]", &[":1:", "says nobody"]);
+    assert_problem("[[allow]]", &[":1:", "has neither users nor groups nor units"]);
+    assert_problem("[[allow]]\nresources = [\"r\"]", &[":1:", "has neither users"]);
     for key in [
         "users",
         "groups",
@@ -608,7 +608,7 @@ fn a_rule_names_somebody_and_something() {
     }
     assert_problem(
         "[[allow]]\nusers = [\"a\"]\ndefault_identity = false",
-        &["says no identity"],
+        &["allows no identity"],
     );
     for bad in [
         "",

@@ -130,7 +130,7 @@ impl Form<Duration> for Period {
         let Some(text) = node.get_ref().as_str() else {
             return Err(ReadFault::wrong_type(node, "a string with a unit"));
         };
-        let period = duration(text).map_err(|error| ReadFault::bad(node, format!("is no duration ({error})")))?;
+        let period = duration(text).map_err(|error| ReadFault::bad(node, format!("is not a duration ({error})")))?;
         if (self.min..=self.max).contains(&period) {
             Ok(period)
         } else {
@@ -158,7 +158,10 @@ impl Form<usize> for Size {
             .starts_with(|first: char| first.is_ascii_digit())
             .then(|| text.parse());
         let Some(Ok(ByteSize(size))) = size else {
-            return Err(ReadFault::bad(node, "is no size (a number and B, kB, MB, KiB or MiB)"));
+            return Err(ReadFault::bad(
+                node,
+                "is not a size (a number and B, kB, MB, KiB or MiB)",
+            ));
         };
         usize::try_from(size)
             .ok()
@@ -331,7 +334,7 @@ fn endpoint(text: &str) -> Result<Uri, &'static str> {
         {
             Ok(uri)
         }
-        _ => Err("has a port that is none"),
+        _ => Err("has a port that is not a number from 1 to 65535"),
     }
 }
 

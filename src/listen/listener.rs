@@ -85,7 +85,7 @@ pub enum ListenError {
     #[error("{0}: this is upstream.endpoint as well, so the daemon would ask itself: choose another port")]
     Loop(SocketAddr),
     /// `sdk.env` cannot be written.
-    #[error("{path}: cannot write what SDKs are led here by: {source}")]
+    #[error("{path}: cannot write the environment file for Azure SDKs: {source}")]
     Unwritable {
         /// Of `sdk.env`.
         path: String,

@@ -37,7 +37,7 @@ pub fn dialled(stream: &impl AsFd) -> io::Result<SocketAddr> {
         Ok(original.into())
     } else {
         Err(io::Error::other(format!(
-            "it was not led here by the lock: it dialled {original}"
+            "the lock did not redirect it: it went to {original}"
         )))
     }
 }

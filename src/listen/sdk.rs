@@ -33,10 +33,12 @@ pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sdk>,
 
 fn take_stale_away(path: &Path) {
     match sdk_env::remove_stale(path) {
-        Ok(true) => info!(file = %path.display(), "removed: nobody listens where it led SDKs"),
+        Ok(true) => {
+            info!(file = %path.display(), "removed an old environment file: it names a port on which this daemon does not listen");
+        }
         Ok(false) => {}
         Err(error) => {
-            warn!(file = %path.display(), "leads SDKs to a port where nobody of ours listens, and cannot be removed: {error}; remove it");
+            warn!(file = %path.display(), "an old environment file names a port on which this daemon does not listen, and cannot be removed: {error}; remove it");
         }
     }
 }

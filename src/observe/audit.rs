@@ -343,7 +343,7 @@ impl Unrecorded {
                 outcome = "denied",
                 uid,
                 repeats = refused,
-                "tokens refused that are too many to be listed"
+                "more tokens were refused; they are too many to be listed"
             );
         }
         if granted > 0 {
@@ -352,7 +352,7 @@ impl Unrecorded {
                 outcome = "ok",
                 uid,
                 repeats = granted,
-                "tokens given that are too many to be listed"
+                "more tokens were given; they are too many to be listed"
             );
         }
     }

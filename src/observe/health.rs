@@ -190,7 +190,7 @@ fn problems(throttle: Option<&str>, front: Front) -> Vec<String> {
     }
     if let Some(cause) = throttle {
         problems.push(format!(
-            "the endpoint says that this VM asks too much, so nothing is asked for a while: {cause}"
+            "the endpoint throttles this VM (429), so the daemon asks it nothing for a while: {cause}"
         ));
     }
     problems
@@ -218,11 +218,12 @@ impl State {
 impl TokenHealth {
     fn new(entry: &Entry) -> Self {
         let left = entry.left.as_secs();
+        let life = humantime::format_duration(Duration::from_secs(left));
         let reason = match (&entry.last_failure, left) {
             (None, 0) => "the first request to the endpoint is under way".to_owned(),
-            (None, left) => format!("can be served for {left} s"),
+            (None, _) => format!("can be served for {life}"),
             (Some(failure), 0) => format!("no token; the last request failed: {}", failure.text),
-            (Some(failure), left) => format!("can be served for {left} s; the last refresh failed: {}", failure.text),
+            (Some(failure), _) => format!("can be served for {life}; the last refresh failed: {}", failure.text),
         };
         let problem = match &entry.last_failure {
             Some(failure) => Some(failure.text.clone()),
@@ -333,6 +334,20 @@ mod tests {
     }
 
     #[test]
+    fn a_life_is_told_as_people_write_it() {
+        for (left, told) in [(40_000, "11h 6m 40s"), (3600, "1h"), (59, "59s")] {
+            for failure in [None, Some("HTTP 503")] {
+                let reason = TokenHealth::new(&entry("https://a", true, left, failure)).reason;
+                let rest = reason.strip_prefix(&format!("can be served for {told}"));
+                assert!(
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("; ")),
+                    "{reason}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn the_line_says_what_is_served_and_what_is_wrong() {
         let line = |entries: &[Entry], throttle| Health::from_entries(entries.to_vec(), throttle, WELL).line();
         assert_eq!(line(&[], None), "serving 0 of 0 tokens");
@@ -355,8 +370,8 @@ mod tests {
         );
         assert_eq!(
             line(&troubled[2..], Some("HTTP 429")),
-            "degraded: serving 1 of 1 token; the endpoint says that this VM asks too much, so nothing is asked for a \
-             while: HTTP 429"
+            "degraded: serving 1 of 1 token; the endpoint throttles this VM (429), so the daemon asks it \
+             nothing for a while: HTTP 429"
         );
     }
 }

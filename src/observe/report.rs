@@ -59,7 +59,7 @@ impl Observer for Reporter {
                 error = failure.text,
                 next_in = next_in.as_secs(),
                 now,
-                "the endpoint says that this VM asks too much: nothing is asked for a while, cached tokens are served"
+                "the endpoint throttles this VM (429): the daemon asks it nothing for a while and serves the cached tokens"
             ),
             Note::Throttled {
                 failure,
@@ -70,7 +70,7 @@ impl Observer for Reporter {
                 error = failure.text,
                 rounds,
                 next_in = next_in.as_secs(),
-                "the endpoint still says that this VM asks too much"
+                "the endpoint still throttles this VM (429)"
             ),
             Note::Unthrottled { rounds } => warn!(rounds, now, "the endpoint answers again and throttles no more"),
             Note::IdentityChanged { key, old, new } => warn!(
@@ -78,9 +78,11 @@ impl Observer for Reporter {
                 "the VM's default identity is another one now: name the identity in requests and rules"
             ),
             Note::Dropped(key) => {
-                debug!(resource = %key.resource, identity = %key.identity, "dropped: nobody asks for it");
+                debug!(resource = %key.resource, identity = %key.identity, "token dropped: nobody asked for it within cache.idle_drop");
             }
-            Note::Evicted(key) => debug!(resource = %key.resource, identity = %key.identity, "evicted for another key"),
+            Note::Evicted(key) => {
+                debug!(resource = %key.resource, identity = %key.identity, "token dropped to make room for another one");
+            }
             Note::ClockStepped { by, forward } => {
                 let direction = if *forward { "forward" } else { "back" };
                 warn!(

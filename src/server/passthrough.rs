@@ -232,7 +232,7 @@ async fn request_answer(request: Request<Passed>, connect_timeout: Duration) -> 
         Ok(Err(error)) => failed(
             StatusCode::BAD_GATEWAY,
             Cause::Reset,
-            format!("the exchange broke off: {error}"),
+            format!("the connection broke before the answer was whole: {error}"),
         ),
         Err(_) => failed(
             StatusCode::GATEWAY_TIMEOUT,

@@ -155,7 +155,7 @@ impl Problem {
     pub fn not_root(uid: u32) -> Self {
         Self::denied(
             Denial::NotRoot,
-            format!("This is for root and the daemon's own user, not for uid {uid}."),
+            format!("Only root and the daemon's own user may do this, and uid {uid} is neither."),
         )
     }
 

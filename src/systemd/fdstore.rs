@@ -49,7 +49,7 @@ pub enum RestoreError {
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// It is not the sealed memory that this program leaves.
-    #[error("it is no memory sealed by this program")]
+    #[error("it is not memory that this program sealed")]
     NotSealed,
     /// It is larger than any that this program leaves.
     #[error("it is larger than {MAX_SIZE} bytes")]

@@ -70,7 +70,7 @@ fn broken(error: &ExchangeError) -> Failure {
         ExchangeError::Broken(_) => Cause::Reset,
         ExchangeError::TooLarge(_) => Cause::TooLarge,
     };
-    let mut text = format!("the exchange broke off: {error}");
+    let mut text = format!("the connection broke before the answer was whole: {error}");
     let mut source = error.source();
     while let Some(error) = source {
         text.push_str(": ");

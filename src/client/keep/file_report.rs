@@ -65,7 +65,7 @@ impl FileReport {
         if self.told.is_some() {
             info!(
                 message_id = events::FILE_RENEWED,
-                file = %name, %resource, %identity, expires_on = %until, "the file is kept again"
+                file = %name, %resource, %identity, expires_on = %until, "the file is renewed again"
             );
         } else if changed {
             info!(file = %name, %resource, %identity, expires_on = %until, "the file has a new token");

@@ -155,7 +155,7 @@ impl<'a, C: Clock> Keeper<'a, C> {
                 self.schedule
                     .had(token.unwrap_or(usize::MAX), Duration::from_secs(expires_on), now);
             } else if let Err(error) = self.store.remove(&former.name) {
-                warn!(file = %former.name, "a file that the settings no longer have cannot be removed: {error}");
+                warn!(file = %former.name, "cannot remove a file that is no longer in the settings: {error}");
             }
         }
     }
@@ -237,7 +237,7 @@ impl<'a, C: Clock> Keeper<'a, C> {
             return;
         }
         if let Err(error) = self.store.tell(&news.0) {
-            warn!("what is kept cannot be told to `msi-token doctor`: {error}");
+            warn!("cannot write the report for `msi-token doctor`: {error}");
         }
         let line = news.0.line();
         let ready = (is_ready && !was_ready).then_some(NotifyState::Ready);
