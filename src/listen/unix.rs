@@ -3,14 +3,18 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket};
+use nix::libc::{self, c_int};
+use nix::setsockopt_impl;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, setsockopt, socket, sockopt,
+};
 use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::geteuid;
 use tokio_util::either::Either;
@@ -20,6 +24,13 @@ use super::own_file::OwnFile;
 use super::unix_acceptor::UnixAcceptor;
 use crate::directory::{Directory, directory_of, file_type};
 use crate::replace::remove;
+
+/// Whether the other end may send descriptors.
+#[derive(Clone)]
+struct PassRights;
+/// Of asm-generic/socket.h.
+const SO_PASSRIGHTS: c_int = 83;
+setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, sockopt::SetBool);
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
@@ -31,6 +42,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// runtime.
 pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Listener, ListenError> {
     if let Some(listener) = passed {
+        refuse_descriptors(&listener).map_err(|errno| refused(path, errno.into()))?;
         return Ok(Listener::from_systemd(Either::Left(acceptor(listener, path)?)));
     }
     // Said before what is wrong with the directory for us: to whom it belongs is right for the one that serves.
@@ -107,6 +119,7 @@ fn probe(path: &Path) -> nix::Result<()> {
 /// full one refused.
 fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
     let descriptor = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    refuse_descriptors(&descriptor)?;
     let address = UnixAddr::new(path)?;
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let bound = nix::sys::socket::bind(descriptor.as_raw_fd(), &address);
@@ -114,6 +127,16 @@ fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
     bound?;
     listen(&descriptor, Backlog::MAXALLOWABLE)?;
     Ok(StdListener::from(descriptor))
+}
+
+/// Has the kernel refuse callers that send a descriptor along, and inherits that to each connection. Nobody here wants one,
+/// and to drop it is to close it, which waits for as long as its sender likes: for a TCP socket with `SO_LINGER` and unsent
+/// data nobody would be served meanwhile. A kernel before Linux 6.16 cannot refuse.
+fn refuse_descriptors(listener: &impl AsFd) -> nix::Result<()> {
+    match setsockopt(listener, PassRights, &false) {
+        Err(Errno::ENOPROTOOPT) => Ok(()),
+        done => done,
+    }
 }
 
 fn acceptor(listener: StdListener, path: &Path) -> Result<UnixAcceptor, ListenError> {
@@ -144,9 +167,11 @@ fn refused(path: &Path, source: io::Error) -> ListenError {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::IoSlice;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
 
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use tempfile::TempDir;
 
     use super::*;
@@ -178,6 +203,27 @@ mod tests {
         // The newcomer that gave up has not taken the socket away.
         UnixStream::connect(&path).unwrap();
         drop(bound);
+    }
+
+    /// By a connection that waits in the queue, as by any other.
+    #[tokio::test]
+    async fn no_caller_can_send_a_descriptor_along() {
+        if setsockopt(&UnixStream::pair().unwrap().0, PassRights, &false) == Err(Errno::ENOPROTOOPT) {
+            return eprintln!("skipped: this kernel has no SO_PASSRIGHTS, which came with Linux 6.16");
+        }
+        let directory = directory();
+        let (ours, systemds) = (directory.path().join("s"), directory.path().join("t"));
+        let passed = StdListener::bind(&systemds).unwrap();
+        let _bound = [bind(&ours, 0o666, None), bind(&systemds, 0o666, Some(passed))];
+        for path in [ours, systemds] {
+            let caller = UnixStream::connect(&path).unwrap();
+            let send = |along: &[ControlMessage<'_>]| {
+                let text = [IoSlice::new(b"GET /live HTTP/1.1\r\n")];
+                sendmsg::<()>(caller.as_raw_fd(), &text, along, MsgFlags::empty(), None)
+            };
+            assert_eq!(send(&[ControlMessage::ScmRights(&[0])]), Err(Errno::EPERM));
+            assert_eq!(send(&[]), Ok(20));
+        }
     }
 
     /// A daemon that hangs, with a queue that is full, is alive, and finding that out does not hang.
