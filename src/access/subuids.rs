@@ -29,10 +29,9 @@ impl Subuids {
     /// Whom the uid counts as where users share something: who may take it, or else itself.
     pub fn owner_of(&self, uid: u32) -> u32 {
         let after = self.0.partition_point(|range| range.first <= uid);
-        let nearest = after.checked_sub(1).and_then(|at| self.0.get(at));
-        nearest
-            .filter(|range| uid <= range.last)
-            .map_or(uid, |range| range.owner)
+        // Ranges may overlap, and one that begins later may end before.
+        let within = self.0.iter().take(after).rfind(|range| uid <= range.last);
+        within.map_or(uid, |range| range.owner)
     }
 }
 
@@ -81,6 +80,20 @@ mod tests {
             (300_009, 300_000),
             (400_003, 400_000),
             (u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(subuids.owner_of(uid), owner, "{uid}");
+        }
+    }
+
+    #[test]
+    fn a_range_within_another_takes_nothing_but_itself_out_of_it() {
+        let subuids = Subuids::parse("1001:110000:10\n1000:100000:65536\n1002:100000:10", |_| None);
+        for (uid, owner) in [
+            (100_009, 1002),
+            (100_010, 1000),
+            (110_009, 1001),
+            (110_010, 1000),
+            (165_536, 165_536),
         ] {
             assert_eq!(subuids.owner_of(uid), owner, "{uid}");
         }
