@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEN, directory, eventually, programs, write};
+use common::{Daemon, Emulator, MANAGEMENT, STORAGE, directory, eventually, programs, write};
 use msi_token::{Guard, Ran, assert_failed, at, client, doctor, msi_token, run};
 use msi_tokend::clock::{Clock, SystemClock};
 use nix::sys::signal::Signal;
@@ -530,44 +530,6 @@ fn health_of_a_daemon_that_is_gone_stopped_or_out_of_reach() {
             "UNKNOWN",
         );
     }
-}
-
-/// Runs the client on a terminal of so many columns, which `script` makes.
-fn on_terminal(columns: u32, socket: &Path, environment: &str) -> String {
-    let command = format!(
-        "stty cols {columns} rows 24; {environment} exec {TOKEN} status --socket {}",
-        socket.display()
-    );
-    let output = Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    text
-}
-
-#[test]
-fn status_has_colours_and_its_width_from_the_terminal_only() {
-    let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "");
-    daemon.token(&format!("{STORAGE}&client_id={CLIENT_ID}"));
-    let piped = msi_token(&daemon, &["status"]).out;
-    assert!(piped.contains("EXPIRES") && !piped.contains('\u{1b}'), "{piped}");
-    let wide = on_terminal(250, &daemon.socket(), "");
-    assert!(
-        wide.contains("EXPIRES") && wide.contains("\u{1b}[32mok\u{1b}[0m"),
-        "{wide:?}"
-    );
-    let narrow = on_terminal(70, &daemon.socket(), "NO_COLOR=1");
-    assert!(!narrow.contains("EXPIRES") && narrow.contains(CLIENT_ID), "{narrow:?}");
-    assert!(
-        !narrow.contains('\u{1b}') && narrow.lines().all(|line| line.trim_end().len() <= 70),
-        "{narrow:?}"
-    );
 }
 
 #[test]

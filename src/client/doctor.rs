@@ -17,7 +17,7 @@ use super::keep::instances::{self, Instance};
 use super::probe::Probe;
 use super::ready::Ready;
 use super::selection::IdentityOptions;
-use super::{output, probe, remedy};
+use super::{output, probe, remedy, terminal};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Violation;
 use crate::failure::Failure;
@@ -52,7 +52,8 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
             .iter()
             .flat_map(kept),
     );
-    let lines: Vec<String> = findings.iter().flat_map(Finding::lines).collect();
+    let width = terminal::width();
+    let lines: Vec<String> = findings.iter().flat_map(|finding| finding.lines(width)).collect();
     output::line(&[lines.join("\n").as_bytes()])?;
     match findings.iter().find_map(Finding::exit) {
         Some(exit) => Err(ClientError::quiet(exit)),
@@ -369,7 +370,7 @@ mod tests {
     fn a_clock_is_off_from_a_minute_on_and_the_direction_is_told() {
         let at = Duration::from_secs;
         assert!(skew(at(1000), at(1060)).is_none() && skew(at(1060), at(1000)).is_none());
-        let text = |theirs, ours| skew(at(theirs), at(ours)).unwrap().lines().join(" ");
+        let text = |theirs, ours| skew(at(theirs), at(ours)).unwrap().lines(None).join(" ");
         assert!(text(1000, 1061).contains("clock is 1m 1s ahead of"));
         assert!(text(4000, 400).contains("clock is 1h behind"));
     }
@@ -402,7 +403,10 @@ mod tests {
             token(1, "HTTP 500", faulty),
         ]);
         assert_eq!(findings.len(), 2, "{findings:?}");
-        assert!(findings[0].lines()[0].contains("(and 1 more alike)"), "{findings:?}");
+        assert!(
+            findings[0].lines(None)[0].contains("(and 1 more alike)"),
+            "{findings:?}"
+        );
         assert!(found(vec![token(0, "fine", Codes::default())])[0].exit().is_none());
     }
 }

@@ -12,7 +12,8 @@ use super::described::{CallerOptions, Described, listed};
 use super::error::{ClientError, Exit, tell};
 use super::forms::instant;
 use super::selection::Selection;
-use super::{output, status, table};
+use super::terminal::wrapped;
+use super::{output, status, table, terminal};
 use crate::access::{Caller, Grant, Part, Rules, rule_for};
 use crate::config::{self, Allow, RootAccess};
 use crate::key::{Key, Resource};
@@ -61,9 +62,11 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     if let Some(note) = running(daemon, &loaded.hash).await {
         lines.push(format!("note:   {note}"));
     }
+    let width = terminal::width();
+    lines = lines.iter().map(|line| wrapped(line, width, 8)).collect();
     lines.push(String::new());
     if !allow.is_empty() {
-        lines.extend(each_rule(&rules, allow, &caller, &key));
+        lines.extend(each_rule(&rules, allow, &caller, &key, width));
         lines.push(String::new());
     }
     let verdict = rules.judge(&caller, &key);
@@ -119,7 +122,7 @@ async fn running(daemon: &Daemon, hash: &str) -> Option<String> {
     })
 }
 
-fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<String> {
+fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key, width: Option<usize>) -> Vec<String> {
     let mut rows = vec![["RULE".to_owned(), "VERDICT".to_owned()]];
     rows.extend(
         rules
@@ -136,7 +139,13 @@ fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key) -> Vec<
                 [rule.origin.to_string(), verdict]
             }),
     );
-    table::lines(&rows)
+    let table = table::lines(&rows);
+    if table::fits(&table, width) {
+        return table;
+    }
+    let rows = rows.iter().skip(1);
+    rows.flat_map(|[rule, verdict]| [rule.clone(), wrapped(&format!("    {verdict}"), width, 6)])
+        .collect()
 }
 
 /// What the rule asks for, and what a reader may have overlooked.

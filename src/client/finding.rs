@@ -1,6 +1,10 @@
 //! What `doctor` has found: a line that says how something is, and what to do where it is not as it should be.
 
 use super::error::{ClientError, Exit, printable};
+use super::terminal::wrapped;
+
+/// The columns of the mark that a line begins with.
+const MARK: usize = 7;
 
 /// One line of the diagnosis.
 #[derive(Clone, Debug)]
@@ -14,13 +18,13 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// As they are printed.
-    pub fn lines(&self) -> Vec<String> {
-        let indented = |cure: &str| format!("       {}", printable(cure));
+    /// As they are printed on a terminal of so many columns.
+    pub fn lines(&self, width: Option<usize>) -> Vec<String> {
+        let line = |mark: &str, text: &str| wrapped(&format!("{mark:MARK$}{}", printable(text)), width, MARK);
         match self {
-            Self::Well(what) => vec![format!("ok     {}", printable(what))],
-            Self::Note(what, why) => vec![format!("note   {}", printable(what)), indented(why)],
-            Self::Wrong(_, what, cure) => vec![format!("WRONG  {}", printable(what)), indented(cure)],
+            Self::Well(what) => vec![line("ok", what)],
+            Self::Note(what, why) => vec![line("note", what), line("", why)],
+            Self::Wrong(_, what, cure) => vec![line("WRONG", what), line("", cure)],
         }
     }
 

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::error::printable;
 use super::table;
+use super::terminal::wrapped;
 use crate::observe::status::{Status, TokenStatus};
 
 /// SDKs take a token with less than this for expired.
@@ -45,8 +46,7 @@ impl Listing {
         if !self.0.tokens.is_empty() {
             lines.push(String::new());
             let table = self.table();
-            let widest = table.iter().map(|line| line.chars().count()).max().unwrap_or_default();
-            if look.width.is_none_or(|width| widest <= width) {
+            if table::fits(&table, look.width) {
                 self.rows(&table, look, &mut lines);
             } else {
                 self.blocks(look, &mut lines);
@@ -99,7 +99,7 @@ impl Listing {
         lines.push(head.clone());
         for (row, token) in rows.iter().zip(&self.0.tokens) {
             lines.push(painted(row, state_of(token), look));
-            lines.extend(trouble(token).map(|trouble| format!("    {trouble}")));
+            lines.extend(trouble(token).map(|trouble| wrapped(&format!("    {trouble}"), look.width, 4)));
         }
     }
 
@@ -115,7 +115,7 @@ impl Listing {
             lines.push(format!("    for {}{kept}", printable(&token.identity.to_string())));
             lines.push(format!("    expires: {}", expiry(token, self.0.now)));
             lines.push(format!("    next try: {}", next(token, self.0.now)));
-            lines.extend(trouble(token).map(|trouble| format!("    {trouble}")));
+            lines.extend(trouble(token).map(|trouble| wrapped(&format!("    {trouble}"), look.width, 4)));
         }
     }
 }

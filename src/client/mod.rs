@@ -23,6 +23,7 @@ mod remedy;
 mod selection;
 mod status;
 mod table;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ use crate::harden::harden;
 #[command(version)]
 struct Arguments {
     /// The daemon's socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`.
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, display_order = 100)]
     socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

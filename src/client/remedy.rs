@@ -2,8 +2,8 @@
 
 use crate::failure::{Cause, Codes, ErrorClass};
 
-const NO_SUCH_IDENTITY: &str = "The VM has no such identity, or it has several and none was named. Assign the identity (`az vm identity assign \
-     --resource-group GROUP --name VM --identities ID`; without --identities: the system's own), or correct the id that is \
+const NO_SUCH_IDENTITY: &str = "The VM has no such identity, or it has several and none was named. Assign the identity with `az vm identity assign \
+     --resource-group GROUP --name VM --identities ID` (without --identities: the system's own), or correct the id that is \
      asked for.";
 const NO_SUCH_RESOURCE: &str = "Microsoft Entra knows no such resource in this tenant: correct its name, which is compared byte for byte, or have \
      its application added to the tenant.";

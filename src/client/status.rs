@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
-use terminal_size::{Width, terminal_size_of};
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
 use super::listing::{Listing, Look};
-use super::output;
+use super::{output, terminal};
 use crate::observe::status::Status;
 
 /// The daemon answers this from memory.
@@ -80,11 +79,10 @@ fn understood(body: &[u8]) -> Result<Status, ClientError> {
 }
 
 fn look() -> Look {
-    let stdout = stdout();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     Look {
-        width: terminal_size_of(&stdout).map(|(Width(columns), _)| columns.into()),
-        colour: stdout.is_terminal() && !plain,
+        width: terminal::width(),
+        colour: stdout().is_terminal() && !plain,
     }
 }

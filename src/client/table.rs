@@ -19,6 +19,11 @@ pub fn lines<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
+/// Whether all of it is so wide at most.
+pub fn fits(lines: &[String], width: Option<usize>) -> bool {
+    width.is_none_or(|width| lines.iter().all(|line| line.chars().count() <= width))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
