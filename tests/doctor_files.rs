@@ -61,6 +61,15 @@ fn doctor_says_whether_the_daemon_goes_by_the_files_as_they_are_now() {
         reload();
     }
     assert_says(&diagnosis(&daemon), 0, &["are in effect"]);
+    write(
+        &dropin,
+        "[[allow]]\nusers = [\"root\"]\nresources = [\"*\", \"https://vault.azure.net/.default\"]\n",
+    );
+    reload();
+    let doubts = ["are in effect", "note   ", "50-more.toml:3: ", "rarely meant"];
+    assert_says(&diagnosis(&daemon), 0, &doubts);
+    fs::remove_file(&dropin).unwrap();
+    reload();
     let ran = doctor(&daemon.socket(), &[]);
     assert!(
         ran.code == Some(0) && !ran.out.contains("conf.d"),

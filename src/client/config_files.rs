@@ -35,7 +35,7 @@ impl ConfigFiles {
             Ok(loaded) => loaded,
             Err(violations) => return self.faults(&violations, status.is_some()),
         };
-        vec![match status.and_then(|status| status.configuration.as_ref()) {
+        let verdict = match status.and_then(|status| status.configuration.as_ref()) {
             Some(running) if running.hash != loaded.hash => Finding::Wrong(
                 Exit::Configuration,
                 format!(
@@ -50,7 +50,12 @@ impl ConfigFiles {
                 instant(running.loaded_at)
             )),
             None => Finding::Well(format!("{main} and its conf.d have no fault")),
-        }]
+        };
+        let doubts = loaded.doubts.iter().map(|doubt| {
+            let why = "The daemon takes it as it is; it is rarely meant so.";
+            Finding::Note(doubt.to_string(), why.to_owned())
+        });
+        std::iter::once(verdict).chain(doubts).collect()
     }
 
     fn faults(&self, violations: &Violations, answers: bool) -> Vec<Finding> {

@@ -65,6 +65,40 @@ def test_missing_name(machine):
     assert get(machine, "stranger").returncode == 77
 
 
+def doctor(machine, code, *words, user=None):
+    """What doctor says of it, which must have all the words in it."""
+    done = machine.try_("msi-token", "doctor", user=user)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == code and all(word in said for word in words), done
+
+
+def test_doctor(machine):
+    """doctor says what is wrong with the files, as the service's user sees them, also where the service cannot start"""
+    configure(machine, "50-extra", '[[allow]]\nusers = ["stranger"]\n')
+    doctor(machine, 78, "has changed since the daemon loaded it", "systemctl reload msi-tokend")
+    doctor(machine, 78, "has changed since the daemon loaded it", user="stranger")
+    assert reload(machine).returncode == 0
+    doctor(machine, 0, "/etc/msi-tokend/config.toml and its conf.d are in effect")
+    machine.run("chmod", "0640", EXTRA)
+    doctor(machine, 78, f"WRONG {EXTRA}", "cannot be read by uid", "its next start would fail")
+    doctor(machine, 0, f"note {EXTRA}", "cannot be read by uid", "sudo msi-token doctor", user="stranger")
+    machine.run("chmod", "0644", EXTRA)
+    configure(machine, "50-extra", '[limits]\nmax_conections = 5\n')
+    machine.try_("systemctl", "restart", UNIT)
+    doctor(machine, 69, f"{EXTRA}:2:", "max_connections", "correct what is said below")
+    machine.run("rm", EXTRA)
+    machine.run("systemctl", "restart", UNIT)
+    doctor(machine, 0, "are in effect")
+
+
+def test_second(machine):
+    """msi-tokend typed while the service runs, as root or as another user, says that one is serving"""
+    for user in [None, "member", "stranger"]:
+        done = machine.try_("msi-tokend", user=user)
+        assert done.returncode == 69 and "already serving" in done.stderr and "chown" not in done.stderr, done
+    assert active(machine)
+
+
 def test_hup(machine):
     """a SIGHUP alone reloads too"""
     configure(machine, "50-extra", '[[allow]]\nusers = ["stranger"]\n')
