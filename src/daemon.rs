@@ -211,6 +211,8 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     if let Some(listener) = lock {
         info!("serving requests that the lock redirects");
         accepting.spawn(server::accept(Arc::clone(&server), listener, ListenerKind::Lock));
+        let lost = config.listen.socket.with_file_name("lock-lost");
+        tokio::spawn(server::watch_lock(Arc::clone(&server), lost));
     }
     if let Some((listener, address)) = monitor {
         info!(%address, "serving monitoring agents");

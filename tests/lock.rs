@@ -4,159 +4,30 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
+#[path = "common/locked.rs"]
+mod locked;
 #[path = "common/namespace.rs"]
 mod namespace;
 #[path = "common/users.rs"]
 mod users;
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use common::{Daemon, Emulator, How, MANAGEMENT, Reply, STORAGE, TOKEND, directory, eventually, exchange, write};
-use namespace::{METADATA_SERVICE, OWN_ADDRESS, in_namespace, run};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use common::{MANAGEMENT, STORAGE, TOKEND, directory, eventually, exchange, write};
+use locked::{
+    DAEMON, ENFORCE, HANGS, LISTENER, Locked, PROBE, ask, dial, head, imds, send, service, stand_in, text, token,
+    write_all,
+};
+use namespace::{METADATA_SERVICE, OWN_ADDRESS, in_namespace};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 use users::{ALICE, BOB, as_user};
-
-const DAEMON: u32 = 1_918_280;
-const LISTENER: &str = "127.0.0.1:169";
-const ENDPOINT: &str = "[upstream]\nendpoint = \"http://169.254.169.254/metadata/identity/oauth2/token\"\n";
-const ENFORCE: &str = "[lock]\nmode = \"enforce\"\n";
-const PROBE: &str = "/metadata/msi-lock-probe";
-/// As systemd would start it.
-const ACTIVATE: &str = r#"exec bash -c 'exec 3<&$LOCK_SOCKET; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=lock;
-exec "$0" "$@"' "$0" "$@""#;
-/// A request that is answered at all is answered sooner.
-const HANGS: Duration = Duration::from_secs(30);
-
-/// A daemon behind the lock's redirect.
-struct Locked {
-    daemon: Daemon,
-    listener: TcpListener,
-}
-
-impl Locked {
-    /// With ALICE's rule for [`STORAGE`]. The firewall rules are the redirect alone: what else there is at the gate must
-    /// hold without them.
-    fn start(config: &str) -> Self {
-        let rules = format!(
-            "table ip msi_tokend {{ chain out {{ type nat hook output priority -110; policy accept;\n\
-             ip daddr 169.254.169.254 tcp dport 80 ip dscp != 0x3f meta skuid {{ 0, {DAEMON} }} accept\n\
-             ip daddr 169.254.169.254 tcp dport 80 redirect to :169;\n}}\n}}"
-        );
-        run("nft", &[&rules]);
-        let listener = TcpListener::bind(LISTENER).unwrap();
-        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        let how = How {
-            uid: Some(DAEMON),
-            shell: Some(ACTIVATE),
-            environment: vec![("LOCK_SOCKET", listener.as_raw_fd().to_string())],
-        };
-        let rule = format!("[[allow]]\nusers = [{ALICE}]\nresources = [\"{STORAGE}\"]\n");
-        Self {
-            daemon: Daemon::with_config_how(&format!("{ENDPOINT}{config}\n{rule}"), how),
-            listener,
-        }
-    }
-
-    fn count(&self, metric: &str) -> u64 {
-        let text = self.daemon.get("/metrics").body;
-        let line = text.lines().find_map(|line| line.strip_prefix(metric));
-        line.unwrap_or_else(|| panic!("{metric}: {text}"))
-            .trim()
-            .parse()
-            .unwrap()
-    }
-
-    fn reload(&self, config: &str) {
-        self.daemon.reload(&format!("{ENDPOINT}{config}"));
-    }
-}
-
-/// Dials the metadata service.
-fn dial() -> TcpStream {
-    let stream = TcpStream::connect(METADATA_SERVICE).unwrap();
-    stream.set_read_timeout(Some(HANGS)).unwrap();
-    stream
-}
-
-fn text(method: &str, target: &str, headers: &[&str], body: &str) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
-    for header in headers {
-        write!(text, "{header}\r\n").unwrap();
-    }
-    if !body.is_empty() {
-        write!(text, "Content-Length: {}\r\n", body.len()).unwrap();
-    }
-    write!(text, "\r\n{body}").unwrap();
-    text
-}
-
-/// A request of this user to the metadata service's address, as any program makes it.
-fn ask(uid: u32, method: &str, target: &str, headers: &[&str]) -> Reply {
-    let headers = [&["Host: 169.254.169.254"], headers].concat();
-    send(uid, &text(method, target, &headers, ""))
-}
-
-fn send(uid: u32, text: &str) -> Reply {
-    as_user(uid, uid, &[], || exchange(dial(), text))
-}
-
-fn imds(resource: &str) -> String {
-    format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}")
-}
-
-fn token(uid: u32, resource: &str) -> Reply {
-    ask(uid, "GET", &imds(resource), &["Metadata: true"])
-}
-
-fn stand_in() -> Emulator {
-    Emulator::start_at(METADATA_SERVICE, vec!["--any-address".to_owned()])
-}
-
-/// In place of the metadata service: gives each request's text away and answers with what `answer` writes.
-fn service(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Receiver<String> {
-    let listener = TcpListener::bind(METADATA_SERVICE).unwrap();
-    let (seen, requests) = channel();
-    let answer = std::sync::Arc::new(answer);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, seen, answer) = (stream.unwrap(), seen.clone(), answer.clone());
-            thread::spawn(move || {
-                let head = head(&mut stream);
-                // The test may have seen enough.
-                _ = seen.send(head);
-                answer(&mut stream);
-            });
-        }
-    });
-    requests
-}
-
-/// As far as the empty line.
-fn head(stream: &mut impl Read) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            break;
-        }
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-fn write_all(stream: &mut TcpStream, text: &str) {
-    // The daemon may have gone away.
-    _ = stream.write_all(text.as_bytes());
-}
 
 #[test]
 fn who_asks_the_metadata_service_gets_the_tokens_that_the_rules_allow() {

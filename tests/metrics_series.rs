@@ -90,6 +90,7 @@ fn every_series_is_there_from_the_start_with_a_text_and_a_type() {
         ("msi_tokend_token_expiry_timestamp_seconds", "gauge"),
         ("msi_tokend_token_refresh_timestamp_seconds", "gauge"),
         ("msi_tokend_denied_total", "counter"),
+        ("msi_tokend_lock_would_deny_total", "counter"),
         ("msi_tokend_passed_through_total", "counter"),
         ("msi_tokend_connections", "gauge"),
         ("msi_tokend_connections_rejected_total", "counter"),

@@ -40,6 +40,9 @@ _msi__token() {
             msi__token,keep)
                 cmd="msi__token__subcmd__keep"
                 ;;
+            msi__token,lock)
+                cmd="msi__token__subcmd__lock"
+                ;;
             msi__token,metrics)
                 cmd="msi__token__subcmd__metrics"
                 ;;
@@ -79,6 +82,9 @@ _msi__token() {
             msi__token__subcmd__help,keep)
                 cmd="msi__token__subcmd__help__subcmd__keep"
                 ;;
+            msi__token__subcmd__help,lock)
+                cmd="msi__token__subcmd__help__subcmd__lock"
+                ;;
             msi__token__subcmd__help,metrics)
                 cmd="msi__token__subcmd__help__subcmd__metrics"
                 ;;
@@ -94,6 +100,21 @@ _msi__token() {
             msi__token__subcmd__help,status)
                 cmd="msi__token__subcmd__help__subcmd__status"
                 ;;
+            msi__token__subcmd__help__subcmd__lock,load)
+                cmd="msi__token__subcmd__help__subcmd__lock__subcmd__load"
+                ;;
+            msi__token__subcmd__lock,help)
+                cmd="msi__token__subcmd__lock__subcmd__help"
+                ;;
+            msi__token__subcmd__lock,load)
+                cmd="msi__token__subcmd__lock__subcmd__load"
+                ;;
+            msi__token__subcmd__lock__subcmd__help,help)
+                cmd="msi__token__subcmd__lock__subcmd__help__subcmd__help"
+                ;;
+            msi__token__subcmd__lock__subcmd__help,load)
+                cmd="msi__token__subcmd__lock__subcmd__help__subcmd__load"
+                ;;
             *)
                 ;;
         esac
@@ -101,7 +122,7 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help"
+            opts="-h -V --socket --help --version get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -516,7 +537,7 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help)
-            opts="get refresh keep git-credential exec sdk-env status health explain doctor metrics reload help"
+            opts="get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -641,6 +662,34 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__token__subcmd__help__subcmd__lock)
+            opts="load"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__help__subcmd__lock__subcmd__load)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__token__subcmd__help__subcmd__metrics)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -730,6 +779,128 @@ _msi__token() {
                     fi
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock)
+            opts="-h --socket --help load help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help)
+            opts="load help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help__subcmd__load)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__load)
+            opts="-h --config --user --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
                     fi
                     return 0
                     ;;

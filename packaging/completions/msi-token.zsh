@@ -155,6 +155,58 @@ _arguments "${_arguments_options[@]}" : \
 '--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
+(lock)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help]' \
+'--help[Print help]' \
+":: :_msi-token__subcmd__lock_commands" \
+"*::: :->lock" \
+&& ret=0
+
+    case $state in
+    (lock)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:msi-token-lock-command-$line[1]:"
+        case $line[1] in
+            (load)
+_arguments "${_arguments_options[@]}" : \
+'--config=[The daemon'\''s configuration file; conf.d/*.toml beside it is read after it]:PATH:_files' \
+'--user=[Whom the daemon runs as]:USER:' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+":: :_msi-token__subcmd__lock__subcmd__help_commands" \
+"*::: :->help" \
+&& ret=0
+
+    case $state in
+    (help)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:msi-token-lock-help-command-$line[1]:"
+        case $line[1] in
+            (load)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(help)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+        esac
+    ;;
+esac
+;;
+        esac
+    ;;
+esac
+;;
 (metrics)
 _arguments "${_arguments_options[@]}" : \
 '--textfile=[The file, in the collector'\''s directory; its name must end in .prom to be read there]:PATH:_files' \
@@ -222,6 +274,26 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(lock)
+_arguments "${_arguments_options[@]}" : \
+":: :_msi-token__subcmd__help__subcmd__lock_commands" \
+"*::: :->lock" \
+&& ret=0
+
+    case $state in
+    (lock)
+        words=($line[1] "${words[@]}")
+        (( CURRENT += 1 ))
+        curcontext="${curcontext%:*:*}:msi-token-help-lock-command-$line[1]:"
+        case $line[1] in
+            (load)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+        esac
+    ;;
+esac
+;;
 (metrics)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -256,6 +328,7 @@ _msi-token_commands() {
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
 'doctor:Say in plain words what is wrong and what to do' \
+'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -305,6 +378,7 @@ _msi-token__subcmd__help_commands() {
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
 'doctor:Say in plain words what is wrong and what to do' \
+'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
 'help:Print this message or the help of the given subcommand(s)' \
@@ -351,6 +425,18 @@ _msi-token__subcmd__help__subcmd__keep_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help keep commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__help__subcmd__lock_commands] )) ||
+_msi-token__subcmd__help__subcmd__lock_commands() {
+    local commands; commands=(
+'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+    )
+    _describe -t commands 'msi-token help lock commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__lock__subcmd__load_commands] )) ||
+_msi-token__subcmd__help__subcmd__lock__subcmd__load_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help lock load commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__help__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__help__subcmd__metrics_commands() {
     local commands; commands=()
@@ -380,6 +466,37 @@ _msi-token__subcmd__help__subcmd__status_commands() {
 _msi-token__subcmd__keep_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token keep commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock_commands] )) ||
+_msi-token__subcmd__lock_commands() {
+    local commands; commands=(
+'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'msi-token lock commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__help_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help_commands() {
+    local commands; commands=(
+'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+'help:Print this message or the help of the given subcommand(s)' \
+    )
+    _describe -t commands 'msi-token lock help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__help_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help__subcmd__help_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock help help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__load_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help__subcmd__load_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock help load commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__load_commands] )) ||
+_msi-token__subcmd__lock__subcmd__load_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock load commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__metrics_commands() {

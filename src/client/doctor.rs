@@ -1,5 +1,6 @@
 //! `doctor`: what is wrong, in plain words, and what to do.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::config::Violation;
 use crate::failure::Failure;
 use crate::key::{Key, Resource};
 use crate::observe::health::TokenHealth;
+use crate::observe::lock::{LockHealth, Standing};
 use crate::observe::status::{CallerStatus, Status};
 
 /// For what the daemon answers from memory.
@@ -79,6 +81,12 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
     let probe = probe::endpoint(&status.endpoint).await;
     findings.extend(endpoint(&status, probe, failing));
     findings.extend(tokens(&ready));
+    findings.extend(
+        ready
+            .lock
+            .into_iter()
+            .flat_map(|lock| locked(lock, |path| fs::read_to_string(path).ok())),
+    );
     if let Some(resource) = &arguments.resource {
         let key = Key::new(resource.clone(), arguments.selector.identity());
         findings.push(asked(daemon, &key, status.caller.uid).await);
@@ -233,6 +241,46 @@ fn tokens(ready: &Ready) -> Vec<Finding> {
     })]
 }
 
+/// The lock, and what else on this machine gets in its way; `read` reads a file.
+fn locked(lock: LockHealth, read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
+    let mut findings = vec![match (lock.problem(), lock.state) {
+        (None, _) => Finding::Well(lock.note().to_owned()),
+        (Some(problem), Standing::Unknown) => Finding::Note(
+            problem.to_owned(),
+            "It may be a flood of connections, or the network is not up; nothing is unloaded for it.".to_owned(),
+        ),
+        (Some(problem), _) => Finding::Wrong(
+            Exit::Other,
+            problem.to_owned(),
+            "If they do not stay, another program manages the firewall: load the lock after it.".to_owned(),
+        ),
+    }];
+    let is_set = |path, line| read(path).is_some_and(|text| text.lines().any(|set| set.trim() == line));
+    let ufw_is_on = is_set("/etc/ufw/ufw.conf", "ENABLED=yes");
+    let outgoing = ["DEFAULT_OUTPUT_POLICY=\"DROP\"", "DEFAULT_OUTPUT_POLICY=\"REJECT\""];
+    if ufw_is_on && outgoing.iter().any(|line| is_set("/etc/default/ufw", line)) {
+        findings.push(Finding::Note(
+            "ufw denies outgoing connections, and so those that the lock leads to the daemon".to_owned(),
+            "Callers hang unless it lets them: `ufw allow out to 127.0.0.1 port 169 proto tcp`.".to_owned(),
+        ));
+    }
+    let number = |name| {
+        read(&format!("/proc/sys/net/netfilter/{name}"))?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    if let (Some(count), Some(max)) = (number("nf_conntrack_count"), number("nf_conntrack_max"))
+        && count >= max / 10 * 8
+    {
+        findings.push(Finding::Note(
+            format!("the kernel tracks {count} connections of at most {max}; it has to, for the lock"),
+            "New connections of every kind fail at the maximum: raise net.netfilter.nf_conntrack_max.".to_owned(),
+        ));
+    }
+    findings
+}
+
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
     let failure = match daemon.held(&target(key, Mode::Get)).await {
         Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
@@ -336,8 +384,42 @@ fn proxies(variable: impl Fn(&str) -> Option<String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LockMode;
     use crate::failure::{Codes, ErrorClass};
     use crate::key::Identity;
+
+    #[test]
+    fn the_lock_and_what_gets_in_its_way_are_told() {
+        let lock = |state| LockHealth {
+            state,
+            mode: LockMode::Observe,
+        };
+        let lines = |lock, files: &[(&str, &str)]| -> Vec<String> {
+            let read = |path: &str| {
+                files
+                    .iter()
+                    .find(|(at, _)| *at == path)
+                    .map(|(_, text)| (*text).to_owned())
+            };
+            locked(lock, read).iter().flat_map(Finding::lines).collect()
+        };
+        assert_eq!(
+            lines(lock(Standing::Locked), &[]),
+            ["ok     lock observing: nothing is denied"]
+        );
+        assert!(lines(lock(Standing::Lost), &[])[0].starts_with("WRONG  the lock's firewall rules are gone"));
+        assert!(lines(lock(Standing::Unknown), &[])[0].starts_with("note "));
+        let ufw = ("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+        let open = ("/etc/default/ufw", "DEFAULT_OUTPUT_POLICY=\"ACCEPT\"\n");
+        let closed = ("/etc/default/ufw", "# x\nDEFAULT_OUTPUT_POLICY=\"DROP\"\n");
+        assert_eq!(lines(lock(Standing::Locked), &[ufw, open]).len(), 1);
+        assert_eq!(lines(lock(Standing::Locked), &[closed]).len(), 1);
+        assert!(lines(lock(Standing::Locked), &[ufw, closed])[2].contains("ufw allow out to 127.0.0.1 port 169"));
+        let count = |text| ("/proc/sys/net/netfilter/nf_conntrack_count", text);
+        let max = ("/proc/sys/net/netfilter/nf_conntrack_max", "1000\n");
+        assert_eq!(lines(lock(Standing::Locked), &[count("799\n"), max]).len(), 1);
+        assert!(lines(lock(Standing::Locked), &[count("800\n"), max])[1].contains("800 connections of at most 1000"));
+    }
 
     #[test]
     fn a_proxy_is_in_the_way_unless_loopback_is_excepted() {
@@ -392,6 +474,7 @@ mod tests {
         let refused = "no token; the last request failed: connection refused";
         let found = |tokens| {
             super::tokens(&Ready {
+                lock: None,
                 problems: Vec::new(),
                 tokens,
             })

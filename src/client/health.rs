@@ -217,7 +217,14 @@ mod tests {
 
     fn assessed(tokens: Vec<TokenHealth>) -> PluginLine {
         let problems = Vec::new();
-        assess(&Ready { problems, tokens }, &ARGUMENTS)
+        assess(
+            &Ready {
+                problems,
+                lock: None,
+                tokens,
+            },
+            &ARGUMENTS,
+        )
     }
 
     #[test]
@@ -245,7 +252,14 @@ mod tests {
     fn what_is_wrong_with_the_whole_is_a_warning_beside_what_is_wrong_with_tokens() {
         let assessed = |tokens| {
             let problems = vec!["callers wait".to_owned()];
-            assess(&Ready { problems, tokens }, &ARGUMENTS)
+            assess(
+                &Ready {
+                    problems,
+                    lock: None,
+                    tokens,
+                },
+                &ARGUMENTS,
+            )
         };
         let report = assessed(vec![token(true, 5000, 0)]);
         assert_eq!((report.level, &*report.text), (Level::Warning, "callers wait"));

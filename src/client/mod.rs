@@ -14,6 +14,7 @@ mod git_credential;
 mod health;
 mod keep;
 mod listing;
+mod lock;
 mod metrics;
 mod output;
 mod probe;
@@ -75,6 +76,8 @@ enum Command {
     /// Looks at the daemon, its configuration files, its tokens, its endpoint (one request that asks for no token) and this environment. With
     /// --resource it also asks for that token, which the daemon then keeps as for any caller.
     Doctor(doctor::Arguments),
+    /// The firewall rules that lead to the daemon what programs send to the metadata service.
+    Lock(lock::Arguments),
     /// Write the daemon's metrics to a file for the textfile collector of `node_exporter`.
     Metrics(metrics::Arguments),
     /// Have the daemon read its configuration again. For root and the daemon's own user.
@@ -133,6 +136,7 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&daemon, &arguments).await?,
             Command::Doctor(arguments) => doctor::run(&daemon, &arguments).await?,
+            Command::Lock(arguments) => lock::run(&arguments)?,
             Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
             Command::Reload => reload::run(&daemon).await?,
         }

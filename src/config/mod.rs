@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use serde::{Deserialize, Serialize};
 
 pub use self::account::Account;
 pub use self::effective::Effective;
@@ -148,12 +149,15 @@ pub enum RootAccess {
 pub struct Lock {
     /// What callers without a rule get.
     pub mode: LockMode,
+    /// Who goes on asking the metadata service itself, beside root and the daemon.
+    pub exempt_users: Vec<Account>,
     /// What is passed on of the rest of the metadata service.
     pub pass: Pass,
 }
 
 /// Whether rules are only tried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LockMode {
     /// Nobody is denied anything.
     Observe,
@@ -220,6 +224,26 @@ impl Kind {
     }
 }
 
+impl LockMode {
+    const NAMES: [(&str, Self); 2] = [("observe", Self::Observe), ("enforce", Self::Enforce)];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, mode)| *mode)
+    }
+}
+
 impl UpstreamSettings {
     /// Whether tokens come from the metadata service at its own address.
     pub fn is_metadata_service(&self) -> bool {
@@ -271,6 +295,7 @@ impl Default for Config {
             access: Access { root: RootAccess::Any },
             lock: Lock {
                 mode: LockMode::Observe,
+                exempt_users: vec![Account::Name("root".to_owned())],
                 pass: Pass::All,
             },
             log: Log {

@@ -122,8 +122,8 @@ impl Draft {
     }
 
     pub(super) fn lock_keys(&mut self, v: &mut impl Visit) {
-        let modes = Choice(&[("observe", LockMode::Observe), ("enforce", LockMode::Enforce)]);
-        v.value("mode", &mut self.lock.mode, &modes);
+        v.value("mode", &mut self.lock.mode, &Choice(&LockMode::NAMES));
+        v.value("exempt_users", &mut self.lock.exempt_users, &List(UserOrGroup));
         let passes = Choice(&[("all", Pass::All), ("none", Pass::None)]);
         v.value("pass", &mut self.lock.pass, &passes);
     }

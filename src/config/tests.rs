@@ -101,6 +101,7 @@ fn nothing_set_means_the_documented_defaults() {
         root = "any"
         [lock]
         mode = "observe"
+        exempt_users = ["root"]
         pass = "all"
         [log]
         level = "info"
@@ -139,6 +140,7 @@ caller_wait = "250ms"
 root = "rules"
 [lock]
 mode = "enforce"
+exempt_users = ["syslog", 7]
 pass = "none"
 [log]
 level = "debug"
@@ -190,6 +192,7 @@ audit = false
         config.lock,
         Lock {
             mode: LockMode::Enforce,
+            exempt_users: vec![Account::Name("syslog".to_owned()), Account::Id(7)],
             pass: Pass::None,
         }
     );

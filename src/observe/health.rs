@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::lock::LockHealth;
 use crate::broker::{Entry, LOW};
 use crate::engine::Engine;
 use crate::failure::Codes;
@@ -31,6 +32,9 @@ pub struct Health {
     pub azure_state: AzureState,
     /// What is wrong with the daemon as a whole.
     pub problems: Vec<String>,
+    /// The lock, where it is switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockHealth>,
     /// The warm tokens, and those that somebody asked for within the last hour.
     pub tokens: Vec<TokenHealth>,
     #[serde(skip)]
@@ -100,6 +104,8 @@ pub struct Front {
     pub out_of_descriptors: bool,
     /// `limits.max_connections`, where so many are taken.
     pub full_at: Option<usize>,
+    /// The lock, where it is switched on.
+    pub lock: Option<LockHealth>,
 }
 
 impl Health {
@@ -139,6 +145,7 @@ impl Health {
             degraded,
             azure_state: AzureState::from(ready),
             problems,
+            lock: front.lock,
             tokens,
             cached,
             servable,
@@ -151,6 +158,7 @@ impl Health {
             1 => format!("serving {} of 1 token", self.servable),
             cached => format!("serving {} of {cached} tokens", self.servable),
         }];
+        parts.extend(self.lock.map(|lock| lock.note().to_owned()));
         parts.extend(self.problems.iter().cloned());
         let mut troubled = self
             .tokens
@@ -188,6 +196,7 @@ fn problems(throttle: Option<&str>, front: Front) -> Vec<String> {
             "callers wait because all {bound} connections are taken: raise limits.max_connections"
         ));
     }
+    problems.extend(front.lock.and_then(LockHealth::problem).map(str::to_owned));
     if let Some(cause) = throttle {
         problems.push(format!(
             "the endpoint throttles this VM (429), so the daemon asks it nothing for a while: {cause}"
@@ -262,6 +271,7 @@ mod tests {
         live: true,
         out_of_descriptors: false,
         full_at: None,
+        lock: None,
     };
 
     fn entry(resource: &str, warm: bool, left: u64, failure: Option<&str>) -> Entry {

@@ -5,10 +5,12 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::labels::{Denial, Fetched, Label, Outcome, PassedThrough, Rejection, Route};
+use super::lock::LockHealth;
 
 /// In seconds. A cached token is served within the first, one that must be fetched takes up to `caller_wait`.
 const REQUEST_BUCKETS: [f64; 11] = [0.000_1, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0];
@@ -28,6 +30,10 @@ pub struct Metrics {
     pub denied: Counters<Denial>,
     /// Connections that were closed before a request was read.
     pub rejected: Counters<Rejection>,
+    /// The lock, where it is switched on.
+    pub lock: RwLock<Option<LockHealth>>,
+    /// Tokens given that no rule allows, because the lock observes.
+    pub would_deny: AtomicU64,
     /// What came in at the lock's listener beside token requests.
     pub passed_through: Counters<PassedThrough>,
     /// Of requests for tokens, in seconds.
@@ -53,6 +59,8 @@ impl Metrics {
             refresh_failures: Counters::default(),
             denied: Counters::default(),
             rejected: Counters::default(),
+            lock: RwLock::default(),
+            would_deny: AtomicU64::default(),
             passed_through: Counters::default(),
             request_duration: Histogram::new(REQUEST_BUCKETS),
             upstream_duration: Histogram::new(UPSTREAM_BUCKETS),

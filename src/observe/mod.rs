@@ -4,6 +4,7 @@ pub mod audit;
 pub mod events;
 pub mod health;
 pub mod labels;
+pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod report;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -13,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Denial, Fetched, Label, Outcome, PassedThrough, Rejection, Route};
+use super::lock::Standing;
 use super::metrics::{Counters, Metrics};
 use super::process::Process;
 use crate::broker::Entry;
@@ -134,6 +136,14 @@ impl Scrape {
         let help =
             "Requests that found no token in the cache, or one with so little left that a better one was waited for.";
         counter(to, "msi_tokend_cache_misses", help, misses)?;
+        if let Some(lock) = *self.metrics.lock.read() {
+            let help = "Whether the lock's firewall rules are there; not shown where the lock is off.";
+            let loaded = u64::from(lock.state == Standing::Locked);
+            gauge(to, "msi_tokend_lock_loaded", help, loaded)?;
+        }
+        let help = "Tokens given that no rule allows, because the lock observes.";
+        let would_deny = self.metrics.would_deny.load(Ordering::Relaxed);
+        counter(to, "msi_tokend_lock_would_deny", help, would_deny)?;
         let help = "Requests for anything but a token that the lock led here, by what became of them.";
         counters(
             to,

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -261,9 +262,11 @@ fn respond(
 ) -> Result<Response<ResponseBody>, Problem> {
     let Allowed { asked, grant, .. } = allowed;
     let answer = answer.map_err(|reason| Problem::unserved(&asked.key, &reason))?;
-    match grant {
-        Some(grant) => server.audit.allowed(caller, &asked.key, grant, &answer.token),
-        None => server.audit.observed(caller, &asked.key, &answer.token),
+    if let Some(grant) = grant {
+        server.audit.allowed(caller, &asked.key, grant, &answer.token);
+    } else {
+        server.metrics.would_deny.fetch_add(1, Ordering::Relaxed);
+        server.audit.observed(caller, &asked.key, &answer.token);
     }
     Ok(response::token(protocol, &answer, rendered))
 }

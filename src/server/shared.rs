@@ -118,6 +118,7 @@ impl Server {
             live: self.is_live(),
             out_of_descriptors: self.seats.are_short(),
             full_at: self.seats.full_at(),
+            lock: *self.metrics.lock.read(),
         };
         Health::of(&self.engine, front)
     }

@@ -12,6 +12,7 @@ from unix_http import STORAGE as RESOURCE
 
 UNITS = [
     "msi-tokend.service", "msi-tokend.socket", "msi-tokend-sdk.socket",
+    "msi-tokend-lock.service", "msi-tokend-lock.socket", "msi-tokend-lock-repair.path", "msi-tokend-lock-repair.service",
     "msi-tokend-textfile.service", "msi-tokend-textfile.timer",
 ]
 TEMPLATES = ["msi-token-keep@.service"]

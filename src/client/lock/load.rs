@@ -1,0 +1,157 @@
+//! `lock load`: what msi-tokend-lock.service runs. It must not fail on a slip in a file: a lock that is not loaded leaves the
+//! metadata service open to everybody.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use clap::Args;
+
+use super::super::error::{ClientError, Exit};
+use super::rules;
+use crate::access::uid_of;
+use crate::config::{self, Account, Lock, LockMode};
+use crate::observe::lock::STATE;
+use crate::replace;
+
+/// Azure's agent that redirects such connections below every firewall rule.
+const PROXY_AGENT: &str = "azure-proxy-agent.service";
+/// Whom systemd asks the metadata service as, from version 261 on.
+const SYSTEMD_USER: &str = "systemd-imds";
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The daemon's configuration file; conf.d/*.toml beside it is read after it.
+    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    config: PathBuf,
+    /// Whom the daemon runs as.
+    #[arg(long, value_name = "USER", default_value = "msi-tokend", value_parser = account)]
+    user: Account,
+}
+
+fn account(text: &str) -> Result<Account, &'static str> {
+    Account::named(text).ok_or("is no user id")
+}
+
+/// Loads the rules and notes in [`STATE`] which they are.
+pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
+    let lock = wanted(&arguments.config)?;
+    let Some(daemon) = uid_of(&arguments.user) else {
+        let cause = format!("there is no user {}", arguments.user);
+        return Err(refused(cause, "The package makes it: install msi-tokend anew."));
+    };
+    let mut exempt = vec![0, daemon];
+    for user in &lock.exempt_users {
+        match uid_of(user) {
+            Some(uid) => exempt.push(uid),
+            None => {
+                eprintln!("msi-token: warning: lock.exempt_users: there is no user {user}, so nobody is exempt by it");
+            }
+        }
+    }
+    exempt.extend(uid_of(&Account::Name(SYSTEMD_USER.to_owned())));
+    exempt.sort_unstable();
+    exempt.dedup();
+    check_neighbours(lock.mode)?;
+    nft(&["-f", "-"], &rules::text(&exempt, lock.mode))?;
+    note(lock.mode).map_err(|error| ClientError::system(&format!("write {STATE}"), &error))?;
+    println!("the lock is loaded: {}", lock.mode.name());
+    Ok(())
+}
+
+/// What the configuration says, or the strictest where it says nothing that can be relied on.
+fn wanted(path: &Path) -> Result<Lock, ClientError> {
+    match config::load(path) {
+        Ok(loaded) if loaded.config.upstream.is_metadata_service() => Ok(loaded.config.lock),
+        Ok(_) => Err(refused(
+            "the lock is about the metadata service, and tokens come from elsewhere here",
+            "Set upstream.kind to \"imds\" and leave upstream.endpoint out, or disable msi-tokend-lock.service.",
+        )),
+        Err(violations) => {
+            eprintln!("msi-token: {violations}");
+            let mode = last_mode().unwrap_or(LockMode::Observe);
+            eprintln!(
+                "msi-token: warning: the configuration has faults, so the strictest rules are loaded: root and the daemon \
+                 are exempt and nobody else, and the mode is {}",
+                mode.name()
+            );
+            Ok(Lock {
+                mode,
+                exempt_users: Vec::new(),
+                ..config::Config::default().lock
+            })
+        }
+    }
+}
+
+/// That of the rules that were loaded last.
+fn last_mode() -> Option<LockMode> {
+    LockMode::named(fs::read_to_string(STATE).ok()?.trim())
+}
+
+fn note(mode: LockMode) -> io::Result<()> {
+    let state = Path::new(STATE);
+    let directory = File::open(state.parent().unwrap_or(state))?;
+    let name = state.file_name().unwrap_or(OsStr::new("mode"));
+    replace::replace(directory, name, mode.name().as_bytes(), 0o644, None).map(|_| ())
+}
+
+/// Whether others on this machine already do what the lock does, or something that it cannot work beside.
+fn check_neighbours(mode: LockMode) -> Result<(), ClientError> {
+    let is_active = Command::new("systemctl")
+        .args(["is-active", "--quiet", PROXY_AGENT])
+        .status()
+        .is_ok_and(|status| status.success());
+    if is_active {
+        return Err(refused(
+            format!(
+                "{PROXY_AGENT} runs: Azure's guest proxy agent takes such connections away before any firewall rule"
+            ),
+            "Keep one of the two: stop the agent, or disable msi-tokend-lock.service.",
+        ));
+    }
+    if mode == LockMode::Observe
+        && let Some(table) = rules::closed_by(&nft(&["list", "ruleset"], "")?)
+    {
+        return Err(refused(
+            format!("the firewall table {table} closes 169.254.169.254 already, and observing would open it"),
+            "This VM is closed already; use enforce (lock.mode = \"enforce\"), then remove that table.",
+        ));
+    }
+    Ok(())
+}
+
+/// Runs nft with a text on its standard input; what it printed.
+fn nft(arguments: &[&str], input: &str) -> Result<String, ClientError> {
+    let run = || -> io::Result<Output> {
+        let mut child = Command::new("nft")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        child.wait_with_output()
+    };
+    let output = run().map_err(|error| {
+        let advice = "Install it: `apt install nftables`.";
+        ClientError::new(Exit::Other, format!("cannot run nft: {error}"), advice)
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(ClientError::new(
+        Exit::Other,
+        format!("nft does not load the rules: {}", text.trim()),
+        "This is for root, and the kernel needs nf_tables with nat and redirect: `modprobe nft_redir`.",
+    ))
+}
+
+fn refused(cause: impl Into<String>, advice: &'static str) -> ClientError {
+    ClientError::new(Exit::Configuration, cause, advice)
+}

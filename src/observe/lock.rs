@@ -1,0 +1,165 @@
+//! Whether the lock is there: what one look at it says is not believed until the next ones say the same, since a flood of
+//! connections can make a single one wrong.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::LockMode;
+
+/// Where `msi-token lock load` notes which rules it loaded. The directory is there as long as msi-tokend-lock.service is
+/// active.
+pub const STATE: &str = "/run/msi-tokend-lock/mode";
+
+/// So many looks in a row must agree.
+const ENOUGH: u8 = 3;
+
+/// What one look at the lock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A request of the daemon's own was led back to it.
+    Locked,
+    /// The metadata service itself answered.
+    Open,
+    /// There was no answer.
+    Unknown,
+}
+
+/// What is held to be so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It was not looked at often enough yet.
+    Untried,
+    /// It is there.
+    Locked,
+    /// It cannot be found out.
+    Unknown,
+    /// Its rules were loaded and are gone.
+    Lost,
+}
+
+/// In `/ready`, where the lock is switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHealth {
+    /// Whether it is there.
+    pub state: Standing,
+    /// Whether it denies anything.
+    pub mode: LockMode,
+}
+
+/// The looks so far.
+#[derive(Debug)]
+pub struct Watch {
+    standing: Standing,
+    last: Reading,
+    in_a_row: u8,
+}
+
+impl LockHealth {
+    /// For the line of `systemctl status`.
+    pub fn note(self) -> &'static str {
+        match self.mode {
+            LockMode::Observe => "lock observing: nothing is denied",
+            LockMode::Enforce => "lock enforcing",
+        }
+    }
+
+    /// What is wrong with it, and what to do.
+    pub fn problem(self) -> Option<&'static str> {
+        match self.state {
+            Standing::Untried | Standing::Locked => None,
+            Standing::Unknown => Some(
+                "whether the lock is there cannot be found out: neither the metadata service nor the daemon answers at \
+                 169.254.169.254",
+            ),
+            Standing::Lost => Some(
+                "the lock's firewall rules are gone and the metadata service is open: `systemctl reload msi-tokend-lock` \
+                 loads them, and `nft list ruleset` shows what took their place",
+            ),
+        }
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            standing: Standing::Untried,
+            last: Reading::Unknown,
+            in_a_row: 0,
+        }
+    }
+}
+
+impl Watch {
+    /// Takes a look into account. That the lock is there is believed at once: only the daemon answers so.
+    pub fn note(&mut self, reading: Reading) -> Standing {
+        self.in_a_row = if reading == self.last {
+            self.in_a_row.saturating_add(1)
+        } else {
+            1
+        };
+        self.last = reading;
+        match reading {
+            Reading::Locked => self.standing = Standing::Locked,
+            Reading::Open if self.in_a_row >= ENOUGH => self.standing = Standing::Lost,
+            Reading::Unknown if self.in_a_row >= ENOUGH && self.standing != Standing::Lost => {
+                self.standing = Standing::Unknown;
+            }
+            Reading::Open | Reading::Unknown => {}
+        }
+        self.standing
+    }
+
+    /// Whether the last look said what is held to be so, so that the next one has time.
+    pub fn is_settled(&self) -> bool {
+        matches!(
+            (self.last, self.standing),
+            (Reading::Locked, Standing::Locked)
+                | (Reading::Unknown, Standing::Unknown)
+                | (Reading::Open, Standing::Lost)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reading::{Locked, Open, Unknown};
+    use super::*;
+
+    /// The standing after each of these looks.
+    fn after(readings: &[Reading]) -> Vec<Standing> {
+        let mut watch = Watch::default();
+        readings.iter().map(|reading| watch.note(*reading)).collect()
+    }
+
+    #[test]
+    fn one_look_alone_says_that_it_is_there_and_three_in_a_row_that_it_is_not() {
+        assert_eq!(after(&[Locked]), [Standing::Locked]);
+        assert_eq!(
+            after(&[Locked, Open, Open, Open, Locked]),
+            [
+                Standing::Locked,
+                Standing::Locked,
+                Standing::Locked,
+                Standing::Lost,
+                Standing::Locked
+            ]
+        );
+        assert_eq!(after(&[Open, Open]), [Standing::Untried; 2]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_never_taken_for_lost_and_breaks_the_row() {
+        let flood = [Locked, Open, Unknown, Open, Unknown, Unknown, Open, Open];
+        assert!(!after(&flood).contains(&Standing::Lost), "{:?}", after(&flood));
+        assert_eq!(after(&[Locked, Unknown, Unknown, Unknown])[3], Standing::Unknown);
+        assert_eq!(after(&[Unknown; 100]).last(), Some(&Standing::Unknown));
+    }
+
+    #[test]
+    fn a_lock_that_is_lost_is_so_until_it_is_seen_again() {
+        assert_eq!(
+            after(&[Open, Open, Open, Unknown, Unknown, Unknown, Unknown]).last(),
+            Some(&Standing::Lost)
+        );
+    }
+}

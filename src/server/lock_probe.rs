@@ -1,0 +1,135 @@
+//! Looks whether the lock is there, by a request of the daemon's own to the metadata service: the rules lead it back here. When
+//! they are gone systemd is asked to load them again.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::header::{CONNECTION, HOST, HeaderValue};
+use hyper::{Request, StatusCode};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::passthrough::PROBE;
+use super::shared::Server;
+use crate::config::LockMode;
+use crate::http;
+use crate::listen::METADATA_SERVICE;
+use crate::observe::events;
+use crate::observe::lock::{LockHealth, Reading, STATE, Standing, Watch};
+use crate::replace;
+
+/// Between two looks where nothing is odd.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Between two looks that do not say what is held to be so.
+const SOON: Duration = Duration::from_secs(1);
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The rules are asked for again so often while they are gone.
+const REPAIR_PERIOD: Duration = Duration::from_secs(30);
+/// DSCP 63, which takes away the exemption that the daemon's user has.
+const MARK: i32 = 0x3f << 2;
+/// Ports that the kernel gives no other request of ours: below `net.ipv4.ip_local_port_range` as it comes. One that was used
+/// for a redirected connection may still be on record as such.
+const PORTS: std::ops::Range<u16> = 16_384..24_576;
+const MAX_BODY: usize = 64 * 1024;
+
+/// Keeps looking, and writes `lost` when the rules are gone. Never returns.
+pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
+    let mut watch = Watch::default();
+    let mut standing = Standing::Untried;
+    let mut asked: Option<Instant> = None;
+    let mut mismatch = None;
+    loop {
+        let Some(loaded) = loaded() else {
+            // It is switched off, and stays so.
+            *server.metrics.lock.write() = None;
+            (watch, standing, asked, mismatch) = (Watch::default(), Standing::Untried, None, None);
+            sleep(PERIOD).await;
+            continue;
+        };
+        let reading = timeout(PATIENCE, look()).await.unwrap_or(Reading::Unknown);
+        let now = watch.note(reading);
+        *server.metrics.lock.write() = Some(LockHealth {
+            state: now,
+            mode: loaded,
+        });
+        if now != standing {
+            tell(standing, now);
+            standing = now;
+        }
+        // A reload of the daemon may have brought another mode; one that the loader does not take over is not asked for twice.
+        let pair = (loaded, server.settings().lock.mode);
+        let differs = pair.0 != pair.1 && mismatch != Some(pair);
+        let again = asked.is_none_or(|at| at.elapsed() >= REPAIR_PERIOD);
+        if differs || standing == Standing::Lost && reading == Reading::Open && again {
+            mismatch = Some(pair);
+            asked = Some(Instant::now());
+            if let Err(error) = ask_for_repair(&lost) {
+                warn!(%error, file = %lost.display(), "systemd cannot be asked to load the lock's rules again");
+            }
+        }
+        sleep(if watch.is_settled() { PERIOD } else { SOON }).await;
+    }
+}
+
+/// Which rules are loaded; `None` where the lock is switched off.
+fn loaded() -> Option<LockMode> {
+    LockMode::named(fs::read_to_string(STATE).ok()?.trim())
+}
+
+fn tell(before: Standing, now: Standing) {
+    match (before, now) {
+        (_, Standing::Lost) => error!(
+            message_id = events::LOCK_LOST,
+            outcome = "lost",
+            "the lock's firewall rules are gone: every user reaches the metadata service by itself; they are loaded again"
+        ),
+        (Standing::Lost, Standing::Locked) => info!(
+            message_id = events::LOCK_RESTORED,
+            outcome = "ok",
+            "the lock's firewall rules are there again"
+        ),
+        _ => {}
+    }
+}
+
+/// A path unit watches the file.
+fn ask_for_repair(lost: &Path) -> io::Result<()> {
+    let directory = File::open(lost.parent().unwrap_or(Path::new("/")))?;
+    let name = lost.file_name().unwrap_or(OsStr::new("lock-lost"));
+    replace::replace(directory, name, b"", 0o644, None).map(|_| ())
+}
+
+async fn look() -> Reading {
+    let Ok(stream) = connect().await else {
+        return Reading::Unknown;
+    };
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = PROBE.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_static("169.254.169.254"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    match http::exchange(stream, request, MAX_BODY).await {
+        Ok(answer) if answer.status == StatusCode::LOOP_DETECTED => Reading::Locked,
+        Ok(_) => Reading::Open,
+        Err(_) => Reading::Unknown,
+    }
+}
+
+async fn connect() -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    setsockopt(&socket, sockopt::Ipv4Tos, &MARK)?;
+    // The same port cannot be in the way of the next look.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, fastrand::u16(PORTS)).into())?;
+    socket.connect(METADATA_SERVICE.into()).await
+}
