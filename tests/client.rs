@@ -148,7 +148,11 @@ fn a_daemon_that_is_not_there_is_69_and_the_reason_is_told() {
     let get = || run(&mut at(&socket, &["get", "--resource", STORAGE]));
     assert_failed(&get(), 69, &["there is no socket", "systemctl start msi-tokend.socket"]);
     drop(UnixListener::bind(&socket).unwrap());
-    assert_failed(&get(), 69, &["nobody serves it", "journalctl -u msi-tokend"]);
+    assert_failed(
+        &get(),
+        69,
+        &["no process listens on the socket", "journalctl -u msi-tokend"],
+    );
 }
 
 #[test]
@@ -218,7 +222,7 @@ fn nothing_is_asked_of_a_server_that_a_stranger_runs() {
         as_user(&programs, STRANGER, &socket, &["get", "--resource", STORAGE]).code == Some(0)
     });
     let ran = run(&mut at(&socket, &["get", "--resource", MANAGEMENT, "--wait", "60s"]));
-    assert_failed(&ran, 70, &["uid 54321", "nothing was asked"]);
+    assert_failed(&ran, 70, &["uid 54321", "no request was sent"]);
     assert_eq!(emulator.count(), 1, "its own caller's only");
 }
 
@@ -251,7 +255,7 @@ fn status_lists_what_the_caller_may_have_and_never_a_token() {
     assert!(
         msi_token(&daemon, &["status"])
             .out
-            .contains("nothing is cached that you may have")
+            .contains("no token is cached that you may have")
     );
     let token = daemon.token(STORAGE).access_token();
     daemon.token(MANAGEMENT);
@@ -542,7 +546,7 @@ fn watch_goes_on_while_the_daemon_is_away() {
         .lines()
         .map(Result::unwrap);
     let mut until = |text: &str| assert!(lines.any(|line| line.contains(text)), "the watch ended before {text:?}");
-    until("nothing is cached");
+    until("no token is cached");
     daemon.stop();
     until("there is no socket");
     daemon.start_again();
@@ -700,7 +704,7 @@ fn the_doctor_finds_a_daemon_that_is_away_dead_hung_or_somebody_else() {
     assert_wrong(
         &doctor(&socket, &[]),
         69,
-        "nobody serves it",
+        "no process listens on the socket",
         "journalctl -u msi-tokend",
     );
     let emulator = Emulator::start(&[]);

@@ -125,7 +125,7 @@ fn git_gets_nothing_for_other_hosts_and_operations_and_nobody_is_asked() {
         "{without_tls:?}"
     );
     assert!(
-        String::from_utf8_lossy(&without_tls.stderr).contains("without TLS"),
+        String::from_utf8_lossy(&without_tls.stderr).contains("over TLS only"),
         "{without_tls:?}"
     );
     assert_eq!(emulator.count(), 0);

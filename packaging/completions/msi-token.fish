@@ -29,7 +29,7 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -s h -l help -d 'Print
 complete -c msi-token -n "__fish_msi_token_needs_command" -s V -l version -d 'Print version'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "get" -d 'Print a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
-complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "keep" -d 'Keep tokens in files, for programs that read one from there'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "keep" -d 'Keep tokens in files, for programs that read a token from a file'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "exec" -d 'Become another program, with the environment that leads it to the daemon\'s loopback listener'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "sdk-env" -d 'Print the environment for programs on the daemon\'s loopback listener, as sdk.env has it'

@@ -320,7 +320,7 @@ _msi-token_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
-'keep:Keep tokens in files, for programs that read one from there' \
+'keep:Keep tokens in files, for programs that read a token from a file' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'exec:Become another program, with the environment that leads it to the daemon'\''s loopback listener' \
 'sdk-env:Print the environment for programs on the daemon'\''s loopback listener, as sdk.env has it' \
@@ -370,7 +370,7 @@ _msi-token__subcmd__help_commands() {
     local commands; commands=(
 'get:Print a token' \
 'refresh:Have a new token fetched, because a service refused the one there is, and print it' \
-'keep:Keep tokens in files, for programs that read one from there' \
+'keep:Keep tokens in files, for programs that read a token from a file' \
 'git-credential:Speak git'\''s protocol for credential helpers, for Azure DevOps over https' \
 'exec:Become another program, with the environment that leads it to the daemon'\''s loopback listener' \
 'sdk-env:Print the environment for programs on the daemon'\''s loopback listener, as sdk.env has it' \

@@ -1,4 +1,4 @@
-//! A connection to the daemon: whose it is, one request, one answer.
+//! One exchange with the daemon, after a check of who serves the socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ use crate::http::{self, ExchangeError, Response};
 
 /// `/status` and `/metrics` of ten thousand tokens.
 const MAX_BODY: usize = 64 * 1024 * 1024;
-/// A daemon that is being restarted is back within about this time.
+/// A restart of the daemon takes about this long.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// A daemon that has not answered `/live` for so long hangs. A restart takes less, with the 10 s for what runs.
 const HANGS: Duration = Duration::from_secs(20);
 /// Between two looks at a daemon that holds us.
 const LIVE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Where the daemon is to be found.
+/// The daemon, by its socket's path.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     socket: PathBuf,
@@ -34,22 +34,22 @@ pub struct Daemon {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// Nothing is at the socket's path.
+    /// The socket's path does not exist.
     #[error("there is no socket")]
     NoSocket,
-    /// A socket is left, and its server is gone.
-    #[error("the socket is there and nobody serves it")]
+    /// The socket's file exists, and no process listens on it.
+    #[error("no process listens on the socket")]
     NotServing,
     /// The socket's queue is full.
     #[error("the socket's queue is full")]
     QueueFull,
-    /// The file's mode, or a directory's, keeps us out.
+    /// The mode of the socket's file, or of a directory, denies it.
     #[error("permission denied")]
     NoPermission,
-    /// Somebody serves there whom we do not trust.
+    /// An untrusted user's process listens on the socket.
     #[error(
-        "its server runs as uid {0}, which is neither root, nor the user {SERVICE_USER}, nor yourself: \
-         nothing was asked of it"
+        "its server runs as uid {0}, and only root, the user {SERVICE_USER} and your own user are trusted; no request was \
+         sent"
     )]
     Foreign(u32),
     /// Nothing came in time.
@@ -58,7 +58,7 @@ pub enum NoAnswer {
     /// The connection ended before the answer did.
     #[error("the connection broke: {0}")]
     Broken(#[from] ExchangeError),
-    /// Anything else that the kernel says.
+    /// Any other error of a system call.
     #[error("{0}")]
     System(io::Error),
 }
@@ -82,14 +82,14 @@ impl Daemon {
         &self.socket
     }
 
-    /// Sends one GET, waits for the whole answer, at most `patience` in all.
+    /// Sends one GET and reads the whole answer, within `patience`.
     pub async fn ask(&self, target: &str, patience: Duration) -> Result<Response, NoAnswer> {
         timeout(patience, self.exchange(Method::GET, target))
             .await
             .unwrap_or(Err(NoAnswer::Silent(patience)))
     }
 
-    /// As [`Daemon::ask`], for those who need not know the reasons apart.
+    /// As [`Daemon::ask`], with the client's error.
     pub async fn answer(&self, target: &str, patience: Duration) -> Result<Response, ClientError> {
         self.ask(target, patience)
             .await
@@ -141,7 +141,7 @@ impl Daemon {
         Ok(http::exchange(stream, request, MAX_BODY).await?)
     }
 
-    /// What to say about it.
+    /// The client's error for this reason.
     pub fn unreachable(&self, reason: &NoAnswer) -> ClientError {
         let cause = format!("cannot reach msi-tokend at {}: {reason}", self.socket.display());
         let failure = |exit, advice: &'static str| ClientError::new(exit, cause, advice);
@@ -154,23 +154,23 @@ impl Daemon {
             .retry_in(RESTART_PAUSE),
             NoAnswer::NotServing | NoAnswer::Broken(_) | NoAnswer::System(_) => failure(
                 Exit::Unreachable,
-                "See `systemctl status msi-tokend` and `journalctl -u msi-tokend` for why it is not running.",
+                "`systemctl status msi-tokend` and `journalctl -u msi-tokend` show why it is not running.",
             )
             .retry_in(RESTART_PAUSE),
             NoAnswer::QueueFull | NoAnswer::Silent(_) => failure(
                 Exit::Unreachable,
-                "It hangs or is overloaded: see `systemctl status msi-tokend`, and `systemctl restart msi-tokend` if it \
-                 stays so.",
+                "The daemon hangs or is overloaded. Look at `systemctl status msi-tokend`; if it does not recover, run \
+                 `systemctl restart msi-tokend`.",
             )
             .retry_in(RESTART_PAUSE),
             NoAnswer::NoPermission => failure(
                 Exit::NotAllowed,
-                "An administrator can open the socket (listen.socket_mode and its directory's mode); the rules decide \
-                 who gets a token.",
+                "An administrator can change listen.socket_mode and the mode of the socket's directory. Who gets a token \
+                 is decided by the rules.",
             ),
             NoAnswer::Foreign(_) => failure(
                 Exit::Other,
-                "Find out who put it there; name the daemon's own socket with --socket or MSI_TOKEND_SOCKET.",
+                "Find out which process listens there. Name the daemon's own socket with --socket or MSI_TOKEND_SOCKET.",
             ),
         }
     }
@@ -188,8 +188,8 @@ impl From<io::Error> for NoAnswer {
     }
 }
 
-/// A token request names what a token is wanted for, and its answer is believed: only whoever may be the daemon gets
-/// the one and gives the other. The kernel tells who called listen(2); with socket activation that is root.
+/// The client sends requests to a trusted server only, since it believes the answers. The kernel tells who called
+/// listen(2); with socket activation that is root.
 fn check_server(stream: &UnixStream) -> Result<(), NoAnswer> {
     let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| NoAnswer::System(errno.into()))?;
     let uid = peer.uid();

@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong, in plain words, and what to do.
+//! `doctor`: finds what is wrong and says what to do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ use crate::observe::health::TokenHealth;
 use crate::observe::lock::{LockHealth, Standing};
 use crate::observe::status::{CallerStatus, Status};
 
-/// For what the daemon answers from memory.
+/// The time-out of what the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Clocks that differ by less do no harm, and a second is lost on the way.
 const SKEW: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     }
 }
 
-/// From the daemon outwards, as far as it can be looked.
+/// Checks the daemon first, then the endpoint and the tokens.
 async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
     let files = ConfigFiles::of(daemon, arguments.config.as_deref());
     let (status, ready) = match documents(daemon).await {
@@ -211,7 +211,7 @@ fn skew(theirs: Duration, ours: Duration) -> Option<Finding> {
     })
 }
 
-/// One finding for all tokens that want the same remedy.
+/// One finding for all tokens with the same remedy.
 fn tokens(ready: &Ready) -> Vec<Finding> {
     let mut causes: Vec<(&str, Vec<&TokenHealth>)> = Vec::new();
     for token in ready.tokens.iter().filter(|token| token.failures > 0) {
@@ -349,7 +349,7 @@ fn trouble(unit: &str, file: &FileState) -> Option<Finding> {
     ))
 }
 
-/// Programs that honour a proxy variable would send it what is meant for this machine, tokens included.
+/// Programs that use a proxy variable would send the proxy their requests to this machine, with the tokens in them.
 fn proxies(variable: impl Fn(&str) -> Option<String>) -> Finding {
     let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
     let proxies: Vec<&str> = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]

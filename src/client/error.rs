@@ -1,4 +1,4 @@
-//! Why the client did not do what it was asked: an exit code, a cause, a next step.
+//! The client's error: an exit code, a cause and a next step.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,7 +25,7 @@ pub enum Exit {
     Other = 70,
     /// The same request may succeed later.
     TryLater = 75,
-    /// The caller may not.
+    /// The caller may not have what it asked for.
     NotAllowed = 77,
     /// The configuration is not valid.
     Configuration = 78,
@@ -35,22 +35,22 @@ pub enum Exit {
     NoProgram = 127,
 }
 
-/// What is told on stderr. Never holds a token.
+/// An error as stderr shows it. Never holds a token.
 #[derive(Clone, Debug)]
 pub struct ClientError {
-    /// What the process exits with.
+    /// The process's exit code.
     pub exit: Exit,
     /// What went wrong, a sentence without its full stop.
     pub cause: String,
-    /// What the reader can do, a sentence with its full stop; empty where the cause says it.
+    /// What the reader can do, a sentence with its full stop. Empty if the cause already says it.
     pub advice: Cow<'static, str>,
-    /// When another try makes sense, if it does.
+    /// How long to wait before another try; none if another try does not help.
     pub retry_in: Option<Duration>,
-    /// What the daemon's answer says for programs; nothing where there was no answer.
+    /// The codes of the daemon's answer; empty without an answer.
     pub codes: Codes,
 }
 
-/// What an error answer says.
+/// The JSON of an error answer.
 #[derive(Default, Deserialize)]
 struct ErrorText {
     error: Option<String>,
@@ -60,7 +60,7 @@ struct ErrorText {
 }
 
 impl ClientError {
-    /// A failure that another try does not mend.
+    /// An error that another try does not solve.
     pub fn new(exit: Exit, cause: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
         Self {
             exit,
@@ -71,7 +71,7 @@ impl ClientError {
         }
     }
 
-    /// Only an exit code: all is said already, or nobody reads.
+    /// Only an exit code, for when the message is already written or stderr is closed.
     pub fn quiet(exit: Exit) -> Self {
         Self::new(exit, "", "")
     }
@@ -84,12 +84,12 @@ impl ClientError {
         }
     }
 
-    /// The system would not do something that it always does.
+    /// A system call failed. `what` completes "cannot …".
     pub fn system(what: &str, error: &io::Error) -> Self {
         Self::new(Exit::Other, format!("cannot {what}: {error}"), "")
     }
 
-    /// The failure that any other status than 200 is. `wanted` is what was asked for, for the message.
+    /// The error for an answer with a status other than 200. `wanted` begins the message if the answer has no description.
     pub fn of_answer(answer: &Response, wanted: &str) -> Self {
         let text: ErrorText = serde_json::from_slice(&answer.body).unwrap_or_default();
         let cause = match (text.error_description, text.error) {
@@ -133,7 +133,7 @@ impl ClientError {
     }
 }
 
-/// On one line, and nothing that a terminal would obey.
+/// One line, without control characters.
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = printable(self.cause.trim_end_matches('.'));
@@ -150,12 +150,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Writes one line to stderr; if that is gone there is nobody left to tell.
+/// Writes one line to stderr. An error is ignored: there is no other place to report it.
 pub fn tell(line: &str) {
     _ = writeln!(io::stderr(), "msi-token: {line}");
 }
 
-/// Text from elsewhere, for one line on a terminal.
+/// Replaces control characters by spaces, so that text from elsewhere is one line and cannot control a terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! `explain`: judges the configuration files off line, as the daemon would judge a request.
+//! `explain`: judges a request by the configuration files, without the daemon.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,7 +148,7 @@ fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key, width: 
         .collect()
 }
 
-/// What the rule asks for, and what a reader may have overlooked.
+/// What the rule demands, with a hint at a likely mistake.
 fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
     let wanted = match part {
         Part::Users if allow.users.is_none() => {

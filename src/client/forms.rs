@@ -1,6 +1,7 @@
-//! The forms in which a token is handed on: what other programs read from standard output or from a file.
+//! The forms in which other programs read a token, from standard output or from a file.
 //!
-//! Each is made in a buffer of its final size that is wiped: one that grows would leave copies of the token behind.
+//! Each is built in a buffer that has room from the start and is wiped afterwards: a buffer that grows leaves copies of
+//! the token in memory.
 
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,25 +14,25 @@ use zeroize::Zeroizing;
 
 use crate::config::keep::Login;
 
-/// What a form is written into.
+/// The buffer that holds a form.
 pub type Text = Zeroizing<Vec<u8>>;
 
-/// More than any form adds to a token, names of hosts and users included.
+/// More bytes than any form adds to a token, including names of hosts and users.
 const ROOM: usize = 4096;
-/// What kubectl reads from an exec plugin since 1.22, and what it read before.
+/// The version of an exec plugin's answer that kubectl reads since 1.22. Older ones read the next.
 pub const EXEC_V1: &str = "client.authentication.k8s.io/v1";
 const EXEC_V1BETA1: &str = "client.authentication.k8s.io/v1beta1";
 /// The last second that RFC 3339 can write.
 const END_OF_9999: u64 = 253_402_300_799;
 
-/// A token as the daemon answers it. The token's characters need no escape in JSON, so it is never copied.
+/// The daemon's answer with a token. A token's characters need no escape in JSON, so the token is borrowed, not copied.
 #[derive(Deserialize)]
 pub struct Issued<'a> {
     access_token: &'a str,
     /// Seconds since 1970.
     #[serde(deserialize_with = "seconds")]
     pub expires_on: u64,
-    /// Seconds for which it is good, by the daemon's clocks.
+    /// Seconds until the token expires, by the daemon's clocks.
     #[serde(deserialize_with = "seconds")]
     pub expires_in: u64,
     #[serde(deserialize_with = "seconds")]
@@ -41,12 +42,11 @@ pub struct Issued<'a> {
 }
 
 impl<'a> Issued<'a> {
-    /// Of the daemon's answer; `None` where it is not one.
+    /// Reads the daemon's answer; `None` if it has another form.
     pub fn read(body: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
 
-    /// The token itself.
     pub fn token(&self) -> &'a str {
         self.access_token
     }
@@ -61,7 +61,7 @@ impl<'a> Issued<'a> {
         self.text(&[b"Authorization: Bearer ", self.access_token.as_bytes()])
     }
 
-    /// The daemon's answer but for `expires_in`, which would be wrong a second later.
+    /// The daemon's answer without `expires_in`, which would be wrong a second later.
     pub fn document(&self) -> Text {
         #[derive(Serialize)]
         struct TokenJson<'a> {
@@ -83,7 +83,7 @@ impl<'a> Issued<'a> {
         })
     }
 
-    /// What kubectl reads from an exec plugin: an `ExecCredential` of this version,
+    /// An `ExecCredential` of this version, which kubectl reads from an exec plugin:
     /// <https://kubernetes.io/docs/reference/config-api/client-authentication.v1/>.
     pub fn kubernetes(&self, api_version: &'static str) -> Text {
         #[derive(Serialize)]
@@ -109,7 +109,7 @@ impl<'a> Issued<'a> {
         })
     }
 
-    /// What Google's libraries read from an executable, <https://google.aip.dev/auth/4117>.
+    /// The answer that Google's libraries read from an executable: <https://google.aip.dev/auth/4117>.
     pub fn gcp(&self) -> Text {
         #[derive(Serialize)]
         struct ExecutableResponse<'a> {
@@ -128,7 +128,7 @@ impl<'a> Issued<'a> {
         })
     }
 
-    /// What the token says, for people: its times and its claims, without the token and its signature.
+    /// The token's times and claims, for people; without the token and its signature.
     pub fn claims(&self) -> Text {
         #[derive(Serialize)]
         struct ClaimsJson<'a> {
@@ -138,7 +138,7 @@ impl<'a> Issued<'a> {
             not_before: String,
             expires_on: String,
             expires_in: String,
-            /// Null where the token is no JWT.
+            /// Null if the token is no JWT.
             claims: Option<Map<String, Value>>,
         }
         let json = serde_json::to_string_pretty(&ClaimsJson {
@@ -149,7 +149,7 @@ impl<'a> Issued<'a> {
             expires_in: humantime::format_duration(Duration::from_secs(self.expires_in)).to_string(),
             claims: self.payload(),
         });
-        // JSON leaves DEL and the controls beyond ASCII as they are; a terminal obeys some.
+        // JSON does not escape DEL and the control characters beyond ASCII, and a terminal acts on some of them.
         let json = json.unwrap_or_default();
         let escaped = json.chars().map(|c| match c {
             '\n' => c.to_string(),
@@ -159,7 +159,7 @@ impl<'a> Issued<'a> {
         escaped.collect::<String>().into_bytes().into()
     }
 
-    /// A line for files of variables, as systemd's `EnvironmentFile=` and shells read them.
+    /// A line `NAME=TOKEN`, as shells and systemd's `EnvironmentFile=` read it.
     pub fn variable(&self, name: &str) -> Text {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if self.access_token.bytes().all(plain) {
@@ -191,7 +191,7 @@ impl<'a> Issued<'a> {
         text
     }
 
-    /// The claims of a token that is a JWT (RFC 7519).
+    /// The claims, if the token is a JWT (RFC 7519).
     fn payload(&self) -> Option<Map<String, Value>> {
         let mut parts = self.access_token.split('.');
         let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -200,7 +200,7 @@ impl<'a> Issued<'a> {
     }
 
     fn text(&self, parts: &[&[u8]]) -> Text {
-        // Where each character of the token is escaped it takes four times the place.
+        // An escaped character takes up to four bytes.
         let mut text = Zeroizing::new(Vec::with_capacity(4 * self.access_token.len() + ROOM));
         for part in parts {
             text.extend_from_slice(part);
@@ -210,13 +210,13 @@ impl<'a> Issued<'a> {
 
     fn json(&self, value: &impl Serialize) -> Text {
         let mut text = self.text(&[]);
-        // Structs of strings and numbers, into memory: neither can fail.
+        // Writing a struct of strings and numbers into memory cannot fail.
         _ = serde_json::to_writer(text.by_ref(), value);
         text
     }
 }
 
-/// The version that kubectl asks for in `KUBERNETES_EXEC_INFO`; it takes no other.
+/// The version that kubectl asks for in `KUBERNETES_EXEC_INFO`; it accepts no other.
 pub fn exec_version(info: Option<&str>) -> &'static str {
     #[derive(Deserialize)]
     struct Info {
@@ -242,7 +242,7 @@ fn escape(text: &mut Text, value: &str, special: impl Fn(u8) -> Option<&'static 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let text = <&str>::deserialize(deserializer)?;
     let seconds = text.parse().ok().filter(|seconds| *seconds <= END_OF_9999);
-    // The text that came may be anything, and is not repeated.
+    // The error does not repeat the text, which could be a secret.
     seconds.ok_or_else(|| serde::de::Error::custom("is not a number of seconds"))
 }
 

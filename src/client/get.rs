@@ -1,4 +1,4 @@
-//! `get` and `refresh`: one token, to stdout.
+//! `get` and `refresh`: print one token.
 
 use std::time::Duration;
 
@@ -50,12 +50,12 @@ enum Output {
     Claims,
 }
 
-/// Whether the cached token will do.
+/// Whether a cached token is enough.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// It will.
+    /// The cached token, if there is one.
     Get,
-    /// A new one is wanted.
+    /// A new token.
     Refresh,
 }
 
@@ -81,7 +81,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments, mode: Mode) -> Result<(
 
 /// The token in an answer.
 pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, ClientError> {
-    // serde's own words may hold what it choked on.
+    // serde's message may quote the answer, so it is not shown.
     Issued::read(&answer.body).ok_or_else(|| {
         let cause = format!("the answer for {key} holds no access_token");
         ClientError::new(Exit::Other, cause, "Is it msi-tokend that serves on this socket?")
@@ -185,7 +185,7 @@ fn given_up(failure: ClientError, tries: u32, wait: Duration) -> ClientError {
     }
 }
 
-/// The token route of the metadata service, which all identities and `bypass_cache` can be asked of.
+/// The target of a token request. The metadata service's route takes every kind of identity, and `bypass_cache`.
 pub fn target(key: &Key, mode: Mode) -> String {
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let selector = match &key.identity {

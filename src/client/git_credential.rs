@@ -16,12 +16,12 @@ use super::output;
 use super::selection::IdentityOptions;
 use crate::key::{Key, Resource};
 
-/// Azure DevOps, as Microsoft Entra knows it:
+/// The application id of Azure DevOps in Microsoft Entra:
 /// <https://learn.microsoft.com/azure/devops/integrate/get-started/authentication/service-principal-managed-identity>.
 const RESOURCE: &str = "499b84ac-1321-427f-aa17-267ca6975798";
-/// Azure DevOps looks at the password alone.
+/// Azure DevOps ignores the user name.
 const USERNAME: &str = "msi-token";
-/// Far more than git says, and less than could hurt.
+/// Far more than git sends, and little memory.
 const MAX_INPUT: u64 = 1024 * 1024;
 
 #[derive(Args)]
@@ -33,13 +33,13 @@ pub struct Arguments {
     operation: String,
 }
 
-/// Answers git. For hosts that are not Azure DevOps nothing is said, so that git asks its next helper.
+/// Answers git. For a host other than Azure DevOps it prints nothing, so that git asks its next helper.
 pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     let mut input = Zeroizing::new(String::new());
     io::stdin()
         .take(MAX_INPUT)
         .read_to_string(&mut input)
-        .map_err(|error| ClientError::system("read what git says", &error))?;
+        .map_err(|error| ClientError::system("read standard input", &error))?;
     let described = describe(&input);
     if !is_ours(&described) {
         return Ok(());
@@ -49,25 +49,26 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     match (arguments.operation.as_str(), described.get("password")) {
         ("get", _) => get(daemon, &key, &described).await,
         ("erase", Some(password)) => erase(daemon, &key, password).await,
-        // What a helper does not know it is to ignore, says gitcredentials(7).
+        // A helper ignores operations that it does not know (gitcredentials(7)).
         _ => Ok(()),
     }
 }
 
-/// The lines `key=value`, up to a blank one.
+/// Reads the lines `key=value`, up to a blank one.
 fn describe(input: &str) -> HashMap<&str, &str> {
     let lines = input.lines().take_while(|line| !line.is_empty());
     lines.filter_map(|line| line.split_once('=')).collect()
 }
 
-/// Whether the token may go there: it is worth something to nobody but Azure DevOps, and goes over TLS only.
+/// Whether git may get the token: only for Azure DevOps, and only over TLS.
 fn is_ours(described: &HashMap<&str, &str>) -> bool {
     let host = described.get("host").copied().unwrap_or_default().to_ascii_lowercase();
     let is_devops = host == "dev.azure.com" || host.ends_with(".visualstudio.com");
     let is_https = described.get("protocol").is_some_and(|protocol| *protocol == "https");
     if is_devops && !is_https {
         tell(&format!(
-            "no token for {host} without TLS: correct the remote's address (`git remote -v`), which must begin with https://"
+            "a token for {host} goes over TLS only: change the remote's address (`git remote -v`) to one that begins with \
+             https://"
         ));
     }
     is_devops && is_https
@@ -87,7 +88,7 @@ async fn get(daemon: &Daemon, key: &Key, described: &HashMap<&str, &str>) -> Res
     ])
 }
 
-/// git says that a service refused the token: where it is the cached one, the daemon fetches another.
+/// git reports that a service refused the token. If it is the cached one, the daemon fetches another.
 async fn erase(daemon: &Daemon, key: &Key, password: &str) -> Result<(), ClientError> {
     let mut target = get::target(key, Mode::Get) + "&token_sha256_to_refresh=";
     for byte in Sha256::digest(password) {

@@ -16,7 +16,7 @@ use super::ready::Ready;
 use crate::config::duration;
 use crate::observe::health::TokenHealth;
 
-/// For each of the two requests: monitoring systems give a plugin ten seconds in all.
+/// The time-out of each of the two requests. Monitoring systems give a plugin ten seconds in all.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub struct Arguments {
     critical: Duration,
 }
 
-/// What a plugin exits with, least urgent first.
+/// A plugin's exit code, least urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Ok = 0,
@@ -38,16 +38,16 @@ enum Level {
     Unknown = 3,
 }
 
-/// The line.
+/// The line that the plugin prints.
 #[derive(Debug, PartialEq, Eq)]
 struct PluginLine {
     level: Level,
     text: String,
-    /// `label=value;warning;critical;minimum`, where there is an answer to measure.
+    /// Each `label=value;warning;critical;minimum`; none without an answer.
     perfdata: Vec<String>,
 }
 
-/// The exit code of a plugin that was called wrongly.
+/// The exit code for a wrong command line.
 pub fn unknown() -> ExitCode {
     Level::Unknown.into()
 }
@@ -78,12 +78,16 @@ async fn look(daemon: &Daemon, arguments: &Arguments) -> PluginLine {
             Ok(ready) => assess(&ready, arguments),
             Err(_) => PluginLine::plain(
                 Level::Unknown,
-                format!("HTTP {} on /ready is not understood: of another version?", ready.status),
+                format!(
+                    "the answer on /ready (HTTP {}) has an unknown form: compare `msi-tokend --version` with \
+                     `msi-token --version`",
+                    ready.status
+                ),
             ),
         },
         Ok(_) => PluginLine::plain(
             Level::Critical,
-            "the daemon answers, but its timer stands still: systemctl restart msi-tokend",
+            "the daemon answers, but its timer has stopped: run `systemctl restart msi-tokend`",
         ),
         Err(reason) => {
             let level = match reason {
@@ -95,7 +99,7 @@ async fn look(daemon: &Daemon, arguments: &Arguments) -> PluginLine {
     }
 }
 
-/// A warm token must be there and stay there; one that is merely in use only has to be worried about.
+/// A warm token that is missing or ends soon is CRITICAL; any other token is at most a WARNING.
 fn assess(ready: &Ready, Arguments { warning, critical }: &Arguments) -> PluginLine {
     let level = |token: &TokenHealth| {
         let runs_short = |threshold: &Duration| Duration::from_secs(token.expires_in) < *threshold;
@@ -121,7 +125,7 @@ fn assess(ready: &Ready, Arguments { warning, critical }: &Arguments) -> PluginL
         (Some((_, worst)), _) => {
             let others = match troubled.len() {
                 1 => String::new(),
-                all => format!(", and {} more in trouble", all - 1),
+                all => format!(", and {} more with a problem", all - 1),
             };
             let token = format!("{} for {}: {}{others}", worst.resource, worst.identity, worst.reason);
             [&[token], &*ready.problems].concat().join("; ")
@@ -143,7 +147,7 @@ fn assess(ready: &Ready, Arguments { warning, critical }: &Arguments) -> PluginL
         level: troubled.first().map_or(whole, |(level, _)| *level),
         text,
         perfdata: vec![
-            // U: nothing to measure.
+            // `U` is the plugins' "unknown".
             format!(
                 "runway={};{}:;{}:;0",
                 runway.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds}s")),
@@ -167,7 +171,7 @@ impl PluginLine {
     }
 }
 
-/// `MSI-TOKEND LEVEL - text | perfdata`; a bar in the text would begin the performance data.
+/// `MSI-TOKEND LEVEL - text | perfdata`. The text has no `|`, which would begin the performance data.
 impl fmt::Display for PluginLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
@@ -278,7 +282,7 @@ mod tests {
         ]);
         assert_eq!(
             report.to_string(),
-            "MSI-TOKEND CRITICAL - https://0// for default: why, and 2 more in trouble | \
+            "MSI-TOKEND CRITICAL - https://0// for default: why, and 2 more with a problem | \
              runway=0s;900:;300:;0 tokens=4;;;0 failing=3;;;0 missing=1;;;0"
         );
         let report = assessed(vec![token(true, 7200, 0), token(false, 43_200, 0)]);

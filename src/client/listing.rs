@@ -1,4 +1,4 @@
-//! `/status` as a person reads it at three in the morning: soonest trouble first, times from now and by the clock.
+//! `/status` for people: the worst token first, each time from now and by the clock.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,37 +9,37 @@ use super::table;
 use super::terminal::wrapped;
 use crate::observe::status::{Status, TokenStatus};
 
-/// SDKs take a token with less than this for expired.
+/// SDKs treat a token with fewer seconds than this as expired.
 const LOW: u64 = 300;
 
-/// How the terminal wants it.
+/// What the terminal can show.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// In columns; none where lines may be of any length.
+    /// In columns; none if lines may have any length.
     pub width: Option<usize>,
     /// Whether states have colours.
     pub colour: bool,
 }
 
-/// How a token fares, worst first.
+/// A token's state, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum TokenState {
-    /// There is none to serve, and fetching one failed.
+    /// There is no token to serve, and the last fetch failed.
     Missing,
-    /// It is served and cannot be refreshed.
+    /// The token is served, and its refresh failed.
     Failing,
-    /// It is about to end.
+    /// It expires soon.
     Low,
     /// The first one is being fetched.
     Fetching,
     Fine,
 }
 
-/// `/status`, to be shown.
+/// Shows `/status`.
 pub struct Listing(pub Status);
 
 impl Listing {
-    /// A table, or a block of lines for each token where the table would not fit.
+    /// A table, or a block of lines for each token if the table is wider than the terminal.
     pub fn render(mut self, look: &Look) -> String {
         self.0.tokens.sort_by_key(|token| (state_of(token), token.expires_in));
         let mut lines = self.heading();
@@ -59,7 +59,7 @@ impl Listing {
         let count = |state| self.0.tokens.iter().filter(|token| state_of(token) == state).count();
         let (missing, failing) = (count(TokenState::Missing), count(TokenState::Failing));
         let tokens = match self.0.tokens.len() {
-            0 => "nothing is cached that you may have".to_owned(),
+            0 => "no token is cached that you may have".to_owned(),
             1 => "1 token".to_owned(),
             all => format!("{all} tokens"),
         };
@@ -133,7 +133,7 @@ fn state_of(token: &TokenStatus) -> TokenState {
 fn expiry(token: &TokenStatus, now: u64) -> String {
     match token.expires_on {
         None => "no token".to_owned(),
-        // By the boot-time clock a token may end before the date that is written in it.
+        // The boot-time clock may end a token before the date that is written in it.
         Some(at) if token.expires_in == 0 && at > now => "expired".to_owned(),
         Some(at) => moment(at, now),
     }
@@ -177,7 +177,7 @@ impl TokenState {
     }
 }
 
-/// The line with the state that it begins with in its colour.
+/// Colours the state at the beginning of the line.
 fn painted(line: &str, state: TokenState, look: &Look) -> String {
     match line.strip_prefix(state.name()) {
         Some(rest) if look.colour => {
@@ -208,7 +208,7 @@ fn moment(at: u64, now: u64) -> String {
     }
 }
 
-/// The two largest units, which is as exact as a person needs it.
+/// A duration in its two largest units.
 fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -219,7 +219,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// `2025-11-24 19:07:34Z`; as a number where the date is beyond what anybody can mean.
+/// `2025-11-24 19:07:34Z`; a number of seconds after the year 9999.
 fn date(seconds: u64) -> String {
     const END_OF_9999: u64 = 253_402_300_799;
     if seconds > END_OF_9999 {

@@ -1,4 +1,4 @@
-//! `metrics`: the daemon's metrics in a file, for the textfile collector of `node_exporter`.
+//! `metrics`: writes the daemon's metrics to a file, for the textfile collector of `node_exporter`.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,7 @@ pub struct Arguments {
     textfile: PathBuf,
 }
 
-/// Writes the file; where that fails, what was there before stays.
+/// Writes the file. On an error the old file stays.
 pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<(), ClientError> {
     let answer = daemon.answer("/metrics", PATIENCE).await?;
     if answer.status != StatusCode::OK {
@@ -40,7 +40,7 @@ pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<
     })
 }
 
-/// What another process may tell as its own: `node_exporter` has `process_*` of itself, and takes a second one for an error.
+/// Leaves out `process_*`: `node_exporter` has these metrics of itself, and reports a second one as an error.
 fn foreign(metrics: &[u8]) -> Vec<u8> {
     let is_foreign = |line: &&[u8]| {
         let name = [b"# HELP ", b"# TYPE "]
@@ -55,7 +55,7 @@ fn foreign(metrics: &[u8]) -> Vec<u8> {
         .concat()
 }
 
-/// Not ours alone, as the directory is the collector's: but nothing of ours is read there, and no link is followed.
+/// The directory is not checked, since it is the collector's. No file is read there, and no link is followed.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = fs::File::open(directory_of(path))?;

@@ -1,4 +1,4 @@
-//! `msi-token`: asks the daemon over its Unix socket, for shell scripts, people and monitoring agents.
+//! `msi-token`, the client: asks the daemon over its Unix socket, for scripts, people and monitoring.
 
 mod config_files;
 mod connection;
@@ -53,9 +53,9 @@ enum Command {
     Get(get::Arguments),
     /// Have a new token fetched, because a service refused the one there is, and print it.
     ///
-    /// The daemon does so once in 30 seconds for each token; within that time it gives the one it has.
+    /// The daemon fetches each token at most once in 30 seconds; within that time it gives the one it has.
     Refresh(get::Arguments),
-    /// Keep tokens in files, for programs that read one from there.
+    /// Keep tokens in files, for programs that read a token from a file.
     ///
     /// Runs until it is stopped: as the unit msi-token-keep@USER.service, or by itself with --directory.
     Keep(keep::Arguments),
@@ -71,7 +71,7 @@ enum Command {
     Health(health::Arguments),
     /// Judge the configuration files: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
-    /// Say in plain words what is wrong and what to do.
+    /// Find out what is wrong and say what to do.
     ///
     /// Looks at the daemon, its configuration files, its tokens, its endpoint (one request that asks for no token) and this environment. With
     /// --resource it also asks for that token, which the daemon then keeps as for any caller.
@@ -86,7 +86,7 @@ enum Command {
     Reload,
 }
 
-/// The command line, for the shells' completions.
+/// The command line's definition, for the shells' completions.
 pub fn command_line() -> clap::Command {
     Arguments::command()
 }
@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version go to stdout; if even that fails there is nobody to tell.
+            // An error of this write is ignored: there is no other place to report it.
             _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
@@ -150,7 +150,7 @@ fn default_socket() -> PathBuf {
         .map_or_else(|| Daemon::SERVICE_SOCKET.into(), PathBuf::from)
 }
 
-/// Whether a command line that is wrong was meant for a monitoring system, which knows other exit codes.
+/// Whether a wrong command line is one of `health`, which has the exit codes of monitoring plugins.
 fn is_plugin() -> bool {
     let matches = Arguments::command().ignore_errors(true).try_get_matches();
     matches.is_ok_and(|matches| matches.subcommand_name() == Some("health"))

@@ -1,4 +1,4 @@
-//! The way to stdout.
+//! Writes to stdout.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -6,10 +6,10 @@ use zeroize::Zeroizing;
 
 use super::error::{ClientError, Exit};
 
-/// Writes one line, secrets included: in one piece, and wiped afterwards.
+/// Writes one line, which may hold a token, in one write, and then wipes the buffer.
 pub fn line(parts: &[&[u8]]) -> Result<(), ClientError> {
     let length = parts.iter().map(|part| part.len()).sum::<usize>() + 1;
-    // Sized once: a buffer that grows leaves copies of the secret behind.
+    // The buffer has its final size from the start: one that grows leaves copies of the token in memory.
     let mut whole = Zeroizing::new(Vec::with_capacity(length));
     for part in parts {
         whole.extend_from_slice(part);

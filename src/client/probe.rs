@@ -1,4 +1,4 @@
-//! A look at the VM's endpoint that asks it for no token: whether it answers, what time it has, what it is.
+//! A probe of the VM's endpoint that asks for no token: does it answer, what time does it have, is it a stand-in?
 
 use std::io;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,27 +12,29 @@ use tokio::time::timeout;
 use crate::failure::{Cause, Class, Failure};
 use crate::http::{self, Response};
 
-/// The endpoint answers a bad request from memory.
+/// Enough for an endpoint, which refuses a bad request without further requests of its own.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// An error answer is small.
 const MAX_BODY: usize = 64 * 1024;
-/// Where the Azure Arc agent listens on the machine itself, with the metadata service's path.
+/// The Azure Arc agent listens on this port of the machine itself, with the metadata service's path.
 const ARC_PORT: u16 = 40_342;
 
-/// What the endpoint showed.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Probe {
-    /// Its clock, since 1970, where it says.
+    /// The endpoint's clock, since 1970, if its answer has a `Date`.
     pub time: Option<Duration>,
-    /// Why its tokens may be worth nothing, if so.
+    /// Why the endpoint seems to be a stand-in, whose tokens Azure does not accept.
     pub stand_in: Option<&'static str>,
 }
 
+/// Sends one request that the endpoint refuses.
+///
 /// # Errors
-/// Why it cannot be reached, as the daemon would say it.
+/// Why the endpoint cannot be reached, in the daemon's words.
 pub async fn endpoint(endpoint: &str) -> Result<Probe, Failure> {
     let uri: Uri = endpoint.parse().map_err(|error| unreachable(&error))?;
-    // Without `Metadata: true` every kind of endpoint refuses, and issues nothing.
+    // Every kind of endpoint refuses a request without `Metadata: true`, so no token is issued.
     let answer = get(&uri, uri.path()).await?;
     let time = answer
         .header(DATE)
@@ -44,7 +46,7 @@ pub async fn endpoint(endpoint: &str) -> Result<Probe, Failure> {
     })
 }
 
-/// On Azure the metadata service is never on the machine itself; the other kinds are.
+/// The metadata service of Azure is never on the machine itself; the other kinds of endpoint are.
 fn stand_in(uri: &Uri) -> Option<&'static str> {
     if !http::is_loopback(uri.host()?) {
         return None;

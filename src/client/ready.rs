@@ -1,11 +1,11 @@
-//! What is read of `/ready`, which shows everybody the tokens that are warm or in use.
+//! The members of `/ready` that the client reads. Everybody may read `/ready`.
 
 use serde::Deserialize;
 
 use crate::observe::health::TokenHealth;
 use crate::observe::lock::LockHealth;
 
-/// The daemon as it sees itself; its other members are for people, and a newer version may have more states.
+/// The other members are not read: they are for people, and a newer version may have more states.
 #[derive(Deserialize)]
 pub struct Ready {
     /// What is wrong with the daemon as a whole.

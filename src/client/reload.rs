@@ -1,6 +1,6 @@
-//! `reload`: has the daemon read its configuration again, and waits for what became of it.
+//! `reload`: has the daemon read its configuration again, and waits for the result.
 //!
-//! A signal would do the former but not the latter: `systemctl reload` could not fail on a bad file.
+//! SIGHUP gives no result, so with it `systemctl reload` could not fail on a bad file.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use hyper::StatusCode;
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
 
-/// Names in rules are looked up anew, perhaps in a directory service.
+/// A reload looks the names in rules up again, perhaps in a directory service.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Says nothing if all is well.
+/// Prints nothing on success.
 pub async fn run(daemon: &Daemon) -> Result<(), ClientError> {
     let answer = daemon.post("/reload", PATIENCE).await?;
     match answer.status {

@@ -1,4 +1,4 @@
-//! What a failure means in plain words, and what to do about it. Decided by codes alone; the text beside them is for people.
+//! What to do about a failure. Chosen by its codes alone, never by its text.
 
 use crate::failure::{Cause, Codes, ErrorClass};
 
@@ -32,7 +32,7 @@ const FULL: &str = "A bound of the daemon is reached: the text above names its s
 const BAD_REQUEST: &str = "The request is wrong: correct what the text above names.";
 const STOPPING: &str = "The daemon is being restarted: try again.";
 
-/// What the reader can do.
+/// A sentence or two for the reader.
 pub fn for_codes(codes: &Codes) -> &'static str {
     let Some(class) = codes.class else {
         return FAULTY;
@@ -42,7 +42,7 @@ pub fn for_codes(codes: &Codes) -> &'static str {
         ErrorClass::Throttled => THROTTLED,
         ErrorClass::Refused => match codes.upstream_error.as_deref() {
             Some("invalid_resource") => NO_SUCH_RESOURCE,
-            // `docs/protocol.md`, "Errors": unknown identities and unnamed ones have this code.
+            // The code for an unknown identity, and for several of which none is named: `docs/protocol.md`, "Errors".
             Some("invalid_request") => NO_SUCH_IDENTITY,
             _ => REFUSED,
         },

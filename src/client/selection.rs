@@ -1,11 +1,11 @@
-//! Which token is meant: the options that several commands share.
+//! The options that choose a token; several commands share them.
 
 use clap::Args;
 
 use super::error::{ClientError, Exit};
 use crate::key::{Identity, InvalidKey, Key, Resource};
 
-/// Which token.
+/// The options that choose a resource and an identity.
 #[derive(Args)]
 pub struct Selection {
     #[command(flatten)]
@@ -14,7 +14,7 @@ pub struct Selection {
     selector: IdentityOptions,
 }
 
-/// Whom the token is for, in one of three ways to say it.
+/// The resource, in one of three forms.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct ResourceOptions {
@@ -29,7 +29,7 @@ struct ResourceOptions {
     scope: Option<Resource>,
 }
 
-/// Whose token; without any of these the VM's default identity's.
+/// The identity; without any of these, the VM's default identity.
 #[derive(Args)]
 #[group(multiple = false)]
 #[expect(clippy::struct_field_names, reason = "the fields are named as the options are")]
@@ -46,24 +46,24 @@ pub struct IdentityOptions {
 }
 
 impl Selection {
-    /// What the daemon finds the token under.
+    /// The daemon's key for this token.
     pub fn key(&self) -> Result<Key, ClientError> {
         let ResourceOptions { named, resource, scope } = &self.audience;
         let resource = named.as_ref().or(resource.as_ref()).or(scope.as_ref());
-        // clap sees to it that there is one.
+        // clap requires one of the three, so this error never shows.
         let resource =
             resource.ok_or_else(|| ClientError::new(Exit::Usage, "no resource is named", "Add --resource."))?;
         Ok(Key::new(resource.clone(), self.selector.identity()))
     }
 }
 
-/// SDKs take `/.default` off a scope and nothing else (`docs/protocol.md`, "Requests", row "Resource").
+/// SDKs remove `/.default` from a scope and change nothing else (`docs/protocol.md`, "Requests", row "Resource").
 fn of_scope(text: &str) -> Result<Resource, InvalidKey> {
     Resource::new(text.strip_suffix("/.default").unwrap_or(text))
 }
 
 impl IdentityOptions {
-    /// The one that was named, or the VM's default.
+    /// The identity that was named, or the VM's default.
     pub fn identity(&self) -> Identity {
         let Self {
             client_id,

@@ -1,4 +1,4 @@
-//! `status`: what is cached, for people and scripts.
+//! `status`: lists the cached tokens, for people and scripts.
 
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use crate::observe::status::Status;
 
 /// The daemon answers this from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks of --watch.
+/// The pause between two lists of --watch.
 const PAUSE: Duration = Duration::from_secs(2);
-/// To the upper left corner, and clear what is below.
+/// Moves the cursor to the upper left corner and clears the screen.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 #[derive(Args)]
@@ -38,7 +38,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     }
     let clear = if stdout().is_terminal() { CLEAR } else { "" };
     loop {
-        // A daemon that is away is what one watches for.
+        // --watch goes on while the daemon is away, and shows the error.
         let text = once(daemon, arguments)
             .await
             .unwrap_or_else(|failure| failure.to_string().into());
@@ -72,8 +72,8 @@ fn understood(body: &[u8]) -> Result<Status, ClientError> {
     serde_json::from_slice(body).map_err(|error| {
         ClientError::new(
             Exit::Other,
-            format!("the daemon's status is not understood: {error}"),
-            "Compare `msi-tokend --version` with `msi-token --version`; --json prints it as it is.",
+            format!("the daemon's status has an unknown form: {error}"),
+            "Compare `msi-tokend --version` with `msi-token --version`. --json prints the status unread.",
         )
     })
 }

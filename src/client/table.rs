@@ -1,4 +1,4 @@
-//! Columns of text.
+//! Aligns text in columns.
 
 /// Lines of left-aligned columns, two spaces apart. A cell that is the last of its row is not padded.
 pub fn lines<const N: usize>(rows: &[[String; N]]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What is told of the files: the unit's status line, and the journal where something changes.
+//! What people read about the files: the unit's status line, and journal lines about changes.
 
 use tracing::{error, info, warn};
 
@@ -8,21 +8,21 @@ use crate::client::forms::instant;
 use crate::config::keep::KeptFile;
 use crate::observe::events;
 
-/// Files that the status line names; it is one line on a terminal.
+/// How many files the status line names; it is one line on a terminal.
 const NAMED: usize = 3;
 
-/// One file as it is.
+/// The state of one file, and what was logged about it.
 #[derive(Debug)]
 pub struct FileReport {
     state: FileState,
-    /// The kind of trouble that was told.
+    /// The kind of failure that was logged.
     told: Option<Exit>,
-    /// It was written, or found as it should be, by this process.
+    /// This process has written the file, or found it with the right token.
     is_current: bool,
 }
 
 impl FileReport {
-    /// A file that is not there yet.
+    /// A file that does not exist yet.
     pub fn new(file: &KeptFile) -> Self {
         let state = FileState {
             name: file.name.clone(),
@@ -38,7 +38,7 @@ impl FileReport {
         }
     }
 
-    /// The file is there from the process before this one.
+    /// The former process has left the file.
     pub fn inherited(&mut self, expires_on: u64) {
         self.state.expires_on = Some(expires_on);
     }
@@ -48,12 +48,12 @@ impl FileReport {
         self.is_current
     }
 
-    /// For others than people.
+    /// The state for the state file.
     pub fn state(&self) -> &FileState {
         &self.state
     }
 
-    /// The file holds the daemon's token; `changed` where it was written.
+    /// The file holds the daemon's token; `changed` if it was written now.
     pub fn kept(&mut self, expires_on: u64, changed: bool) {
         let FileState {
             name,
@@ -76,7 +76,7 @@ impl FileReport {
         self.state.expires_on = Some(expires_on);
     }
 
-    /// There is no newer token for the file, or it could not be written. Told once for each kind of trouble.
+    /// There is no newer token for the file, or it could not be written. Each kind of failure is logged once.
     pub fn failed(&mut self, kind: Exit, why: String) {
         let FileState {
             name,
@@ -98,7 +98,7 @@ impl FileReport {
         self.state.trouble = Some(why);
     }
 
-    /// Its token has expired; `removed` says what became of the file.
+    /// Its token has expired; `removed` is the result of removing the file.
     pub fn expired(&mut self, removed: std::io::Result<()>) {
         let FileState {
             name,
@@ -107,7 +107,7 @@ impl FileReport {
             trouble,
             ..
         } = &self.state;
-        let why = trouble.as_deref().unwrap_or("the daemon gave no newer one in time");
+        let why = trouble.as_deref().unwrap_or("the daemon gave no newer token in time");
         match removed {
             Ok(()) => error!(
                 message_id = events::FILE_EXPIRED,
@@ -119,7 +119,7 @@ impl FileReport {
                 "the token has expired, and the file cannot be removed: {error}"
             ),
         }
-        // A new one is worth more than a line of routine.
+        // So that the next token is logged as the end of a failure.
         self.told.get_or_insert(Exit::TryLater);
         self.state
             .trouble

@@ -1,4 +1,4 @@
-//! The files themselves, and beside them what was kept when: all in one directory that nobody else can write to.
+//! The token files and the state file, in one directory to which nobody else can write.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -19,49 +19,49 @@ use crate::config::keep::{FileFormat, KeptFile};
 use crate::directory::Directory;
 use crate::replace::{Inode, remove, replace};
 
-/// No settings name a file so: theirs begin with no dot.
+/// The state file. The settings accept no file name that begins with a dot.
 pub const STATE: &str = ".state.json";
-/// It holds no token, and `doctor` reads it as anybody.
+/// Everybody may read it: it holds no token, and `doctor` runs as any user.
 const STATE_MODE: u32 = 0o644;
-/// Far more than it ever has.
+/// Far more than a state file needs.
 const MAX_STATE: u64 = 4 * 1024 * 1024;
 
-/// The directory, held against a second process of this kind.
+/// The directory, locked against a second process.
 pub struct FileStore {
     directory: Directory,
     _lock: Flock<File>,
-    /// By file, in the order of the settings.
+    /// One for each file, in the order of the settings.
     written: Vec<Option<Written>>,
 }
 
-/// What a file was written with.
+/// What was written to a file.
 struct Written {
     token: [u8; 32],
     inode: Inode,
 }
 
-/// What is kept, for the next process and for `doctor`.
+/// The content of the state file, for the next process and for `doctor`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStates {
     pub files: Vec<FileState>,
 }
 
-/// One file.
+/// The state of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     pub name: String,
     pub resource: String,
     pub identity: String,
-    /// Seconds since 1970; none where there is no file.
+    /// Seconds since 1970; none if there is no file.
     pub expires_on: Option<u64>,
-    /// Why there is none, or why it is not renewed.
+    /// Why the file is missing, or is not renewed.
     pub trouble: Option<String>,
 }
 
 impl FileStore {
     /// # Errors
-    /// The directory is not ours alone, another process keeps files in it, or something is under one of the names that
-    /// is no file of ours.
+    /// Others can write to the directory, another process keeps files in it, or one of the names is taken by something
+    /// else than a file of this user.
     pub fn open(path: &Path, files: &[KeptFile]) -> Result<Self, ClientError> {
         let refused = |cause: String, advice: String| ClientError::new(Exit::Configuration, cause, advice);
         let directory = Directory::open(path).map_err(|untrusted| {
@@ -96,10 +96,10 @@ impl FileStore {
         }
     }
 
-    /// Has the token in the file; whether it was not before.
+    /// Writes the token to the file, unless the file already holds it. Returns whether it was written.
     ///
     /// # Errors
-    /// What was in the file still is.
+    /// The file's content is as before.
     pub fn keep(&mut self, index: usize, file: &KeptFile, issued: &Issued<'_>) -> io::Result<bool> {
         let token = Sha256::digest(issued.token()).into();
         let there = self.look(&file.name)?;
@@ -120,7 +120,7 @@ impl FileStore {
         Ok(true)
     }
 
-    /// Takes a file of ours away.
+    /// Removes a file of this user.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match self.look(name)? {
             Some(_) => remove(&self.directory, OsStr::new(name)),
@@ -128,7 +128,7 @@ impl FileStore {
         }
     }
 
-    /// What the process before this one kept.
+    /// The state that the former process left.
     pub fn former(&self) -> FileStates {
         let former = || {
             self.look(STATE).ok()??;
@@ -144,13 +144,13 @@ impl FileStore {
         former().unwrap_or_default()
     }
 
-    /// Tells the next process and `doctor`.
+    /// Writes the state file.
     pub fn tell(&self, state: &FileStates) -> io::Result<()> {
         let text = serde_json::to_vec(state).map_err(io::Error::other)?;
         replace(&self.directory, OsStr::new(STATE), &text, STATE_MODE, None).map(drop)
     }
 
-    /// The plain file of ours under a name, if anything is there.
+    /// This user's plain file of that name, if the name exists.
     fn look(&self, name: &str) -> io::Result<Option<Metadata>> {
         let metadata = match self.directory.open_file(OsStr::new(name), OFlag::O_PATH) {
             Ok(file) => file.metadata()?,
@@ -159,13 +159,11 @@ impl FileStore {
         };
         let us = geteuid().as_raw();
         if !metadata.is_file() {
-            Err(io::Error::other(format!(
-                "{name} is there already and is no plain file"
-            )))
+            Err(io::Error::other(format!("{name} exists and is no plain file")))
         } else if metadata.uid() != us {
             let owner = metadata.uid();
             Err(io::Error::other(format!(
-                "{name} is there already and belongs to uid {owner}, not to uid {us}"
+                "{name} exists and belongs to uid {owner}, not to uid {us}"
             )))
         } else {
             Ok(Some(metadata))
@@ -173,7 +171,7 @@ impl FileStore {
     }
 }
 
-/// A bare token ends without a newline, since many programs take the file as it is; the others are lines.
+/// A bare token has no newline at the end, since many programs use the file's content unchanged. The other forms are lines.
 fn content(format: &FileFormat, issued: &Issued<'_>) -> Text {
     let mut text = match format {
         FileFormat::Token => return issued.bare(),
@@ -249,7 +247,7 @@ mod tests {
             .err()
             .unwrap();
         assert!(
-            refused.exit == Exit::Configuration && refused.cause.contains("f is there already"),
+            refused.exit == Exit::Configuration && refused.cause.contains("f exists and is no plain file"),
             "{refused}"
         );
         fs::remove_file(&link).unwrap();

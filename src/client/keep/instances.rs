@@ -1,4 +1,4 @@
-//! The units msi-token-keep@USER.service of this machine, for `doctor`: their settings, how they run, what they keep.
+//! The units msi-token-keep@USER.service of this machine, for `doctor`: their settings, their state, their files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,24 +12,24 @@ use crate::client::described::groups_of;
 use crate::config::Violations;
 use crate::config::keep as settings;
 
-/// Where the units read their settings, one file a user.
+/// The units' settings, one file for each user.
 pub const SETTINGS: &str = "/etc/msi-tokend/keep";
-/// Where their files are, one directory a user.
+/// The units' files, one directory for each user.
 pub const FILES: &str = "/run/msi-token";
 
 /// One unit.
 #[derive(Debug)]
 pub struct Instance {
     pub user: String,
-    /// Why it does not start; none where there are no settings, or nothing is wrong with them.
+    /// What is wrong with the settings; none if they are good or missing.
     pub violations: Option<Violations>,
-    /// As systemd has it: active, activating, failed, inactive; none where it cannot be asked.
+    /// systemd's `ActiveState`: active, activating, failed, inactive; none if systemd does not answer.
     pub activity: Option<String>,
-    /// What it keeps, as far as it tells.
+    /// The state file's content; empty if it cannot be read.
     pub state: FileStates,
 }
 
-/// All that have settings or files.
+/// All units that have settings or files.
 pub fn all(settings: &Path, files: &Path) -> Vec<Instance> {
     let mut users = BTreeSet::new();
     for name in names(settings) {
@@ -47,13 +47,13 @@ pub fn all(settings: &Path, files: &Path) -> Vec<Instance> {
 }
 
 impl Instance {
-    /// Its unit's name.
+    /// The unit's name.
     pub fn unit(&self) -> String {
         format!("msi-token-keep@{}.service", self.user)
     }
 }
 
-/// What is in a directory; nothing where it is not there or closed to us.
+/// The names in a directory; none if it cannot be read.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries

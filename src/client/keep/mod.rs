@@ -1,5 +1,4 @@
-//! `keep`: tokens in files, for programs that read one from there. It is a caller like any other, and the daemon knows
-//! nothing of the files.
+//! `keep`: keeps tokens in files, for programs that read a token from a file. To the daemon it is a caller like any other.
 
 mod file_report;
 mod file_store;
@@ -36,7 +35,7 @@ use crate::key::Key;
 use crate::observe::log;
 use crate::systemd::notify;
 
-/// Longer than a journal that works needs.
+/// How long the end waits for the log to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -49,13 +48,13 @@ pub struct Arguments {
     directory: Option<PathBuf>,
 }
 
-/// A token, and the files that it is in.
+/// A token and the files that hold it.
 struct KeptToken {
     key: Key,
     files: Vec<usize>,
 }
 
-/// All files of one process.
+/// Keeps all files of one process.
 struct Keeper<'a, C> {
     daemon: &'a Daemon,
     clock: C,
@@ -63,15 +62,15 @@ struct Keeper<'a, C> {
     tokens: Vec<KeptToken>,
     schedule: Schedule,
     store: FileStore,
-    /// By file.
+    /// One for each file.
     reports: Vec<FileReport>,
-    /// Of the questions under way, by token.
+    /// The requests under way, with the index of their token.
     answers: JoinSet<(usize, Result<Response, ClientError>)>,
-    /// What systemd and the state file were told last, and whether every file was current then, or before.
+    /// What systemd and the state file were told last, and whether every file has been current by then.
     told: Option<(FileStates, bool)>,
 }
 
-/// Keeps the files until a signal ends it; they stay, so that a restart leaves no gap.
+/// Keeps the files until a signal. The files stay, so that they are there during a restart.
 pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientError> {
     let files = settings::load(&arguments.settings, own_groups()).map_err(|violations| {
         for violation in violations.iter() {
@@ -88,7 +87,7 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
         () = keeper.keep() => {}
         _ = signals.next() => {}
     }
-    // Where systemd does not read it sees the process end, too.
+    // If systemd does not get this, it sees the process end.
     _ = notify(&[NotifyState::Stopping], &[]);
     log.flush(LAST_WORDS);
     Ok(())
@@ -105,7 +104,7 @@ impl Arguments {
     }
 }
 
-/// The groups that this process can give a file to.
+/// The groups to which this process can give a file.
 fn own_groups() -> impl Fn(Gid) -> bool {
     let groups = getgroups().unwrap_or_default();
     let primary = getegid();
@@ -139,8 +138,8 @@ impl<'a, C: Clock> Keeper<'a, C> {
         keeper
     }
 
-    /// Files of a process before this one that the settings do not have any more, or have for another token, go at once;
-    /// the others when they expire, unless the daemon gives a token before.
+    /// Removes the former process's files that the settings no longer have, or have for another token. The others stay
+    /// until their token expires or the daemon gives a newer one.
     fn take_over(&mut self) {
         let now = self.clock.now();
         for former in self.store.former().files {
@@ -208,7 +207,7 @@ impl<'a, C: Clock> Keeper<'a, C> {
             return Ok(());
         };
         let issued = get::issued(answer, key)?;
-        // The daemon rounds down.
+        // The daemon rounds `expires_in` down.
         let [expires_on, left] = [issued.expires_on, issued.expires_in + 1].map(Duration::from_secs);
         if !self.schedule.got(token, expires_on, left, self.clock.now()) {
             let cause = format!("the token for {key} has expired by this machine's clock");
@@ -225,7 +224,7 @@ impl<'a, C: Clock> Keeper<'a, C> {
         Ok(())
     }
 
-    /// Tells systemd and the state file what has changed; what could not be told is said again the next time.
+    /// Tells systemd and the state file about changes. What could not be told is told again the next time.
     fn tell(&mut self) {
         let state = FileStates {
             files: self.reports.iter().map(|report| report.state().clone()).collect(),

@@ -1,26 +1,26 @@
-//! When to ask the daemon for which token, and when one has expired. Decides and does nothing else: the time is handed in.
+//! Decides when to ask the daemon for which token, and when a token has expired. It does no I/O and reads no clock.
 
 use std::time::Duration;
 
 use crate::clock::Now;
 
-/// The daemon is asked this often whether it has a newer token; it renews by itself, and was perhaps told to.
+/// The pause between two requests for the same token. The daemon may have a newer one at any time.
 const LOOK: Duration = Duration::from_secs(30);
-/// No token is asked for more often, however short it lives or is refused.
+/// The shortest pause between two requests for the same token.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// A failure is tried again after at most so long.
+/// The longest pause after a failure.
 const LONGEST: Duration = Duration::from_secs(10);
-/// The clocks are looked at this often. A timer does not notice that the machine slept or that its clock was set.
+/// The clocks are read this often: a timer does not notice that the machine slept or that its clock was set.
 const GLANCE: Duration = Duration::from_secs(5);
-/// Questions under way at once: those that the daemon holds are not to keep the others waiting for ever, and all together
-/// stay far under its bound for one user.
+/// Requests under way at once. It is far below the daemon's bound for one user, and requests that the daemon holds do not
+/// block the others.
 const MAX_ASKING: usize = 32;
 
-/// All tokens that are kept.
+/// The schedule of all tokens.
 #[derive(Debug)]
 pub struct Schedule(Vec<Course>);
 
-/// The course of one token.
+/// The schedule of one token.
 #[derive(Debug)]
 struct Course {
     life: Option<Life>,
@@ -29,7 +29,7 @@ struct Course {
     asking: bool,
 }
 
-/// When a token ends, by each clock: whichever says so first is believed.
+/// When a token ends, by each clock. The first of the two ends it.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     wall: Duration,
@@ -37,7 +37,7 @@ struct Life {
 }
 
 impl Schedule {
-    /// For so many tokens, all to be asked for now.
+    /// A schedule of this many tokens; all are due now.
     pub fn new(tokens: usize, now: Now) -> Self {
         let course = || Course {
             life: None,
@@ -47,7 +47,7 @@ impl Schedule {
         Self(std::iter::repeat_with(course).take(tokens).collect())
     }
 
-    /// The tokens to be asked for now. Each ends with [`Schedule::got`] or [`Schedule::failed`].
+    /// The tokens to ask for now. Each needs a call of [`Schedule::got`] or [`Schedule::failed`].
     pub fn due(&mut self, now: Now) -> Vec<usize> {
         let free = MAX_ASKING.saturating_sub(self.0.iter().filter(|course| course.asking).count());
         let due = self.0.iter_mut().enumerate();
@@ -60,8 +60,8 @@ impl Schedule {
             .collect()
     }
 
-    /// A token came that ends at `expires_on`, `left` from now by the daemon's clocks: asked for again at the half of
-    /// what is left, or sooner, to see whether there is a newer one. Whether it can be used.
+    /// A token came that ends at `expires_on`, and `left` from now by the daemon's clocks. It is asked for again after at
+    /// most half of what is left. Returns whether it can be used.
     pub fn got(&mut self, index: usize, expires_on: Duration, left: Duration, now: Now) -> bool {
         let life = Life {
             wall: expires_on,
@@ -77,7 +77,7 @@ impl Schedule {
         course.life.is_some()
     }
 
-    /// There was none, and another try makes sense after `pause`, if it is known. What there was lives on.
+    /// A request failed; `pause` is the wait that the daemon asks for. The former token stays in use.
     pub fn failed(&mut self, index: usize, pause: Option<Duration>, now: Now) {
         if let Some(course) = self.0.get_mut(index) {
             course.asking = false;
@@ -85,7 +85,7 @@ impl Schedule {
         }
     }
 
-    /// A token is known from before, and ends at `expires_on`.
+    /// The former process left a token that ends at `expires_on`.
     pub fn had(&mut self, index: usize, expires_on: Duration, now: Now) {
         if let Some(course) = self.0.get_mut(index) {
             course.life = Some(Life {
@@ -95,7 +95,7 @@ impl Schedule {
         }
     }
 
-    /// The tokens that have expired since they came; each is told once, and asked for at once.
+    /// The tokens that have expired. Each is returned once, and is due at once.
     pub fn expired(&mut self, now: Now) -> Vec<usize> {
         let courses = self.0.iter_mut().enumerate();
         let expired = courses.filter(|(_, course)| course.life.is_some_and(|life| life.left(now).is_zero()));
@@ -108,13 +108,13 @@ impl Schedule {
             .collect()
     }
 
-    /// How long nothing is to be done, but for what comes of the questions under way.
+    /// How long to sleep, unless an answer comes before.
     pub fn wait(&self, now: Now) -> Duration {
         let asks = self.0.iter().filter(|course| !course.asking);
         let asks = asks.map(|course| course.next.saturating_sub(now.boot));
         let ends = self.0.iter().filter_map(|course| course.life);
         let ends = ends.map(|life| life.left(now));
-        // With all seats taken what is due waits for the answers; the shortest pause keeps this from spinning.
+        // With MAX_ASKING requests under way a due token has to wait; the least pause keeps the loop from spinning.
         asks.chain(ends)
             .min()
             .map_or(GLANCE, |wait| wait.clamp(Duration::from_millis(50), GLANCE))
