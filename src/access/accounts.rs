@@ -1,9 +1,9 @@
 //! Which accounts are in the groups that rules name, for callers of whom the kernel tells the uid alone, and which uids
 //! belong to an account and what its name is.
 //!
-//! Members come from the group database, whatever its sources, and those who have the group as their primary one from
-//! `/etc/passwd`: a directory service may take long to list all its users, or refuse to. An account that is in neither is
-//! not in the group. The databases can take their time, so a thread of its own asks them.
+//! A group's members come from the group database. Accounts with the group as their primary one come from `/etc/passwd`
+//! only, because a directory service may be slow to list all its users, or refuse to. The databases may be slow, so a
+//! thread of its own reads them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -22,15 +22,15 @@ use super::subuids::{SUBUID, Subuids};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A start or a reload waits this long for the databases.
+/// How long a start or a reload waits for the databases.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The uids in each group that a rule names.
 pub(super) type Members = HashMap<u32, HashSet<u32>>;
 
-/// Knows nobody before [`Accounts::look_for`].
+/// The members of groups; empty before [`Accounts::look_for`].
 #[derive(Default)]
 pub struct Accounts {
     known: Arc<Known>,
@@ -117,14 +117,14 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        // Looked at first: what changes while they are read is read again.
+        // Taken before reading, so that a change during the reading is noticed.
         read = Some(state());
         let (members, subuids, names) = (members_of(&groups), subuids(), names());
         *known.members.write() = members;
         *known.subuids.write() = subuids;
         *known.names.write() = names;
         if let Some(waiting) = waiting {
-            // Whoever asked may have stopped waiting.
+            // An error means that the waiting side has given up.
             _ = waiting.send(());
         }
     }
@@ -158,7 +158,7 @@ pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
         return Members::new();
     }
     let passwd = fs::read(PASSWD).unwrap_or_else(|error| {
-        warn!("{PASSWD}: {error}: over TCP nobody is in a group for having it as the primary one");
+        warn!("cannot read {PASSWD}: {error}; over TCP, rules do not see anybody's primary group");
         Vec::new()
     });
     let passwd = String::from_utf8_lossy(&passwd);

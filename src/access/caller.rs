@@ -1,8 +1,8 @@
-//! Who calls: asked of the kernel (`docs/protocol.md`, "The kernel and systemd"), never taken from what the caller sends.
+//! Who is calling, by the kernel's word (`docs/protocol.md`, "The kernel and systemd") and never by the request's.
 //!
-//! The kernel keeps what it knew of the peer when it connected for as long as the connection lasts, so only the uid,
-//! which every request needs, is asked for at once. A pidfd costs a third of accepting a connection, and a descriptor;
-//! it and the groups are asked for when a rule or a record first needs them, also by a rule that came with a reload.
+//! The kernel remembers for the whole connection who the peer was when it connected. So only the uid is asked for at
+//! once. The groups and the pidfd (which costs a descriptor, and a third of accepting a connection) are asked for when a
+//! rule or a log record first needs them.
 
 use std::fmt;
 use std::fs;
@@ -21,7 +21,7 @@ use super::machine::Machine;
 use super::peer_groups::peer_groups;
 use super::socket::Socket;
 
-/// The process at the other end of a connection, as it was when it connected; over TCP, as it was when it made its socket.
+/// The process at the other end of a connection, as it was when it connected; over TCP, when it made its socket.
 #[derive(Debug)]
 pub struct Caller {
     /// Effective user id.
@@ -35,13 +35,13 @@ pub struct Caller {
     /// Process id as seen from here; unknown over TCP and across pid namespaces.
     pub pid: Option<i32>,
     source: Source,
-    /// Supplementary groups, where the kernel tells them.
+    /// Supplementary groups; empty if the kernel does not tell them.
     groups: OnceLock<Box<[u32]>>,
-    /// Once it is known; over TCP it may become known later.
+    /// Set once the unit is known; over TCP a later request may find it.
     unit: OnceLock<Option<Arc<str>>>,
 }
 
-/// Who tells the groups and the unit.
+/// Where the groups and the unit come from.
 #[derive(Debug)]
 enum Source {
     /// The kernel, by the connection.
@@ -52,7 +52,7 @@ enum Source {
         cgroup: Option<u64>,
         machine: Arc<Machine>,
     },
-    /// Nobody: all that there is was said.
+    /// Nowhere: both were given.
     Described,
 }
 
@@ -96,7 +96,7 @@ impl Caller {
         })
     }
 
-    /// A caller of whom everything is said, for judging rules off line.
+    /// A caller with given properties, for judging rules without the daemon.
     pub fn described(uid: u32, groups: Vec<u32>, unit: Option<String>) -> Self {
         Self {
             uid,
@@ -126,7 +126,7 @@ impl Caller {
         }
     }
 
-    /// The systemd unit it runs in. `None` wherever there is doubt.
+    /// The systemd unit that the caller runs in; `None` if there is any doubt.
     pub fn unit(&self) -> Option<&str> {
         if let Source::Tcp { cgroup, machine } = &self.source
             && self.unit.get().is_none()
@@ -142,7 +142,7 @@ impl Caller {
         unit.as_deref()
     }
 
-    /// For a record: its unit where that is known without a search, else the cgroup to find it by.
+    /// For a log record: the unit if it is known without a search, else the cgroup to search for.
     pub fn unit_or_cgroup(&self) -> (Option<&str>, Option<u64>) {
         match (&self.source, self.unit.get()) {
             (Source::Tcp { cgroup, .. }, None) => (None, *cgroup),
@@ -191,8 +191,8 @@ fn unit_behind(socket: &Socket) -> Option<Arc<str>> {
     unit_of(pidfd.as_fd())
 }
 
-/// The unit of the process behind `pidfd`. The pid is read from the handle, then the cgroup from the pid; that the
-/// process is still alive afterwards proves that the pid was not reused in between.
+/// The unit of the process behind `pidfd`. The pid comes from the pidfd and the cgroup from the pid. If the process is
+/// still alive after that, its pid was not reused in between.
 fn unit_of(pidfd: BorrowedFd<'_>) -> Option<Arc<str>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let pid: i32 = info
@@ -215,8 +215,8 @@ fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
-/// The first component of the unified hierarchy's path that is not a slice: a service, a scope, or for whatever a user
-/// starts under a name of his choice, `user@UID.service`.
+/// The first component of the path in the unified hierarchy that is not a slice: a service or a scope. For a unit of a
+/// user's own manager, whose name the user chooses, it is `user@UID.service`.
 fn unit_in(cgroup: &str) -> Option<&str> {
     unified(cgroup)?
         .split('/')

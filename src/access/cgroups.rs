@@ -1,5 +1,5 @@
-//! The cgroup tree as systemd lays it out: slices, in them the groups of units, and below those whatever a unit makes by
-//! itself.
+//! The cgroup tree as systemd builds it: slices, in these the groups of units, and below these the groups that a unit
+//! makes itself.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-/// Where systemd mounts the unified hierarchy, alone or beside those of version 1.
+/// Where systemd mounts the unified hierarchy, alone or beside the hierarchies of version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// Directories that are read below one unit: what it makes there does not hide the groups of others.
+/// How many directories are read below one unit, so that one unit with many groups does not use up the budget.
 const BELOW_A_UNIT: usize = 512;
 
 /// The unified hierarchy.
@@ -21,16 +21,16 @@ pub(super) struct Tree(PathBuf);
 /// How a walk through the tree ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walked {
-    /// All that was to be seen was seen.
+    /// The whole tree was seen.
     Whole,
-    /// Something may not have been seen: there was too much of it, or a directory could not be read.
+    /// Part of the tree was not seen: the budget was used up, or a directory could not be read.
     InPart,
-    /// What was looked for was found.
+    /// `see` stopped the walk.
     Stopped,
 }
 
 impl Tree {
-    /// `None` where the machine has none.
+    /// This machine's tree, if it has one.
     pub(super) fn of_this_machine() -> Option<Self> {
         let is_unified = |path: &&str| statfs(*path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
         MOUNTS
@@ -44,11 +44,11 @@ impl Tree {
         Self(path.to_owned())
     }
 
-    /// Shows the id and the unit of each group in a slice, then of those below the units that `enter` accepts. `budget` is
-    /// how many directories may be read, and then what is left of it.
+    /// Calls `see` with the id and the unit of each group in a slice, then of each group below the units that `enter`
+    /// accepts. `budget` is how many directories may be read; each one that is read lowers it.
     ///
-    /// The id of a group is the inode number of its directory, which is in the directory above: groups that are not
-    /// entered cost next to nothing, however many are below them.
+    /// A group's id is the inode number of its directory. It stands in the directory above, so a group that is not entered
+    /// costs almost nothing, however many groups are below it.
     pub(super) fn walk(
         &self,
         budget: &mut usize,
@@ -63,7 +63,7 @@ impl Tree {
                 continue;
             };
             for Group { id, name } in groups {
-                // What systemd makes has a name in ASCII.
+                // A name that is not UTF-8 is not systemd's.
                 match name.to_str().map(unit_named) {
                     Some(None) => slices.push(slice.join(name)),
                     Some(Some(unit)) if see(id, unit).is_break() => return Walked::Stopped,
@@ -101,7 +101,7 @@ struct Group {
     name: OsString,
 }
 
-/// `None` where not all of them could be read.
+/// `None` if not all of them could be read.
 fn groups_in(directory: &Path, budget: &mut usize) -> Option<Vec<Group>> {
     *budget = budget.checked_sub(1)?;
     let mut groups = Vec::new();
@@ -117,8 +117,8 @@ fn groups_in(directory: &Path, budget: &mut usize) -> Option<Vec<Group>> {
     Some(groups)
 }
 
-/// The unit that a group in a slice belongs to; `None` for a slice. systemd puts a `_` before names that the kernel would
-/// take for a file of its own, such as `memory.service`.
+/// The unit of a group in a slice; `None` if the group is a slice. systemd puts a `_` before names that collide with the
+/// kernel's own files, such as `memory.service`.
 pub(super) fn unit_named(group: &str) -> Option<&str> {
     let name = group.strip_prefix('_').unwrap_or(group);
     name.strip_suffix(".slice").is_none().then_some(name)

@@ -1,4 +1,4 @@
-//! Rules that give one caller different identities where it names none: allowed, and rarely meant.
+//! Finds rules that give one caller different default identities. This is allowed, but rarely intended.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,17 +8,17 @@ use super::rules::{Rule, Rules};
 use crate::config::Origin;
 use crate::key::Resource;
 
-/// Two rules that can match one request, with different identities for it.
+/// Two rules that can match the same request and have different default identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DifferingDefaults {
-    /// The one that decides.
+    /// The rule that decides.
     pub first: Origin,
-    /// The other one.
+    /// The rule that has no effect on such a request.
     pub second: Origin,
 }
 
 impl Rules {
-    /// Every pair of them, as far as the rules and the account databases tell. Nothing is known of which user a unit runs as.
+    /// Every such pair, by the rules and the account databases. Which user a unit runs as is not known.
     pub fn differing_defaults(&self) -> Vec<DifferingDefaults> {
         let rules: Vec<_> = self.allow.iter().filter(|rule| rule.default.is_some()).collect();
         let groups = rules.iter().filter_map(|rule| rule.groups.as_ref()).flatten();
@@ -35,12 +35,12 @@ impl Rules {
     }
 }
 
-/// Whether one caller is known that can ask both for one resource.
+/// Whether one caller can match both rules with one resource.
 fn meet(one: &Rule, two: &Rule, members: &Members) -> bool {
     let groups = share(one.groups.as_deref(), two.groups.as_deref(), u32::eq);
     let units = share(one.units.as_deref(), two.units.as_deref(), String::eq);
     let accounts = match (accounts(one, members), accounts(two, members)) {
-        // A process can be in a group that its account is not in.
+        // A process can be in a group in which its account is not.
         (Some(ones), Some(twos)) => Some(groups == Some(true) || !ones.is_disjoint(&twos)),
         _ => None,
     };
@@ -57,13 +57,13 @@ fn meet(one: &Rule, two: &Rule, members: &Members) -> bool {
     !conditions.contains(&Some(false)) && (units == Some(true) || accounts == Some(true))
 }
 
-/// Whether the lists have an entry in common, where both are given.
+/// Whether the lists have an entry in common; `None` if one is not given.
 fn share<T>(one: Option<&[T]>, two: Option<&[T]>, same: impl Fn(&T, &T) -> bool) -> Option<bool> {
     let (one, two) = (one?, two?);
     Some(one.iter().any(|a| two.iter().any(|b| same(a, b))))
 }
 
-/// The accounts that a rule is for, where it says so.
+/// The accounts that a rule names, by users and groups; `None` if it names neither.
 fn accounts(rule: &Rule, members: &Members) -> Option<HashSet<u32>> {
     let users: Option<HashSet<u32>> = rule.users.as_ref().map(|users| users.iter().copied().collect());
     let in_groups: Option<HashSet<u32>> = rule.groups.as_ref().map(|groups| {

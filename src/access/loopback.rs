@@ -1,9 +1,8 @@
-//! Whose a TCP connection within this machine is. The kernel tells over `sock_diag(7)` which user made a TCP socket, and in
-//! which cgroup; what is asked about is the client's own socket, by its exact addresses and ports, as the socket here
-//! belongs to us.
+//! Finds the owner of a TCP connection within this machine. The kernel tells over `sock_diag(7)` which user made a TCP
+//! socket, and in which cgroup. The client's own socket is asked about, by its exact addresses and ports.
 //!
-//! The one fixed question and the few fields of the answer that count are written out here: the crates for this protocol
-//! are some 4,500 lines with a derive macro.
+//! The one request and the few fields of the answer are written out here, since the crates for this protocol have some
+//! 4,500 lines and a derive macro.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -33,38 +32,37 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 
-/// Who made a client's socket. What its process does later, such as moving to another cgroup or ending, changes nothing
-/// (`docs/protocol.md`, "The kernel and systemd", row "Unit behind a loopback connection").
+/// Who made the client's socket. It stays the same when the process moves to another cgroup or ends (`docs/protocol.md`,
+/// "The kernel and systemd", row "Unit behind a loopback connection").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Effective user id.
     pub uid: u32,
-    /// The id of the cgroup in the unified hierarchy: never used again, not even for a group of the same name. `None`
-    /// where the kernel does not tell it.
+    /// The id of the cgroup in the unified hierarchy. Ids are never reused, not even for a group of the same name. `None`
+    /// if the kernel does not tell it.
     pub cgroup: Option<u64>,
 }
 
-/// Why the kernel does not name the owner.
+/// Why the owner is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unowned {
     /// The client has closed its socket, wholly or for sending.
     #[error("the client's socket is closed already")]
     Gone,
-    /// The kernel was not to be asked.
+    /// The system call failed.
     #[error("sock_diag(7): {0}")]
     Kernel(#[from] Errno),
 }
 
-/// Who is behind the connection from `client` to `dialled`, which is where the client meant to connect to, also where a
-/// firewall rule led it elsewhere.
+/// The owner of the connection from `client` to `dialled`. `dialled` is the address that the client connected to, also if
+/// a firewall rule redirected it.
 ///
-/// A closed socket that the kernel only keeps for the protocol's sake (`FIN_WAIT2`, `TIME_WAIT`) has no owner any more and
-/// reads as uid 0; it has no inode either. And where the socket is gone, the kernel's look-up falls back to whoever listens
-/// on its port. So only a connected socket with an inode counts (`docs/protocol.md`, "The kernel and systemd", row "Peer of
-/// a loopback connection").
+/// A closed socket that the kernel still keeps (`FIN_WAIT2`, `TIME_WAIT`) has no inode and shows uid 0. If the socket is
+/// gone, the kernel answers with the socket that listens on its port. So only a connected socket with an inode counts
+/// (`docs/protocol.md`, "The kernel and systemd", row "Peer of a loopback connection").
 pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<Owner, Unowned> {
     let kernel = NetlinkAddr::new(0, 0);
-    // A socket for each question, which costs a few microseconds: no answer can then be taken for another question's.
+    // A new netlink socket for each question costs a few microseconds, and an answer cannot belong to another question.
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -78,7 +76,7 @@ pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<Owner, Unowned> 
         MsgFlags::empty(),
     )?;
     let mut answer = [0; 512];
-    // The kernel answers before sendto returns, so there is nothing to wait for.
+    // The kernel answers before sendto returns, so this does not block.
     let (length, sender) = recvfrom::<NetlinkAddr>(netlink.as_raw_fd(), &mut answer)?;
     if sender != Some(kernel) {
         return Err(Unowned::Kernel(Errno::EPROTO));
@@ -86,7 +84,7 @@ pub fn owner(client: SocketAddr, dialled: SocketAddr) -> Result<Owner, Unowned> 
     understood(answer.get(..length).unwrap_or_default()).unwrap_or(Err(Unowned::Kernel(Errno::EPROTO)))
 }
 
-/// Asks about a connection of our own, so that a kernel that cannot tell is found out before callers come.
+/// Asks about a connection of this process, to find out before the first caller whether the kernel can tell.
 pub fn try_out() -> std::io::Result<Owner> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let dialled = listener.local_addr()?;
@@ -96,13 +94,15 @@ pub fn try_out() -> std::io::Result<Owner> {
         Ok(owner)
     } else {
         let uid = owner.uid;
-        Err(std::io::Error::other(format!("sock_diag(7) takes us for uid {uid}")))
+        Err(std::io::Error::other(format!(
+            "sock_diag(7) gives uid {uid} for the daemon itself"
+        )))
     }
 }
 
 /// `nlmsghdr` and `inet_diag_req_v2` for one TCP socket.
 fn question(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
-    // A client may reach an IPv4 listener from an IPv6 socket; the kernel finds it by its IPv4 address.
+    // A client may connect to an IPv4 listener with an IPv6 socket; the kernel finds it by its IPv4 address.
     let (source, destination) = (client.ip().to_canonical(), dialled.ip().to_canonical());
     let family = if source.is_ipv4() { AF_INET } else { AF_INET6 };
     let mut bytes = Vec::with_capacity(HEADER + REQUEST);
@@ -121,7 +121,7 @@ fn question(client: SocketAddr, dialled: SocketAddr) -> Vec<u8> {
     bytes
 }
 
-/// `None` for what is no answer to our question.
+/// Reads the answer; `None` if it is malformed or of another kind.
 fn understood(message: &[u8]) -> Option<Result<Owner, Unowned>> {
     let (header, body) = message.split_at_checked(HEADER)?;
     let kind = u16::from_ne_bytes(header.get(4..6)?.try_into().ok()?);
@@ -145,7 +145,7 @@ fn understood(message: &[u8]) -> Option<Result<Owner, Unowned>> {
     })
 }
 
-/// The value of the first attribute of this kind: each is a `struct rtattr` with its value, padded to four bytes.
+/// The value of the first attribute of this kind. Each attribute is a `struct rtattr` and a value, padded to four bytes.
 fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let (head, rest) = attributes.split_at_checked(4)?;
@@ -158,7 +158,7 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// As `struct inet_diag_sockid` holds an address: 16 bytes, an IPv4 one in the first four.
+/// An address in the form of `struct inet_diag_sockid`: 16 bytes, an IPv4 address in the first four.
 fn padded(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => {

@@ -1,4 +1,4 @@
-//! What is known of this machine, for callers of whom the kernel tells no more than a uid and a cgroup.
+//! This machine's units and accounts, for callers over TCP, of whom the kernel tells only the uid and the cgroup.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,14 +9,14 @@ use super::loopback;
 use super::units::Units;
 use crate::clock::Clock;
 
-/// Its units and accounts.
+/// Finds units and group members.
 pub struct Machine {
     pub(super) units: Units,
     pub(super) accounts: Accounts,
 }
 
 impl Machine {
-    /// Knows the units; of the accounts nothing before [`Machine::follow`].
+    /// Has no group's members before [`Machine::follow`].
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             units: Units::new(clock),

@@ -1,5 +1,5 @@
-//! Who is calling, and what they may have. The kernel names the caller; the rules judge each request before anything
-//! is looked up.
+//! Who is calling, and which tokens they may have. The kernel names the caller. The rules judge each request before the
+//! cache is looked at.
 
 mod accounts;
 mod caller;

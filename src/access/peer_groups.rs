@@ -1,4 +1,4 @@
-//! `SO_PEERGROUPS`, which no crate of the house wraps: the one place where the kernel is asked by hand.
+//! `SO_PEERGROUPS`, for which neither nix nor the standard library has a function.
 
 use std::io;
 use std::mem::size_of;
@@ -6,13 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc;
 
-/// More groups than this (the kernel allows 65,536) are asked for in a second call.
+/// Room for this many groups in the first call. More (the kernel allows 65,536) take a second call.
 const USUAL: usize = 64;
 
 /// The supplementary groups that the peer of a Unix socket had when it connected.
 ///
 /// # Errors
-/// Those of `getsockopt(2)`: `ENODATA` where the kernel recorded no groups.
+/// Those of `getsockopt(2)`: `ENODATA` if the kernel has recorded no groups.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Box<[u32]>> {
     let mut groups = vec![0_u32; USUAL];
     loop {
@@ -29,7 +29,7 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Box<[u32]>> {
     }
 }
 
-/// Fills `groups` and says how many there are, or with `ERANGE` how many there would be.
+/// Fills `groups` and returns how many there are. The error `ERANGE` comes with the number that is needed.
 #[expect(
     unsafe_code,
     reason = "SO_PEERGROUPS has no safe wrapper; the pointer and length are those of one live slice"

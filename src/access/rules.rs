@@ -1,4 +1,4 @@
-//! What a caller may have: pure judgement, the same for a request and for `msi-token explain`.
+//! Which tokens a caller may have. The same code judges a request and answers `msi-token explain`; it does no I/O.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,11 +12,11 @@ use super::unit_files;
 use crate::config::{Account, Allow, Origin, RootAccess, Violation};
 use crate::key::{Identity, Key, Resource};
 
-/// What the kernel calls a uid that it cannot map into our user namespace (`docs/protocol.md`, "The kernel and systemd",
-/// row "Overflow uid").
+/// The kernel's uid for a user that has no uid in this user namespace (`docs/protocol.md`, "The kernel and systemd", row
+/// "Overflow uid").
 pub const NOBODY: u32 = 65534;
 
-/// The rules in force, names looked up.
+/// The rules in force, with ids in the place of names.
 #[derive(Debug)]
 pub struct Rules {
     pub(super) allow: Vec<Arc<Rule>>,
@@ -24,7 +24,7 @@ pub struct Rules {
     own_uid: u32,
 }
 
-/// One `[[allow]]`.
+/// One `[[allow]]` rule.
 #[derive(Debug)]
 pub struct Rule {
     pub(super) users: Option<Vec<u32>>,
@@ -32,13 +32,13 @@ pub struct Rule {
     pub(super) units: Option<Vec<String>>,
     pub(super) resources: Option<Vec<Resource>>,
     identities: Option<Vec<Identity>>,
-    /// Whom callers get that name no identity.
+    /// The identity for callers that name none.
     pub(super) default: Option<Identity>,
-    /// Where it stands in the configuration.
+    /// The rule's place in the configuration.
     pub origin: Origin,
 }
 
-/// A kind of condition; all that a rule has must match.
+/// A kind of condition. A rule matches if all its conditions do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// `users`
@@ -78,7 +78,7 @@ impl Rules {
         (rules, doubts)
     }
 
-    /// The verdict on one request: `None` means no.
+    /// Why the caller may have the token; `None` if it may not.
     pub fn judge(&self, caller: &Caller, key: &Key) -> Option<Grant> {
         if self.is_privileged(caller.uid) {
             return Some(Grant::Privileged);
@@ -89,9 +89,8 @@ impl Rules {
             .map(|rule| Grant::Rule(Arc::clone(rule)))
     }
 
-    /// Whom a request gets that names no identity, and where it is written: what the first rule says that has a default and
-    /// matches, whatever the rules before it allow, also for privileged callers. `None` where the request names one, or no
-    /// such rule matches.
+    /// The default identity for a request, and its place in the configuration: that of the first matching rule that has one,
+    /// also for privileged callers. `None` if the request names an identity, or no such rule matches.
     pub fn default_for(&self, caller: &Caller, key: &Key) -> Option<(&Identity, &Origin)> {
         if key.identity != Identity::Default {
             return None;
@@ -120,7 +119,7 @@ impl Rules {
         uid == 0 || self.is_privileged(uid)
     }
 
-    /// Each rule with the parts of it that do not match; no part at all means that the rule allows.
+    /// Each rule with its conditions that do not match. A rule without such a condition allows the request.
     pub fn explain(&self, caller: &Caller, key: &Key) -> Vec<(&Rule, Vec<Part>)> {
         self.allow
             .iter()
@@ -128,7 +127,7 @@ impl Rules {
             .collect()
     }
 
-    /// The rules that are for this caller at all, whatever the token, by their place.
+    /// The indexes of the rules that match this caller for some token.
     pub fn numbers_for(&self, caller: &Caller) -> Vec<usize> {
         let rules = self.allow.iter().enumerate();
         rules
@@ -200,7 +199,7 @@ impl Rule {
         self.is_for_user(caller) && self.is_for_groups(caller) && self.is_for_unit(caller)
     }
 
-    /// An unmapped uid is anybody's, so only a rule that names it lets it in.
+    /// An unmapped uid may be any user's, so it matches only if a rule names it.
     fn is_for_user(&self, caller: &Caller) -> bool {
         self.users
             .as_ref()
@@ -216,7 +215,7 @@ impl Rule {
     }
 
     fn mismatches(&self, caller: &Caller, key: &Key) -> impl Iterator<Item = Part> {
-        // The caller's unit costs a look into /proc, so it comes last.
+        // The unit comes last, because finding it reads /proc.
         const PARTS: [Part; 5] = [
             Part::Users,
             Part::Groups,
@@ -242,7 +241,7 @@ impl Rule {
     }
 }
 
-/// Whom the account is on this machine.
+/// The account's uid on this machine.
 pub fn uid_of(user: &Account) -> Option<u32> {
     match user {
         Account::Id(uid) => Some(*uid),
@@ -250,7 +249,7 @@ pub fn uid_of(user: &Account) -> Option<u32> {
     }
 }
 
-/// Which group it is on this machine.
+/// The group's gid on this machine.
 pub fn gid_of(group: &Account) -> Option<u32> {
     match group {
         Account::Id(gid) => Some(*gid),
@@ -258,12 +257,12 @@ pub fn gid_of(group: &Account) -> Option<u32> {
     }
 }
 
-/// A list that is not given matches everything; one that is, if any entry does.
+/// A list that is not given matches everything; a given one matches if any entry does.
 fn any<T>(list: Option<&[T]>, matches: impl Fn(&T) -> bool) -> bool {
     list.is_none_or(|list| list.iter().any(matches))
 }
 
-/// "privileged", or the place of the rule.
+/// "privileged", or the rule's place in the configuration.
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,9 +1,9 @@
-//! Which unit a cgroup belongs to, by the group's id: all that the kernel tells about the maker of a TCP socket.
+//! Finds the unit of a cgroup by the group's id, which is what the kernel tells about a TCP socket.
 //!
-//! An id is found by a walk through the cgroup tree. Callers can make as many groups as they like, each with a new id, so
-//! for decisions the walk keeps to what they cannot make larger (slices, and the groups of units in them; below a unit only
-//! where a rule names it), answers are remembered, and each uid has a bound on what is read for it. Where there is doubt
-//! there is no unit, and no rule with units matches.
+//! An id is found by a walk through the cgroup tree. A caller can make any number of groups, so a walk for a decision is
+//! bounded: it reads the slices and the groups of units in them, and goes below a unit only if a rule names that unit;
+//! answers are remembered; and for each uid only so many directories are read in a second. If there is any doubt there is
+//! no unit, and no rule with units matches.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -15,15 +15,15 @@ use parking_lot::Mutex;
 use super::cgroups::{Tree, Walked};
 use crate::clock::Clock;
 
-/// Directories read within a second for one uid and for all, at some 4 µs each.
+/// How many directories are read in a second, for one uid and for all. One takes about 4 µs.
 const READ_PER_UID: usize = 2048;
 const READ: usize = 16_384;
-/// Ids that are remembered, of each kind.
+/// How many ids are remembered of each kind.
 const REMEMBERED: usize = 4096;
-/// Groups that records can be named from, and the directories read for them.
+/// How many groups are remembered for log records, and how many directories one walk for them reads.
 const ON_RECORD: usize = 65_536;
 
-/// Finds units for decisions. What it says does not change while the group lives.
+/// Finds units for decisions. The answer for a group does not change while the group exists.
 pub struct Units {
     tree: Option<Tree>,
     clock: Arc<dyn Clock>,
@@ -34,19 +34,19 @@ struct Memory {
     /// Units that rules name.
     named: HashSet<Box<str>>,
     found: Recent<Arc<str>>,
-    /// Groups in which no unit is, unless in one that no rule names.
+    /// Groups that belong to no unit that a rule names.
     without: Recent<()>,
     read: Read,
 }
 
-/// The last answers by id, at most [`REMEMBERED`]. When the younger half is full it becomes the older one, and the former
-/// older one is forgotten.
+/// The latest answers by id, at most [`REMEMBERED`]. When the young half is full it becomes the old one, and the former
+/// old half is dropped.
 struct Recent<T> {
     young: HashMap<u64, T>,
     old: HashMap<u64, T>,
 }
 
-/// Directories read in the second that runs.
+/// How many directories were read in the current second.
 #[derive(Default)]
 struct Read {
     second: u64,
@@ -54,7 +54,7 @@ struct Read {
     total: usize,
 }
 
-/// Finds units for records, by walks through the whole tree: for a thread that nobody waits for.
+/// Finds units for log records, by walks through the whole tree. For a thread on which no request waits.
 pub struct UnitNames {
     tree: Option<Tree>,
     clock: Arc<dyn Clock>,
@@ -86,14 +86,14 @@ impl Units {
         self.tree.is_some()
     }
 
-    /// Takes over which units rules name. What is not found by the former ones may be found now.
+    /// Takes over the units that rules name, and forgets which groups had none.
     pub fn look_for(&self, named: HashSet<Box<str>>) {
         let mut memory = self.memory.lock();
         memory.named = named;
         memory.without = Recent::default();
     }
 
-    /// The unit that the group belongs to, looked for on behalf of `uid`.
+    /// The unit of the group. The walk counts for `uid`.
     pub fn find(&self, cgroup: u64, uid: u32) -> Option<Arc<str>> {
         let memory = &mut *self.memory.lock();
         if let Some(unit) = memory.found.get(cgroup) {
@@ -141,8 +141,8 @@ impl UnitNames {
         }
     }
 
-    /// The unit that the group belongs to. Walks take a tenth of the time at most, so a group that is younger than the last
-    /// one may not be found.
+    /// The unit of the group. Walks take at most a tenth of the time, so a group that is younger than the last walk may
+    /// not be found.
     pub fn find(&mut self, cgroup: u64) -> Option<&str> {
         let begin = self.clock.now().boot;
         if !self.by_id.contains_key(&cgroup) && begin >= self.next_walk {
@@ -202,7 +202,7 @@ impl<T> Default for Recent<T> {
 }
 
 impl Read {
-    /// How many more may be read for this uid.
+    /// How many more directories may be read for this uid.
     fn left(&mut self, uid: u32, now: Duration) -> usize {
         if self.second != now.as_secs() {
             *self = Self {

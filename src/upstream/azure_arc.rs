@@ -1,5 +1,5 @@
-//! The Azure Arc agent (`docs/protocol.md`, "Azure Arc's challenge"): it hands tokens only to who can read a
-//! short-lived file that root and the group `himds` may read.
+//! The Azure Arc agent (`docs/protocol.md`, "Azure Arc's challenge"). It gives a token only to a client that can read a
+//! short-lived file, which root and the group `himds` may read.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,9 +15,9 @@ use super::endpoint::Endpoint;
 use crate::failure::{Cause, Class, Failure};
 use crate::http::Response;
 
-/// Where the agent puts its challenges on Linux.
+/// The agent's directory for these files on Linux.
 const CHALLENGES: &str = "/var/opt/azcmagent/tokens";
-/// No client reads a larger one.
+/// The largest file that Microsoft's clients accept.
 const MAX_SIZE: u64 = 4096;
 
 /// <http://localhost:40342/metadata/identity/oauth2/token>
@@ -38,7 +38,7 @@ impl Endpoint for AzureArc {
         &[("api-version", "2020-06-01")]
     }
 
-    /// Neither the file's path nor its content gets into an error: whoever reads them in time has the token.
+    /// No error has the file's path or content: with the content, anybody gets a token from the agent.
     fn authorize(&self, answer: &Response) -> Option<Result<HeaderValue, Failure>> {
         (answer.status == StatusCode::UNAUTHORIZED).then(|| {
             let realm = answer
@@ -47,7 +47,7 @@ impl Endpoint for AzureArc {
                 .and_then(|value| value.to_str().ok());
             realm
                 .and_then(|value| value.strip_prefix("Basic realm="))
-                .ok_or("there is none")
+                .ok_or("it names no file")
                 .and_then(|realm| {
                     let path = Path::new(realm.trim_matches('"'));
                     authorization(&self.directory, path)
@@ -59,41 +59,42 @@ impl Endpoint for AzureArc {
         })
     }
 
-    /// Old agents ignore a selector and answer for the machine's own identity (`docs/protocol.md`, "Answers", row "Echo
-    /// of the identity").
+    /// Old agents ignore the identity in a request and give a token of the machine's own (`docs/protocol.md`, "Answers",
+    /// row "Echo of the identity").
     fn must_echo_identity(&self) -> bool {
         true
     }
 }
 
-/// Everything about the file is judged on the one descriptor that is then read.
+/// Opens, checks and reads the file by one descriptor, so that it cannot be replaced in between.
 fn authorization(directory: &Path, path: &Path) -> Result<HeaderValue, &'static str> {
     if path.parent() != Some(directory) || path.components().any(|part| part.as_os_str() == "..") {
-        return Err("its file is not in the agent's directory");
+        return Err("the file it names is not in the agent's directory");
     }
     if path.extension().is_none_or(|suffix| suffix != "key") {
-        return Err("its file is no .key file");
+        return Err("the file it names is no .key file");
     }
-    // Without O_NONBLOCK a FIFO in the file's place would hold us.
+    // Without O_NONBLOCK, opening a FIFO would block.
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     let file: File = openat2(AT_FDCWD, path, how)
-        .map_err(|_| "its file cannot be opened: the daemon's user must be in the group himds")?
+        .map_err(|_| "the file it names cannot be opened; the daemon's user must be in the group himds")?
         .into();
-    let meta = file.metadata().map_err(|_| "its file cannot be examined")?;
+    let meta = file.metadata().map_err(|_| "the file it names cannot be examined")?;
     if !meta.is_file() {
-        return Err("its file is no regular file");
+        return Err("the file it names is no regular file");
     }
     if meta.size() > MAX_SIZE {
-        return Err("its file is larger than 4,096 bytes");
+        return Err("the file it names is larger than 4,096 bytes");
     }
     let mut header = Zeroizing::new(Vec::with_capacity(4096 + 8));
     header.extend_from_slice(b"Basic ");
     file.take(MAX_SIZE)
         .read_to_end(&mut header)
-        .map_err(|_| "its file cannot be read")?;
-    let mut value = HeaderValue::from_bytes(&header).map_err(|_| "its file holds what no header can")?;
+        .map_err(|_| "the file it names cannot be read")?;
+    let mut value =
+        HeaderValue::from_bytes(&header).map_err(|_| "the file it names has bytes that a header cannot have")?;
     value.set_sensitive(true);
     Ok(value)
 }

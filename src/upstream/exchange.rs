@@ -1,4 +1,4 @@
-//! An exchange with the endpoint, and what its end means where there is no answer.
+//! One exchange with the endpoint, and the failure for each way in which it can end without an answer.
 
 use std::error::Error;
 use std::io;
@@ -13,11 +13,10 @@ use tokio::net::TcpStream;
 use crate::failure::{Cause, Class, Failure};
 use crate::http::{self, ExchangeError, Response};
 
-/// Some four times what a token with hundreds of groups takes; an endless body is not read on.
+/// The largest body that is read: about four times a token with hundreds of groups.
 pub const MAX_BODY: usize = 256 * 1024;
 
-/// Sends `request` over a connection of its own: a token is asked for a few times a day, and a kept connection would
-/// only be one more thing to break.
+/// Sends `request` over a new connection. Requests are so rare that a kept connection would save nothing.
 ///
 /// # Errors
 /// [`Class::Restarting`] for a refused connection, [`Class::Faulty`] for anything else that ends the exchange.
@@ -25,7 +24,7 @@ pub async fn send(uri: &Uri, request: Request<Empty<Bytes>>, connect_timeout: Du
     converse(connect(uri, connect_timeout).await?, request).await
 }
 
-/// The exchange over a connection that there is.
+/// Sends `request` over this connection.
 pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
@@ -55,7 +54,7 @@ async fn connect(uri: &Uri, patience: Duration) -> Result<TcpStream, Failure> {
     }
 }
 
-/// A wait that ran out.
+/// The failure for a time-out.
 pub fn timed_out(what: &str, patience: Duration) -> Failure {
     Failure::new(
         Class::Faulty,
@@ -64,7 +63,7 @@ pub fn timed_out(what: &str, patience: Duration) -> Failure {
     )
 }
 
-/// hyper's errors name what broke, and never quote what was received.
+/// The failure for a broken exchange. hyper's errors never quote what was received.
 fn broken(error: &ExchangeError) -> Failure {
     let cause = match error {
         ExchangeError::Broken(_) => Cause::Reset,

@@ -1,4 +1,4 @@
-//! What holds whatever an endpoint answers.
+//! What must hold for any answer of an endpoint.
 
 #![expect(
     clippy::unwrap_used,
@@ -27,11 +27,11 @@ const NOW: Now = Now {
     wall: Duration::from_secs(1_560_000_000),
     boot: Duration::from_secs(1000),
 };
-/// In most of the inputs that were kept.
+/// The token in most of the stored inputs.
 const SECRET: &str = "e30.e30.c2ln";
 const LONGEST_LIFE: Duration = Duration::from_hours(28);
 
-/// The bytes that the endpoint sends before it closes the connection. Whether they are a token's.
+/// `input` is what the endpoint sends before it closes the connection. Returns whether it is a token's answer.
 ///
 /// # Panics
 /// Something does not hold.
@@ -76,9 +76,9 @@ async fn converse(input: &[u8]) -> Result<Response, Failure> {
         .body(Empty::<Bytes>::new())
         .unwrap();
     let answer = async {
-        // hyper takes what comes before the request is sent for no answer to it.
+        // hyper does not accept an answer that comes before the request is sent.
         endpoint.read_u8().await.unwrap();
-        // An error: hyper has read enough and is gone.
+        // An error means that hyper has read enough and closed the connection.
         _ = endpoint.write_all(input).await;
         drop(endpoint);
     };
@@ -106,9 +106,9 @@ fn assert_is_sound(token: &Token, key: &Key, must_echo: bool) {
     assert_eq!(&token.object()[1..], token.members());
 }
 
-/// The text is fit for a log and for callers, and only a refusal quotes the endpoint.
+/// The text can be shown in a log and to callers, and only a refusal quotes the endpoint.
 fn assert_is_told_well(failure: &Failure) {
-    // One value of a log record.
+    // The size of one value of a log record.
     assert!(is_printable(&failure.text) && failure.text.len() <= 1024, "{failure:?}");
     assert!(!format!("{failure:?}").contains("eyJ"), "{failure:?}");
     match &failure.class {

@@ -1,4 +1,4 @@
-//! What a status code means: `docs/protocol.md`, "When the endpoint fails".
+//! The failure for each HTTP status: `docs/protocol.md`, "When the endpoint fails".
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,9 +9,9 @@ use crate::clock::Now;
 use crate::failure::{Cause, Class, Failure, Refusal};
 use crate::http::Response;
 
-/// Passes a 200 on; anything else is a failure of the class that the table gives it.
+/// Accepts a 200. Any other status is a failure, of the class in the table.
 ///
-/// `server` is what the endpoint's own `Server` header begins with, where that is known.
+/// `server` is what the endpoint's own `Server` header contains, if that is known.
 pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Failure> {
     let status = answer.status;
     let class = match status.as_u16() {
@@ -35,7 +35,7 @@ pub fn check(answer: &Response, server: Option<&str>, now: Now) -> Result<(), Fa
         // The host answers in place of a metadata service that restarts (`docs/protocol.md`, "Errors", row "Restart").
         (_, 500) if server.is_some_and(|name| !is_from(answer, name)) => {
             let words = said_in(answer);
-            format!("HTTP {status}{words} (not from the metadata service itself, which may be restarting)")
+            format!("HTTP {status}{words} (from another program than the metadata service, which may be restarting)")
         }
         (_, 500..=599) => format!("HTTP {status}{}", said_in(answer)),
         _ => format!("HTTP {status}"),
@@ -55,18 +55,18 @@ fn is_from(answer: &Response, name: &str) -> bool {
         .any(|server| server.contains(name))
 }
 
-/// Seconds, or a date, as RFC 9110 10.2.3 has it.
+/// A number of seconds or a date (RFC 9110, 10.2.3).
 fn retry_after(value: &HeaderValue, now: Now) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // What no number holds is for ever, which others bound.
+        // A number that is too large counts as the largest; the caller has a bound.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(date.saturating_sub(now.wall))
 }
 
-/// In the endpoint's own words where they are JSON, else what is known of the answer.
+/// The endpoint's own words if the body is JSON, else a description of the answer.
 fn refusal(answer: &Response) -> Refusal {
     let Response { status, body, .. } = answer;
     let Some(said) = quote::json(body) else {
@@ -87,7 +87,7 @@ fn refusal(answer: &Response) -> Refusal {
     }
 }
 
-/// Such an answer mostly comes from something before the endpoint: an agent on the VM, a proxy, the host.
+/// Describes an answer without JSON. Most of these come from an agent on the VM, a proxy or the host.
 fn not_json(answer: &Response) -> String {
     let Response { status, body, .. } = answer;
     if body.is_empty() {
@@ -106,7 +106,7 @@ fn not_json(answer: &Response) -> String {
     }
 }
 
-/// The words of an answer that is no refusal, where they are JSON.
+/// The endpoint's words in an answer that is no refusal, if the body is JSON.
 fn said_in(answer: &Response) -> String {
     let said = quote::json(&answer.body).unwrap_or_default();
     let words = [said.error, said.description];
@@ -337,7 +337,7 @@ mod tests {
         let elsewhere = checked(500, &[], r#"{"error":"e"}"#).unwrap().text;
         assert_eq!(
             elsewhere,
-            "HTTP 500 Internal Server Error: e (not from the metadata service itself, which may be restarting)"
+            "HTTP 500 Internal Server Error: e (from another program than the metadata service, which may be restarting)"
         );
     }
 

@@ -1,8 +1,8 @@
-//! The VM's endpoint: one request out, one judged answer back. A file per kind of endpoint says what is sent; the rest
-//! is the same for all.
+//! Fetches a token from the VM's endpoint and checks the answer. Each kind of endpoint has a file with its differences;
+//! the rest is common.
 //!
-//! A request is rebuilt from typed values, so nothing of a caller's request passes through. hyper follows no redirect and
-//! reads no proxy variable, which is what this endpoint asks for (`docs/protocol.md`, "Limits", row "Proxies").
+//! The request is built from typed values, so no byte of a caller's request passes through unchecked. hyper follows no
+//! redirect and reads no proxy variable, as the endpoint demands (`docs/protocol.md`, "Limits", row "Proxies").
 
 mod azure_arc;
 mod endpoint;
@@ -33,10 +33,10 @@ use crate::http::Response;
 use crate::key::{Identity, Key};
 use crate::token::Token;
 
-/// What RFC 3986 calls unreserved stays as it is in a query value; everything else is encoded.
+/// A query value is percent-encoded except for RFC 3986's unreserved characters.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The endpoint that tokens come from.
+/// A client of the endpoint that issues tokens.
 pub struct Upstream {
     endpoint: Box<dyn Endpoint>,
     kind: Kind,
@@ -46,7 +46,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Nothing is sent before the first [`Upstream::fetch`].
+    /// Sends no request before the first [`Upstream::fetch`].
     pub fn new(config: &config::UpstreamSettings) -> Self {
         Self {
             endpoint: match config.kind {
@@ -61,17 +61,17 @@ impl Upstream {
         }
     }
 
-    /// Where the requests go and how they read: what was learned of one such place says nothing of another.
+    /// The kind and the address. Failures of one endpoint are not held against another.
     pub fn name(&self) -> String {
         format!("{:?} {}", self.kind, self.uri)
     }
 
-    /// Where the requests go.
+    /// The endpoint's address.
     pub fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// Asks for a token and judges the answer; with `bypass` past the endpoint's own cache, where the kind can.
+    /// Asks for a token and checks the answer. `bypass` skips the endpoint's own cache, if this kind of endpoint can do so.
     ///
     /// # Errors
     /// A [`Failure`] whose class says when to ask again.
@@ -84,7 +84,7 @@ impl Upstream {
         reply::token(&answer.body, key, self.endpoint.must_echo_identity(), clock.now())
     }
 
-    /// One exchange, or two if the endpoint answers with a challenge. At most one challenge is answered for a request.
+    /// One exchange, or two if the endpoint answers with a challenge. A second challenge is not answered.
     async fn exchange(&self, key: &Key, bypass: bool) -> Result<Response, Failure> {
         let mut request = self.request(key, bypass)?;
         let answer = exchange::send(&self.uri, request.clone(), self.connect_timeout).await?;

@@ -1,4 +1,4 @@
-//! What an endpoint says of an error, in a form that may be told: bounded, printable, and without what could be a token.
+//! Quotes the text of an endpoint's error: of bounded length, printable, and with everything masked that could be a token.
 
 use std::borrow::Cow;
 
@@ -6,26 +6,26 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-/// Longest text, in bytes: with its code and its ids it fits one value of a log record.
+/// The longest text, in bytes. With its code and ids it fits one value of a log record.
 const MAX_TEXT: usize = 600;
-/// Longest `error`, in bytes.
+/// The longest `error`, in bytes.
 const MAX_CODE: usize = 100;
-/// Longest `trace_id` or `correlation_id`, in bytes; they are GUIDs.
+/// The longest `trace_id` or `correlation_id`, in bytes. Both are GUIDs.
 const MAX_ID: usize = 64;
-/// What is shown of a body that is no JSON, in characters.
+/// The longest excerpt of a body that is no JSON, in characters.
 const MAX_EXCERPT: usize = 200;
-/// A run of this many characters that a secret may have is shown in no excerpt.
+/// An excerpt shows no run of this many characters that a secret may consist of.
 const LONGEST_WORD: usize = 40;
 const MASK: &str = "[masked]";
-/// What support asks for (`docs/protocol.md`, "Errors", row "Ids"), and how a text calls it.
+/// The ids that support asks for (`docs/protocol.md`, "Errors", row "Ids"): the member, and the label in a text.
 const IDS: [(&str, &str); 2] = [("trace_id", "trace id:"), ("correlation_id", "correlation id:")];
 
-/// What a body says of an error.
+/// The error in a body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Said {
-    /// Its `error`, or the `code` in it.
+    /// The body's `error`, or the `code` in it.
     pub error: Option<String>,
-    /// Its `error_description` or `message`, and its ids.
+    /// The body's `error_description` or `message`, and its ids.
     pub description: Option<String>,
 }
 
@@ -43,10 +43,10 @@ struct UpstreamErrorJson {
     correlation_id: Option<Value>,
 }
 
-/// What JSON says; `None` where the body is no JSON.
+/// Reads the error in a JSON body; `None` if the body is no JSON.
 pub fn json(body: &[u8]) -> Option<Said> {
     serde_json::from_slice::<IgnoredAny>(body).ok()?;
-    // serde takes a list for a struct as well.
+    // serde accepts a JSON array for a struct, too.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Some(Said::default());
     }
@@ -76,7 +76,7 @@ pub fn json(body: &[u8]) -> Option<Said> {
     })
 }
 
-/// The text and behind it the ids that it does not show, because it was cut or never had them.
+/// The text, followed by those ids that it does not show.
 fn described(text: Option<&str>, ids: [Option<String>; 2]) -> Option<String> {
     let mut told = text.map(|text| cut(&shown(text, TextKind::Field), MAX_TEXT));
     for ((name, label), id) in IDS.into_iter().zip(ids) {
@@ -95,7 +95,7 @@ fn described(text: Option<&str>, ids: [Option<String>; 2]) -> Option<String> {
     told
 }
 
-/// The id behind the last such label, which compares without case.
+/// The id after the last such label, in upper or lower case.
 fn id_after<'t>(text: &'t str, label: &str) -> Option<&'t str> {
     let start = text.to_ascii_lowercase().rfind(label)? + label.len();
     let rest = text.get(start..)?.trim_start();
@@ -105,14 +105,14 @@ fn id_after<'t>(text: &'t str, label: &str) -> Option<&'t str> {
     rest.get(..end).filter(|id| !id.is_empty())
 }
 
-/// The beginning of a body that is no JSON; `None` where there may be a token in it.
+/// The beginning of a body that is no JSON; `None` if it may hold a token.
 pub fn excerpt(body: &[u8]) -> Option<String> {
     let letters: Vec<u8> = body
         .iter()
         .filter(|byte| byte.is_ascii_alphanumeric())
         .map(u8::to_ascii_lowercase)
         .collect();
-    // However it is written: access_token, accessToken, with a NUL behind each letter.
+    // In each spelling: access_token, accessToken, UTF-16.
     if letters.windows(b"accesstoken".len()).any(|name| name == b"accesstoken") {
         return None;
     }
@@ -120,22 +120,21 @@ pub fn excerpt(body: &[u8]) -> Option<String> {
     Some(text.chars().take(MAX_EXCERPT).collect())
 }
 
-/// A short text that stands for itself, such as a header's value.
+/// A short text, such as a header's value.
 pub fn value(text: &str) -> String {
     cut(&shown(text, TextKind::Excerpt), MAX_ID)
 }
 
-/// How much is known of a text.
+/// Where a text comes from.
 #[derive(Clone, Copy, PartialEq)]
 enum TextKind {
-    /// A member that is meant for people.
+    /// A JSON member that is meant for people.
     Field,
-    /// Anything.
+    /// Any part of a body.
     Excerpt,
 }
 
-/// Without what could be a token, and without what a terminal or a reader could take for more than text: it goes to logs
-/// and to callers.
+/// Masks what could be a token, and replaces what is not printable, since the text goes to logs and to callers.
 fn shown(text: &str, kind: TextKind) -> String {
     let printable: String = masked(text, kind)
         .chars()
@@ -156,7 +155,7 @@ fn is_printable(c: char) -> bool {
     c.is_ascii_graphic() || c.is_alphanumeric()
 }
 
-/// Puts [`MASK`] in the place of each run that begins like a JWT, to its end, and in an excerpt of each long run.
+/// Replaces the rest of a run by [`MASK`] from where it begins like a JWT. In an excerpt it replaces each long run.
 fn masked(text: &str, kind: TextKind) -> Cow<'_, str> {
     let chars: Vec<char> = text.chars().collect();
     let (mut out, mut changed, mut at) = (String::new(), false, 0);
@@ -184,12 +183,12 @@ fn masked(text: &str, kind: TextKind) -> Cow<'_, str> {
     if changed { out.into() } else { text.into() }
 }
 
-/// What tokens, and other secrets, are made of, percent-encoded too.
+/// Whether tokens and other secrets may have this character, also when percent-encoded.
 fn is_of_run(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._~+/=%-".contains(c)
 }
 
-/// A run goes on behind the end of a line.
+/// The end of a run. A line break does not end it.
 fn end_of_run(chars: &[char], mut at: usize) -> usize {
     loop {
         while chars.get(at).is_some_and(|c| is_of_run(*c)) {
@@ -203,8 +202,8 @@ fn end_of_run(chars: &[char], mut at: usize) -> usize {
     }
 }
 
-/// Behind a line's end and what else shows no character, written as itself or as in a string of C, with the indentation of
-/// the next line; `at` where there is none.
+/// The position after line breaks and other invisible characters, literal or escaped as in C, and after the indentation
+/// of the next line; `at` if there are none.
 fn after_break(chars: &[char], at: usize) -> usize {
     let mut next = at;
     loop {
@@ -238,7 +237,7 @@ fn begins_like_jwt(chars: &[char]) -> bool {
     true
 }
 
-/// A character, percent-decoded, and where the next one is.
+/// A character, percent-decoded, and the position of the next one.
 fn decoded(chars: &[char], at: usize) -> (Option<char>, usize) {
     let literal = (chars.get(at).copied(), at + 1);
     if literal.0 != Some('%') {

@@ -1,5 +1,5 @@
-//! From the body of a 200 to a token, or to the reason why it is none. A reply is checked whole before it may replace a
-//! good token; of a body that fails, no text is kept.
+//! Turns the body of a 200 into a token, or into a failure. The whole reply is checked before it replaces a good token. A
+//! failure quotes no text of the body.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,10 +12,10 @@ use crate::failure::{Cause, Class, Failure};
 use crate::key::{Identity, Key, Resource};
 use crate::token::{Parts, Token, claims};
 
-/// Managed identities' tokens live for 24 hours; what claims more than this is wrong or lies.
+/// Tokens of managed identities live for 24 hours, so a longer life than this is an error.
 const LONGEST_LIFE: Duration = Duration::from_hours(28);
 
-/// The members that matter, typed as loosely as they come in the wild (`docs/protocol.md`, "Answers").
+/// The members that are checked. Endpoints send them in different types (`docs/protocol.md`, "Answers").
 #[derive(Deserialize)]
 struct ReplyJson {
     access_token: Option<Zeroizing<String>>,
@@ -26,7 +26,7 @@ struct ReplyJson {
     client_id: Option<Value>,
     object_id: Option<Value>,
     msi_res_id: Option<Value>,
-    /// App Service's name for the same.
+    /// App Service's name for `msi_res_id`.
     mi_res_id: Option<Value>,
 }
 
@@ -49,7 +49,7 @@ pub fn token(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token,
     })
 }
 
-/// What is wrong with a reply, as a code and for people.
+/// What is wrong with a reply: a code, and a text for people.
 type Flaw = (Cause, &'static str);
 
 fn check(body: &[u8], key: &Key, must_echo: bool, now: Now) -> Result<Token, Flaw> {
@@ -126,12 +126,13 @@ fn plain(id: &str) -> Option<String> {
     Identity::client_id(id).ok().map(|_| id.to_owned())
 }
 
-/// Equal but for case.
+/// Whether the value is this text, in upper or lower case.
 fn says(value: &Value, expected: &str) -> bool {
     value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(expected))
 }
 
-/// The 2017 endpoint drops the last slash and Entra changes case; anything further is a foreign token.
+/// Whether the reply's resource is the one asked for. The 2017 endpoint removes the last slash and Entra changes case; any
+/// other difference means another resource.
 fn is_echo_of(echo: &Value, asked: &Resource) -> bool {
     let bare = |text: &str| text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
     echo.as_str().is_some_and(|echo| bare(echo) == bare(asked.as_str()))
@@ -146,13 +147,13 @@ fn unix_time(value: &Value) -> Option<Duration> {
     }
 }
 
-/// Whole seconds, rounded down: a token is never over later than it says.
+/// Whole seconds, rounded down, so that a token never lives longer than its own `expires_on`.
 fn seconds(number: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(number.floor()).ok()
 }
 
-/// `06/20/2019 02:57:58 +00:00`, `1/16/2020 5:24:12 AM +00:00`, or RFC 3339. The first two are put into the form of the
-/// third, whose parser knows the calendar.
+/// `06/20/2019 02:57:58 +00:00`, `1/16/2020 5:24:12 AM +00:00`, or RFC 3339. The first two are rewritten as the third, so
+/// that one parser checks the calendar.
 fn date(text: &str) -> Option<Duration> {
     let rfc3339 = match text.split_whitespace().collect::<Vec<_>>()[..] {
         [date, time, "+00:00"] => american(date, time, None)?,

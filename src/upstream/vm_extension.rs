@@ -1,4 +1,4 @@
-//! The VM extension of 2017 (`docs/protocol.md`, "Endpoints", row "VM extension"), which knows no api-version and no
+//! The VM extension of 2017 (`docs/protocol.md`, "Endpoints", row "VM extension"). It has neither api-version nor
 //! `bypass_cache`.
 
 use super::endpoint::Endpoint;
