@@ -1,6 +1,6 @@
-//! The Azure Arc agent's token endpoint (`docs/protocol.md`, "Azure Arc's challenge"): it hands a token only to who has
-//! read the file that it names in a challenge. Here it has a path of its own, so that one stand-in speaks every
-//! protocol.
+//! The Azure Arc agent's token endpoint (`docs/protocol.md`, "Azure Arc's challenge"). It gives a token only to a client
+//! that has read the file named in a challenge. Its path differs from the real one's, so that one stand-in can have every
+//! kind of endpoint.
 
 use super::imds;
 use super::issue::IssuedToken;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 pub(super) const PATH: &str = "/arc/metadata/identity/oauth2/token";
 
-/// Challenges that nobody has answered yet.
+/// The challenges that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Challenges {
     directory: PathBuf,
@@ -32,12 +32,12 @@ impl Challenges {
         }
     }
 
-    /// The challenge to a request that does not answer one; each can be answered once. `realm` stands in the header in
-    /// place of the file's real path.
+    /// The challenge for a request without an answer to one. Each challenge can be answered once. `realm` replaces the
+    /// file's path in the header.
     pub fn challenge(&mut self, head: &Parts, realm: Option<&str>) -> Option<Reply> {
         let answered = header(&head.headers, AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Basic "));
         if let Some(path) = answered.and_then(|key| self.pending.remove(key)) {
-            // Gone already if the test took it away.
+            // An error means that the test has removed the file.
             _ = fs::remove_file(path);
             return None;
         }
@@ -67,12 +67,12 @@ impl Challenges {
     }
 }
 
-/// What the agent demands of a request: the same as the metadata service.
+/// The agent's demands on a request are the metadata service's.
 pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     imds::read(head, parameters)
 }
 
-/// The token reply, which names whatever identity the request named.
+/// The token reply, which repeats the identity in the request.
 pub(super) fn success(grant: &IssuedToken, request: &AskedToken) -> Map<String, Value> {
     imds::success(grant, request)
 }

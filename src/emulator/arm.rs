@@ -17,17 +17,17 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-/// The audiences that Resource Manager takes, each also without its slash.
+/// The audiences that Resource Manager accepts, each also without its slash.
 const AUDIENCES: [&str; 2] = ["https://management.azure.com/", "https://management.core.windows.net/"];
 
-/// Whether Resource Manager answers for this path, rightly cased or not.
+/// Whether this path belongs to Resource Manager, in upper or lower case.
 pub(super) fn is_here(path: &str) -> bool {
     path.get(..15)
         .is_some_and(|start| start.eq_ignore_ascii_case("/subscriptions/"))
 }
 
-/// Answers a request: who asks is judged first, then what is asked. Before that the web server in front of it all turns
-/// away a POST that says nothing of its body, for which the tutorial's `curl` has its `-d ""`.
+/// Answers a request. First the web server refuses a POST without a length, which is why the tutorial's `curl` has
+/// `-d ""`. Then the token is checked, and then the path.
 pub(super) fn answer(state: &EmulatorState, head: &Parts) -> Reply {
     let has_body =
         |headers: &HeaderMap| headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
@@ -101,7 +101,7 @@ fn check_claims(claims: &Map<String, Value>, now: i64) -> Result<(), (&'static s
     }
 }
 
-/// The account's name in a `listKeys` path, whose fixed parts must be cased rightly.
+/// The account's name in a `listKeys` path. The case of the path's fixed parts counts.
 fn account_of(path: &str) -> Option<&str> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     match segments.as_slice() {

@@ -1,4 +1,4 @@
-//! `/emulator/…`: how a test asks the stand-in what it saw, and tells it what to do next.
+//! `/emulator/…`: the routes by which a test reads what came and sets what to answer.
 
 use super::identity::IdentitySet;
 use super::reply::Reply;
@@ -8,10 +8,10 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
 
-/// Below which the control routes are.
+/// The control routes begin with this.
 pub(super) const PREFIX: &str = "/emulator/";
 
-/// Answers a control request; `body` is the TOML that a `PUT` brings.
+/// Answers a control request; `body` is the TOML of a `PUT`.
 pub(super) fn answer(state: &EmulatorState, head: &Parts, body: &str) -> Reply {
     let mut inner = state.inner.lock();
     let path = head.uri.path();

@@ -1,4 +1,4 @@
-//! `msi-emulator demo`: the stand-in, a real daemon in front of it, and two requests that show what the daemon is for.
+//! `msi-emulator demo`: starts the stand-in and a real daemon, and shows with two requests what the daemon does.
 
 use super::wall_clock::unix_now;
 use super::{Emulator, Options, StartError, claims};
@@ -22,53 +22,53 @@ use tokio::time::{Instant, sleep, timeout};
 
 const RESOURCE: &str = "https://storage.azure.com/";
 const TARGET: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com/";
-/// How long the daemon may take to start, to answer, and (it drains for up to 10 s) to end.
+/// The time-out of the daemon's start, of an answer, and of its end, which takes up to 10 s.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A token's answer is far smaller.
+/// Far more than a token's answer.
 const MAX_BODY: usize = 64 * 1024;
 const POLL: Duration = Duration::from_millis(20);
 
-/// What went wrong, with the next step where there is one.
+/// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The daemon's program is not where it is looked for.
+    /// The daemon's program is not found.
     #[error("there is no {0}: build it with `cargo build --release --bins`, or name it with --daemon PATH")]
     NoDaemon(PathBuf),
-    /// The daemon's program is there and cannot be run.
+    /// The daemon's program cannot be run.
     #[error("cannot run {0}")]
     Run(PathBuf, #[source] io::Error),
     /// The stand-in does not start.
     #[error("the stand-in does not start")]
     Start(#[from] StartError),
-    /// The private directory, or a file in it.
+    /// The private directory, or a file in it, cannot be made.
     #[error("cannot set up {0}")]
     Setup(PathBuf, #[source] io::Error),
-    /// The daemon ended although nobody asked it to.
+    /// The daemon ended too early.
     #[error("the daemon ended by itself ({status}); the end of its log:\n{log}")]
     Ended {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
         /// Its last lines.
         log: String,
     },
-    /// The daemon did not answer as it should.
+    /// The daemon's answer is wrong.
     #[error("{problem}; the end of the daemon's log:\n{log}")]
     Answer {
-        /// What was wrong about it.
+        /// What is wrong with it.
         problem: String,
         /// The daemon's last lines.
         log: String,
     },
-    /// The daemon did not end in order.
-    #[error("the daemon did not end well when asked to: {0}")]
+    /// The daemon did not end as it should after SIGTERM.
+    #[error("the daemon did not stop cleanly: {0}")]
     Stop(String),
-    /// Standard output is gone.
+    /// Standard output is closed.
     #[error("cannot print")]
     Print(#[from] io::Error),
 }
 
-/// Runs the demo until `interrupted`, or with `once` until the show is over. `daemon` is the program to start; usually
-/// the `msi-tokend` beside this executable.
+/// Runs the demo until `interrupted`, or with `once` until the two requests are shown. `daemon` is the program to start,
+/// by default the `msi-tokend` beside this executable.
 ///
 /// # Errors
 /// See [`DemoError`]. The daemon is stopped and the directory removed in any case.
@@ -96,7 +96,7 @@ pub async fn run(once: bool, daemon: Option<PathBuf>, interrupted: impl Future<O
     shown.and(stopped)
 }
 
-/// Two requests of the same key, and whether each reached the endpoint.
+/// Sends two requests for the same token, and counts how many of each reached the endpoint.
 async fn show(emulator: &Emulator, home: &Home, daemon: &mut DaemonProcess) -> Result<(), DemoError> {
     let bad = |problem: String| DemoError::Answer {
         problem,
@@ -144,11 +144,11 @@ fn invite(home: &Home) -> Result<(), DemoError> {
             quoted(&from_here(&client))
         );
     }
-    println!("Ctrl-C ends it all.");
+    println!("Ctrl-C stops the daemon and the stand-in.");
     Ok(io::stdout().flush()?)
 }
 
-/// The token without the token.
+/// The token's length and claims.
 fn describe(token: &str) -> Option<String> {
     let claims = claims(token)?;
     let text = |name| claims.get(name).and_then(Value::as_str);
@@ -172,7 +172,7 @@ struct TimedToken {
     took: Duration,
 }
 
-/// One request over the socket, connecting included.
+/// Sends one request over a new connection to the socket.
 async fn ask(socket: &Path) -> Result<TimedToken, String> {
     #[derive(Deserialize)]
     struct TokenBody {
@@ -206,7 +206,7 @@ async fn get(socket: &Path) -> Result<Response, Box<dyn std::error::Error>> {
     Ok(http::exchange(UnixStream::connect(socket).await?, request, MAX_BODY).await?)
 }
 
-/// A directory of our own, removed when this is dropped.
+/// A private directory, removed when this is dropped.
 #[derive(Debug)]
 struct Home(PathBuf);
 
@@ -254,7 +254,7 @@ impl Drop for Home {
     }
 }
 
-/// The daemon's process; killed if this is dropped before it ended.
+/// The daemon's process; killed if this is dropped while it runs.
 #[derive(Debug)]
 struct DaemonProcess(Child);
 
@@ -271,9 +271,9 @@ impl DaemonProcess {
         let child = Command::new(program)
             .arg("--config")
             .arg(&path)
-            // Neither a service manager's sockets nor anybody's proxy belong to it.
+            // A clean environment: no sockets of a service manager and no proxy.
             .env_clear()
-            // Ctrl-C in a terminal goes to the whole group; the daemon is told by us, once.
+            // Ctrl-C in a terminal signals the whole process group. In its own group the daemon gets one signal, from here.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(setup)?)
@@ -284,7 +284,7 @@ impl DaemonProcess {
             .map_err(|error| DemoError::Run(program.to_owned(), error))
     }
 
-    /// Waits until the daemon ends by itself.
+    /// Waits until the daemon ends without a signal from here.
     async fn ended(&mut self, home: &Home) -> DemoError {
         loop {
             match self.0.try_wait() {
@@ -300,7 +300,7 @@ impl DaemonProcess {
         }
     }
 
-    /// SIGTERM, and the wait for its end.
+    /// Sends SIGTERM and waits for the end.
     async fn stop(mut self) -> Result<(), DemoError> {
         let failed = |error: &dyn std::fmt::Display| DemoError::Stop(error.to_string());
         if self.0.try_wait().map_err(|error| failed(&error))?.is_none() {
@@ -322,7 +322,7 @@ impl DaemonProcess {
 impl Drop for DaemonProcess {
     fn drop(&mut self) {
         if let Ok(None) = self.0.try_wait() {
-            // It may end between the two; then there is nothing to kill.
+            // An error means that it has just ended.
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
@@ -342,7 +342,7 @@ fn beside_this(name: &str) -> PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name(name)
 }
 
-/// As told from the working directory, if it lies below.
+/// The path relative to the working directory, if it is below.
 fn from_here(path: &Path) -> PathBuf {
     let below = std::env::current_dir()
         .ok()
@@ -350,7 +350,7 @@ fn from_here(path: &Path) -> PathBuf {
     below.map_or_else(|| path.to_owned(), |rest| Path::new(".").join(rest))
 }
 
-/// For a shell's command line.
+/// Quotes the path for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) {

@@ -1,7 +1,7 @@
-//! A token request on its way: read, written down, perhaps spoilt by the script, answered.
+//! Handles a token request: reads it, records it, applies the script's fault and answers.
 //!
-//! Each kind of endpoint is a file (`imds`, `vm_extension`, `arc`): its path, what it demands of a request, and the shape of
-//! its replies. Everything else is the same for all and stands here.
+//! Each kind of endpoint is a file (`imds`, `vm_extension`, `arc`) with its path, its demands on a request and the form of
+//! its replies. This file has what all kinds share.
 
 use super::identity::{IdentitySelector, ManagedIdentity, NoIdentity};
 use super::issue::{IssuedToken, TENANT_ID, Wanted};
@@ -66,7 +66,7 @@ impl EndpointKind {
         }
     }
 
-    /// What comes before the answer itself, for the kind that has such a thing.
+    /// The challenge, for the kind that has one.
     fn challenge(self, state: &EmulatorState, head: &Parts, fault: &ScriptedFault) -> Option<Reply> {
         match self {
             Self::Arc => state.inner.lock().challenges.challenge(head, fault.realm.as_deref()),
@@ -75,7 +75,7 @@ impl EndpointKind {
     }
 }
 
-/// Answers a token request; `form` is the body that came with it.
+/// Answers a token request; `form` is its body.
 pub(super) async fn answer(
     kind: EndpointKind,
     state: &EmulatorState,
@@ -173,7 +173,7 @@ fn grant(state: &EmulatorState, request: &AskedToken, fault: &ScriptedFault) -> 
     Ok(inner.issuer.grant(now, key, wanted, fault.lifetime))
 }
 
-/// Whether there is such a resource: an `https` or `api` URI or an application's GUID; none whose host ends in `.invalid`.
+/// Whether the resource exists: any `https` or `api` URI, unless its host ends in `.invalid`, and any application's GUID.
 fn is_known_resource(resource: &str) -> bool {
     let is_guid = resource.len() == 36 && resource.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     let uri = resource
@@ -195,7 +195,7 @@ fn unknown_resource(resource: &str) -> Reply {
     )
 }
 
-/// The answer of a fault that needs no token.
+/// The answer of a fault without a token.
 fn canned(fault: &ScriptedFault) -> Option<Reply> {
     let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok());
     if let Some(location) = fault
@@ -236,7 +236,7 @@ pub(super) fn with_server(reply: Reply, server: Option<&'static str>) -> Reply {
     }
 }
 
-/// What a fault changes about any answer.
+/// Applies what a fault changes in an answer.
 fn spoil(mut reply: Reply, fault: &ScriptedFault) -> Reply {
     if let Some(value) = fault
         .retry_after
@@ -260,7 +260,7 @@ fn spoil(mut reply: Reply, fault: &ScriptedFault) -> Reply {
     reply
 }
 
-/// What is written down of a request.
+/// The record of a request.
 pub(super) fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
     let mut headers = BTreeMap::<String, String>::new();
     for (name, value) in &head.headers {
@@ -290,7 +290,7 @@ pub(super) fn seen(head: &Parts, parameters: Option<&Query>) -> Seen {
     }
 }
 
-/// Counts a request as being answered for as long as it lives, also when the caller hangs up.
+/// Counts a request as being answered until this is dropped, also when the caller hangs up.
 pub(super) struct InFlight<'a>(&'a EmulatorState);
 
 impl<'a> InFlight<'a> {

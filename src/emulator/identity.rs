@@ -1,4 +1,4 @@
-//! The managed identities the stand-in pretends the VM has, and how a request names one of them.
+//! The managed identities of the stand-in's VM, and how a request names one of them.
 
 use serde::Deserialize;
 use std::fmt;
@@ -14,7 +14,7 @@ pub const DEFAULT_RESOURCE_ID: &str = "/subscriptions/0b1f6471-1bf0-4dda-aec3-cb
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManagedIdentity {
-    /// What applications and RBAC call the `appId`.
+    /// The `appId` of applications and RBAC.
     pub client_id: String,
     /// The service principal's id in the tenant, also called principal id.
     pub object_id: String,
@@ -49,7 +49,7 @@ pub(super) enum NoIdentity {
     /// No identity has that id, or there is none at all.
     #[error("Identity not found")]
     NotFound,
-    /// Several user-assigned ones, none system-assigned, and the request named none.
+    /// There are several user-assigned identities and no system-assigned one, and the request names none.
     #[error(
         "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"
     )]
@@ -100,7 +100,7 @@ impl IdentitySet {
         Ok(Self(identities))
     }
 
-    /// The identity a request means. Without a selector: the system-assigned one, else the only user-assigned one.
+    /// The identity for a request. Without a selector: the system-assigned one, else the only user-assigned one.
     ///
     /// # Errors
     /// See [`NoIdentity`].

@@ -9,13 +9,13 @@ use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 pub(super) const PATH: &str = "/metadata/identity/oauth2/token";
-/// What the real one calls itself.
+/// The `Server` header of the real service.
 pub(super) const SERVER_NAME: &str = "IMDS/150.870.65.512";
 
 /// The first api-version with `bypass_cache`.
 const BYPASS_SINCE: &str = "2018-10-01";
 
-/// The api-versions that know the token endpoint, oldest first.
+/// The api-versions that have the token endpoint, oldest first.
 /// <https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service#supported-api-versions>
 const API_VERSIONS: [&str; 29] = [
     "2018-02-01",
@@ -49,7 +49,7 @@ const API_VERSIONS: [&str; 29] = [
     "2025-04-07",
 ];
 
-/// What the endpoint demands of a token request.
+/// The endpoint's demands on a token request.
 pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     check_method(head)?;
     check_headers(head)?;
@@ -78,7 +78,7 @@ pub(super) fn check_method(head: &Parts) -> Result<(), Reply> {
     (head.method == Method::GET).then_some(()).ok_or_else(refused)
 }
 
-/// What is demanded at every path under `/metadata/`.
+/// The demands on a request at every path under `/metadata/`.
 pub(super) fn check_headers(head: &Parts) -> Result<(), Reply> {
     if header(&head.headers, "metadata") != Some("true") {
         return Err(refuse("Required metadata header not specified"));
@@ -100,7 +100,7 @@ pub(super) fn refuse(reason: &str) -> Reply {
     error(StatusCode::BAD_REQUEST, "invalid_request", reason)
 }
 
-/// The token reply: all strings, and the id that the request named.
+/// The token reply: all values are strings, and the id in the request is repeated.
 pub(super) fn success(grant: &IssuedToken, request: &AskedToken) -> Map<String, Value> {
     let fields = [
         ("access_token", grant.access_token.clone()),

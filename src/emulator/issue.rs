@@ -1,8 +1,8 @@
-//! Issuing tokens, and keeping them the way the real endpoint does.
+//! Issues tokens, and caches them as the real endpoint does.
 //!
 //! The rule: a (resource, identity, `xms_cc`) is answered with the same token until a third of its life is over or a
-//! request says `bypass_cache=true`; then a new one is made. (The real subsystem keeps a token for about as long as it
-//! lives; a third leaves a client that renews at half of the life its new token also where lifetimes are short.)
+//! request says `bypass_cache=true`; then a new one is made. (The real endpoint keeps a token for about its whole life.
+//! With a third, a client that renews at half of the life gets a new token also when lives are short.)
 
 use super::identity::ManagedIdentity;
 use super::jwt::{self, Canary};
@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// The tenant all the stand-in's identities live in.
+/// The tenant of all the stand-in's identities.
 pub const TENANT_ID: &str = "9f1a7f0c-4a3e-4d52-8d5e-6c0b4a2e7d18";
-/// `iat` and `nbf` lie this far in the past, as Entra does it to bridge clocks that differ.
+/// `iat` and `nbf` are this far in the past, as with Entra, to allow for clocks that differ.
 const CLOCK_SKEW: i64 = 300;
 
-/// A token with what the endpoint tells about it. Times are Unix seconds.
+/// A token and what the endpoint's reply says about it. Times are Unix seconds.
 #[derive(Debug, Clone)]
 pub(super) struct IssuedToken {
     pub access_token: String,
@@ -28,18 +28,18 @@ pub(super) struct IssuedToken {
     stale_at: i64,
 }
 
-/// What a request wants from the cache of issued tokens.
+/// Which token a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The rule above.
+    /// The cached one or a new one, by the module's rule.
     Usual,
-    /// A new token, whatever is cached.
+    /// A new one, whatever is cached.
     New,
-    /// The one issued last while it is not expired, however little of its life is left.
+    /// The one issued last, as long as it has not expired.
     Earlier,
 }
 
-/// Makes tokens and remembers the last one of each key.
+/// Issues tokens and remembers the last one of each key.
 #[derive(Debug)]
 pub(super) struct Issuer {
     lifetime: Duration,
@@ -136,7 +136,7 @@ fn issue(
     }
 }
 
-/// The claims of a version 1.0 app-only token, as Entra makes them for a managed identity.
+/// The claims of a version 1.0 app-only token, as Entra issues it for a managed identity.
 fn claims_of(
     resource: &str,
     identity: &ManagedIdentity,

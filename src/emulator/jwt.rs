@@ -1,4 +1,4 @@
-//! Tokens as they look on the wire: three base64url parts. Nothing here signs or verifies anything.
+//! Makes tokens in the form of a JWT: three base64url parts. They are not signed, and no signature is checked.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ const SIGNATURE_BYTES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canary(String);
 
-/// Whether `token` has three parts and JSON claims: its claims.
+/// The claims of a token with three parts.
 pub fn claims(token: &str) -> Option<Map<String, Value>> {
     let mut parts = token.split('.');
     let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -36,7 +36,7 @@ pub(super) fn build(claims: &Map<String, Value>, canary: Option<&Canary>) -> Str
     )
 }
 
-/// So many random bytes, in base64url.
+/// Random bytes, in base64url.
 pub(super) fn random_base64url(bytes: usize) -> String {
     URL_SAFE_NO_PAD.encode((0..bytes).map(|_| fastrand::u8(..)).collect::<Vec<_>>())
 }

@@ -1,9 +1,9 @@
-//! What the instance metadata service has beside tokens, as far as Azure's SDKs ask for it before a first token.
+//! The other routes of the instance metadata service that Azure's SDKs ask before the first token.
 //!
 //! | path | |
 //! |---|---|
-//! | `GET /metadata/instance/compute` | what the VM is: <https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service#instance-metadata> |
-//! | `GET /metadata/identity/getplatformmetadata` | who would get a token that is bound to the caller's key; none is issued here |
+//! | `GET /metadata/instance/compute` | describes the VM: <https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service#instance-metadata> |
+//! | `GET /metadata/identity/getplatformmetadata` | the identity for a token that is bound to the caller's key; the stand-in issues none |
 //!
 //! Without `Metadata: true` every path is a 400 (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
 
@@ -22,12 +22,12 @@ const COMPUTE: &str = "/metadata/instance/compute";
 const PLATFORM: &str = "/metadata/identity/getplatformmetadata";
 const VM_ID: &str = "02aab8a4-74ef-476e-8182-f6d2ba4166a6";
 
-/// Whether the metadata service answers for this path.
+/// Whether this path belongs to the metadata service.
 pub(super) fn is_here(path: &str) -> bool {
     path.starts_with("/metadata/")
 }
 
-/// Answers a request for anything but a token.
+/// Answers a request that is no token request.
 pub(super) fn answer(state: &EmulatorState, head: &Parts) -> Reply {
     let parameters = Query::from_query(head.uri.query().unwrap_or_default());
     let _in_flight = InFlight::begin(state, seen(head, parameters.as_ref().ok()));
@@ -75,7 +75,7 @@ fn platform(state: &EmulatorState, parameters: &Query) -> Result<Value, Reply> {
             "cred-api-version is invalid or was not specified in the request",
         ));
     }
-    // The token route has another name for it.
+    // The token route calls the same parameter by another name.
     let resource_id = parameters
         .get("mi_res_id")
         .map(|id| IdentitySelector::ResourceId(id.to_owned()));

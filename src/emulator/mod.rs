@@ -1,9 +1,9 @@
-//! A stand-in for an Azure VM's MSI endpoint, for development and tests: tokens that look real and are worth nothing.
+//! A stand-in for an Azure VM's MSI endpoint, for development and tests. Its tokens look real, and Azure accepts none.
 //!
 //! One listener speaks the instance metadata service's token protocol (`GET /metadata/identity/oauth2/token`, and two
 //! routes beside it that SDKs ask first), that of the 2017 VM extension (`GET` or `POST /oauth2/token`), that of the
 //! Azure Arc agent (at `/arc/metadata/identity/oauth2/token`), and as much of Resource Manager as the tutorial needs
-//! (`POST /subscriptions/…/listKeys`). A [`Script`] makes it misbehave.
+//! (`POST /subscriptions/…/listKeys`). A [`Script`] makes it fail in chosen ways.
 //!
 //! | control route | |
 //! |---|---|
@@ -62,7 +62,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use traffic::Traffic;
 
-/// The most a request's body may have.
+/// The longest body of a request.
 const BODY_LIMIT: usize = 1024 * 1024;
 
 /// How the stand-in is set up.
@@ -70,19 +70,19 @@ const BODY_LIMIT: usize = 1024 * 1024;
 pub struct Options {
     /// Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Whether an address that is not loopback is let pass.
+    /// Whether an address that is not loopback is allowed.
     pub any_address: bool,
     /// How long tokens live.
     pub lifetime: Duration,
     /// The identities of the pretended VM.
     pub identities: IdentitySet,
-    /// What goes wrong.
+    /// The faults.
     pub script: Script,
-    /// A text in every token, to search for.
+    /// A text in every token, for tests that search for it.
     pub canary: Option<Canary>,
     /// The accounts whose keys Resource Manager lists.
     pub storage_accounts: Vec<StorageAccount>,
-    /// Where the Arc agent's challenges are put.
+    /// The directory of the Arc agent's challenges.
     pub arc_tokens: PathBuf,
 }
 
@@ -97,15 +97,15 @@ pub struct Emulator {
 /// Why the stand-in does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// It hands tokens to whoever asks, so it stays on the machine unless told otherwise.
+    /// The stand-in gives tokens to every caller, so by default it listens on loopback only.
     #[error("{0} is not a loopback address; another one needs --any-address")]
     NotLoopback(SocketAddr),
-    /// The address cannot be had.
+    /// The system refuses the address.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address asked for.
         address: SocketAddr,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -127,7 +127,7 @@ impl Default for Options {
 }
 
 impl Emulator {
-    /// Starts to listen; it accepts once this returns.
+    /// Starts the stand-in, which accepts connections from then on.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -157,7 +157,7 @@ impl Emulator {
         })
     }
 
-    /// Where it listens.
+    /// The stand-in's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -167,7 +167,7 @@ impl Emulator {
         format!("http://{}{}", self.address, imds::PATH)
     }
 
-    /// How many requests have come for a token or for anything else under `/metadata/`.
+    /// How many requests have come for paths under `/metadata/` and the other token routes.
     pub fn request_count(&self) -> u64 {
         self.state.inner.lock().traffic.count()
     }
@@ -175,12 +175,12 @@ impl Emulator {
     /// Closes the listener and all connections.
     pub async fn stop(self) {
         self.accepting.abort();
-        // The task ends by the abort, which is what the error says.
+        // The error only says that the task was aborted.
         let _ = self.accepting.await;
     }
 }
 
-/// Accepts for ever; the connections end with this task.
+/// Accepts connections until this task ends, and they end with it.
 async fn accept(listener: TcpListener, state: Arc<EmulatorState>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
@@ -188,7 +188,7 @@ async fn accept(listener: TcpListener, state: Arc<EmulatorState>) -> Infallible 
             Ok((stream, _)) => {
                 connections.spawn(serve(stream, Arc::clone(&state)));
             }
-            // A peer that left, or no descriptor free at the moment.
+            // The peer has left, or there is no free descriptor at the moment.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
         while connections.try_join_next().is_some() {}
@@ -201,7 +201,7 @@ async fn serve(stream: TcpStream, state: Arc<EmulatorState>) {
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     let stream = connection.into_parts().io.into_inner();
     if ended.is_err_and(|error| error.source().is_some_and(<dyn Error>::is::<Reset>)) {
-        // With no time to linger, the close is a reset. A failure to set this leaves an ordinary close.
+        // Zero linger time makes the close a reset. If it cannot be set, the close is an ordinary one.
         let _ = stream.set_zero_linger();
     }
 }

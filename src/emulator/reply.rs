@@ -1,4 +1,4 @@
-//! An answer before it is sent, and the ways in which its sending may go wrong on purpose.
+//! An answer, and the faults in sending it.
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -13,12 +13,12 @@ use serde_json::json;
 /// The body of every answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, Cut>;
 
-/// The connection ends here, in the middle of a body.
+/// Ends the connection in the middle of a body.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the body is cut on purpose")]
 pub(super) struct Cut;
 
-/// Instead of an answer: the connection is reset.
+/// Resets the connection instead of answering.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the connection is reset on purpose")]
 pub(super) struct Reset;
@@ -36,11 +36,11 @@ pub(super) struct Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
     Whole,
-    /// The first half, then the end of the connection.
+    /// The first half; then the connection ends.
     Half,
-    /// The first half, then nothing more while the connection stands.
+    /// The first half; then the connection stays open.
     Stalled,
-    /// All of it, and white space until there are so many bytes.
+    /// All of it, with white space up to this many bytes.
     PaddedTo(u64),
 }
 
@@ -49,7 +49,7 @@ const PADDING: &[u8] = &[b' '; 64 * 1024];
 impl Reply {
     /// A JSON body.
     pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
-        // What is serialised here are maps with string keys, for which there is no error.
+        // Serialising a map with string keys cannot fail.
         Self::text(status, serde_json::to_vec(body).unwrap_or_default()).with(
             CONTENT_TYPE,
             HeaderValue::from_static("application/json; charset=utf-8"),
@@ -109,12 +109,12 @@ fn first_half(whole: &Bytes, then: impl Future<Output = Cut> + Send + 'static) -
 }
 
 async fn cut() -> Cut {
-    // Head and first half leave only once hyper has been asked for more and had to wait.
+    // hyper sends the head and the first half only when the next part has to wait.
     tokio::task::yield_now().await;
     Cut
 }
 
-/// An error in the shape of the token routes (`docs/protocol.md`, "Errors", row "Form").
+/// An error in the form of the token routes (`docs/protocol.md`, "Errors", row "Form").
 pub(super) fn error(status: StatusCode, code: &str, description: &str) -> Reply {
     Reply::json(status, &json!({"error": code, "error_description": description}))
 }

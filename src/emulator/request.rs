@@ -1,4 +1,4 @@
-//! What a token request says, read the same way for every kind of endpoint.
+//! Reads a token request; the same for every kind of endpoint.
 
 use super::identity::IdentitySelector;
 use hyper::HeaderMap;
@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Query(Vec<(String, String)>);
 
-/// A request that is well-formed enough to be given a token.
+/// A valid token request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AskedToken {
     pub resource: String,
@@ -18,12 +18,12 @@ pub(super) struct AskedToken {
 }
 
 impl Query {
-    /// A query: `+` is itself.
+    /// Reads a query, in which `+` is a plus sign.
     pub fn from_query(text: &str) -> Result<Self, String> {
         pairs(text).collect::<Result<_, _>>().map(Self)
     }
 
-    /// An `application/x-www-form-urlencoded` body: `+` is a space.
+    /// Reads an `application/x-www-form-urlencoded` body, in which `+` is a space.
     pub fn from_form(text: &str) -> Result<Self, String> {
         Self::from_query(&text.replace('+', "%20"))
     }
@@ -33,7 +33,7 @@ impl Query {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// A name that stands there more than once.
+    /// A name that occurs more than once.
     pub fn duplicate(&self) -> Option<&str> {
         let mut seen = self.0.iter().enumerate();
         seen.find(|(n, (name, _))| self.0.iter().take(*n).any(|(other, _)| other == name))
@@ -61,7 +61,7 @@ impl Query {
         }
     }
 
-    /// The parts that every kind of endpoint has; `bypass_cache` is for the kinds that know it.
+    /// Reads the parts that every kind of endpoint has. `bypass_cache` is read by the kinds that have it.
     ///
     /// # Errors
     /// What is wrong, for an `error_description`.

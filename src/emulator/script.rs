@@ -1,9 +1,9 @@
-//! The fault script: which token requests are treated badly, and how.
+//! The fault script: which token requests fail, and how.
 //!
 //! A script is TOML, a list of `[[fault]]` steps:
 //!
 //! ```toml
-//! # The endpoint restarts: one refusal to talk, two 404s, then a slow answer; only for storage.
+//! # The endpoint restarts: a reset, two 404s (only for storage), then a slow answer.
 //! [[fault]]
 //! reset = true
 //!
@@ -31,10 +31,10 @@
 //! | `match.resource` | the resource contains this text |
 //! | `match.identity` | the request's selector: `default`, `client_id:…`, `object_id:…`, `resource_id:…`, or the id alone; without case |
 //! | `after = N` | lets the first N matching requests that come to this step pass on to the steps below |
-//! | `times = N` | applies N times; 1 when left out, 0 for as long as the script stands |
+//! | `times = N` | applies N times; 1 when left out, 0 for every request |
 //!
-//! **What it does.** Effects of one step combine where that makes sense: first `delay`, then one kind of answer, then
-//! what changes that answer.
+//! **What a step does.** The effects of one step can be combined: first `delay`, then one kind of answer, then the changes
+//! of that answer.
 //!
 //! | key | effect |
 //! |---|---|
@@ -43,7 +43,7 @@
 //! | `redirect = "http://…"` | 302 (or `status`) with this `Location` |
 //! | `status = 429` | this status, with the error body the real endpoint has for it; 2xx keeps the token reply |
 //! | `body = "text"`, `no_body = true` | this body, or none; the status is 200 unless given |
-//! | `lifetime = "90s"` | a new token that lives so long |
+//! | `lifetime = "90s"` | a new token with this life |
 //! | `same_token = true` | the token issued last, although a third of its life is over or the request bypasses the cache |
 //! | `wrong_resource`, `wrong_client_id` | a token of this other resource or identity, echoed truthfully, not kept |
 //! | `claims = { oid = "…" }` | a token with these claims in place of its own, while the reply names the right identity; not kept |
@@ -99,7 +99,7 @@ pub(super) struct ScriptedFault {
     pub huge_body: Option<u64>,
 }
 
-/// Which requests a step is for; nothing given: all.
+/// Which requests a step is for; by default all.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Matching {
@@ -107,7 +107,7 @@ pub(super) struct Matching {
     pub identity: Option<String>,
 }
 
-/// A script and how far it has been played.
+/// A script, and how often each step has been used.
 #[derive(Debug, Clone, Default)]
 pub struct Script(Vec<Step>);
 

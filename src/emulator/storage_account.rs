@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// A storage account and its first key; its second key is made up.
+/// A storage account and its first key. The stand-in invents the second key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageAccount {
     pub(super) name: String,
@@ -23,7 +23,7 @@ impl std::str::FromStr for StorageAccount {
                 "'{name}' is no account name: 3 to 24 lower-case letters and digits"
             ));
         }
-        // The key itself stays out of the message.
+        // The message does not show the key.
         STANDARD
             .decode(key)
             .map_err(|_| format!("the key of '{name}' is not base64"))?;

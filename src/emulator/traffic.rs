@@ -1,34 +1,33 @@
-//! What the stand-in has seen: every request for a token or for anything else under `/metadata/`, and how many came at
-//! once.
+//! Records the requests: every one for a token or for another path under `/metadata/`, and how many came at once.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So many requests are kept; older ones only count.
+/// How many requests are kept; older ones are only counted.
 const KEPT: usize = 10_000;
 
 /// One request, also a malformed one.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Seen {
     pub path: String,
-    /// As it came, undecoded; empty when there was none.
+    /// The query as it came, not decoded; empty if there is none.
     pub query: String,
     pub method: String,
-    /// Names in lower case; several of one name are joined by a comma.
+    /// Names in lower case. Several headers of one name are joined by a comma.
     pub headers: BTreeMap<String, String>,
-    /// Decoded; null when the request named none.
+    /// Decoded; null if the request names none.
     pub resource: Option<String>,
-    /// `default`, `client_id:…`, `object_id:…` or `resource_id:…`; null when that was unclear.
+    /// `default`, `client_id:…`, `object_id:…` or `resource_id:…`; null if the request is malformed.
     pub identity: Option<String>,
     /// Milliseconds since the stand-in started.
     pub at_ms: u64,
-    /// Requests that were being answered at that moment, this one among them.
+    /// How many requests were being answered at that moment, including this one.
     pub concurrent: usize,
 }
 
-/// The bounded list of them, with the peaks.
+/// The latest requests, with the peaks.
 #[derive(Debug)]
 pub(super) struct Traffic {
     started: Instant,
@@ -42,16 +41,16 @@ pub(super) struct Traffic {
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Peak {
     pub max_concurrent: usize,
-    /// The most that came within any second.
+    /// The largest number of requests within any second.
     pub max_in_one_second: usize,
 }
 
 /// The answer to `GET /emulator/requests`.
 #[derive(Debug, Serialize)]
 pub(super) struct TrafficReport {
-    /// All since the start or the last reset, also those no longer listed.
+    /// All requests since the start or the last reset, also those that are no longer listed.
     pub count: u64,
-    /// Those being answered now.
+    /// How many are being answered now.
     pub in_flight: usize,
     pub requests: Vec<Seen>,
 }
@@ -68,7 +67,7 @@ impl Traffic {
         }
     }
 
-    /// A request begins; `at_ms` and `concurrent` are filled in here. Every `begin` is followed by an `end`.
+    /// A request begins; fills in `at_ms` and `concurrent`. Every `begin` needs an `end`.
     pub fn begin(&mut self, mut seen: Seen, now: Instant) {
         self.in_flight += 1;
         self.count += 1;
@@ -94,7 +93,7 @@ impl Traffic {
         self.in_flight -= 1;
     }
 
-    /// Forgets requests and peaks; what is in flight stays counted as such.
+    /// Forgets requests and peaks, but not which requests are being answered.
     pub fn reset(&mut self) {
         self.seen.clear();
         self.last_second.clear();

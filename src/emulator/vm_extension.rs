@@ -1,8 +1,8 @@
-//! The token endpoint of the 2017 VM extension, the one the tutorial talks to (`docs/protocol.md`, "Endpoints", row "VM
+//! The token endpoint of the 2017 VM extension, which the tutorial uses (`docs/protocol.md`, "Endpoints", row "VM
 //! extension").
 //!
-//! Its replies differ from the metadata service's in three ways: `resource` comes back without its last slash,
-//! `refresh_token` is an empty string, and neither `client_id` nor `ext_expires_in` is there.
+//! Its replies differ from the metadata service's in three ways: `resource` has lost its last slash, `refresh_token` is an
+//! empty string, and `client_id` and `ext_expires_in` are missing.
 
 use super::issue::IssuedToken;
 use super::reply::{Reply, error};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 pub(super) const PATH: &str = "/oauth2/token";
 
-/// What the endpoint demands of a request: a query, or a form that is posted.
+/// The endpoint's demands on a request: a GET with a query, or a POST with a form.
 pub(super) fn read(head: &Parts, parameters: &Query) -> Result<AskedToken, Reply> {
     if head.method != Method::GET && head.method != Method::POST {
         return Err(error(

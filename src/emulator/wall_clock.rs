@@ -3,7 +3,7 @@
 /// The wall clock, in Unix seconds.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the stand-in is the other side: it has its own clock, the real one"
+    reason = "the stand-in is no part of the daemon and has its own clock"
 )]
 pub(super) fn unix_now() -> i64 {
     let since_epoch = std::time::SystemTime::now()
