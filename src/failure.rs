@@ -1,7 +1,7 @@
-//! Why the upstream gave no token: a value that is shared by every caller it concerns.
+//! Why the upstream gave no token. All callers that wait for the token get the same [`Failure`].
 //!
-//! Text is for people and codes are for programs: [`Codes`] stand beside the text in every JSON answer, and a client decides
-//! by them alone. Of an upstream's body only what `upstream/quote.rs` lets through gets in here.
+//! Its text is for people and its codes are for programs: [`Codes`] are in every JSON error, and a client decides by them
+//! alone. The text quotes an upstream's body only by way of `upstream/quote.rs`.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// One failed request to the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What it means for the next try.
+    /// What the failure means for the next try.
     pub class: Class,
     /// What happened.
     pub cause: Cause,
@@ -27,20 +27,20 @@ pub enum Class {
     Restarting,
     /// Reset, time-out, other 5xx, a 200 that is not a token, a redirect.
     Faulty,
-    /// 429, with the upstream's `Retry-After` where it sent one. Counts for all keys.
+    /// 429, with the upstream's `Retry-After`, if any. Holds for all keys.
     Throttled(Option<Duration>),
     /// Any other 4xx: asking again changes nothing until somebody changes the VM's identities or the request.
     Refused(Refusal),
-    /// It gave a token, for which the cache has no room. The one class that is our own.
+    /// The upstream gave a token, and the cache has no room for it. The only class that is not the endpoint's doing.
     Full,
 }
 
-/// The upstream's own words on why it will not issue a token; printable and bounded.
+/// The upstream's own words on why it issues no token; printable, and of bounded length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// An OAuth error code, such as `invalid_request`; none where the answer was no JSON.
+    /// An OAuth error code, such as `invalid_request`; none if the answer was no JSON.
     pub error: Option<String>,
-    /// For people.
+    /// The text for people.
     pub error_description: String,
 }
 
@@ -54,7 +54,7 @@ pub enum Cause {
     Reset,
     /// No answer came in time.
     Timeout,
-    /// The HTTP status says it.
+    /// The answer's HTTP status is an error.
     Status,
     /// A redirect, which is not followed.
     Redirect,
@@ -66,9 +66,9 @@ pub enum Cause {
     WrongResource,
     /// A token for another identity.
     WrongIdentity,
-    /// A token that is over by this machine's clock.
+    /// A token that has expired by this machine's clock.
     Expired,
-    /// One without a code here, or of another version.
+    /// A cause without a code, or with a code of another version.
     #[serde(other)]
     Other,
 }
@@ -106,13 +106,13 @@ pub enum ErrorClass {
     Refused,
     /// The request is wrong; asking the same again does not help.
     BadRequest,
-    /// The caller may not.
+    /// The caller may not have the token.
     Denied,
     /// A bound is reached.
     Full,
-    /// The caller's wait ran out and the endpoint has said nothing.
+    /// The caller's wait is over and the endpoint has not answered.
     Timeout,
-    /// The daemon ends.
+    /// The daemon is stopping.
     Stopping,
     /// A class of another version.
     #[serde(other)]
@@ -125,7 +125,7 @@ pub struct Codes {
     /// Who must do something about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<ErrorClass>,
-    /// What happened, where that has a code.
+    /// What happened, if it has a code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// The HTTP status of the endpoint's answer, if there was one.
@@ -147,7 +147,7 @@ impl Failure {
         }
     }
 
-    /// The failure that an answer with this status is.
+    /// The same failure with the answer's status.
     #[must_use]
     pub fn answered(self, status: u16) -> Self {
         Self {
@@ -156,7 +156,7 @@ impl Failure {
         }
     }
 
-    /// For programs.
+    /// The codes of this failure.
     pub fn codes(&self) -> Codes {
         let (class, upstream_error) = match &self.class {
             Class::Restarting => (ErrorClass::Restarting, None),

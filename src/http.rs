@@ -30,16 +30,16 @@ where
 pub struct Response {
     /// HTTP status.
     pub status: StatusCode,
-    /// As they came.
+    /// The headers.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// Why there is no answer. hyper's errors name what broke, and never quote what was received.
+/// Why there is no answer. hyper's errors never quote what was received.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the answer is no HTTP.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
     /// The body is longer than this many bytes.
@@ -47,7 +47,7 @@ pub enum ExchangeError {
     TooLarge(usize),
 }
 
-/// Sends the request and reads the answer, whose body may have `max_body` bytes. Dropping this ends the connection.
+/// Sends the request and reads the answer, whose body may have up to `max_body` bytes. Dropping this ends the connection.
 pub async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
@@ -133,14 +133,14 @@ where
 }
 
 impl Response {
-    /// A header's text, if there is one that is text.
+    /// A header's value, if it exists and is text.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
-/// Whether a host, as a URL or a `Host` header has it, is this machine itself: `localhost` or a loopback address. A name
-/// out of DNS may lead here as well, but then it is somebody else's.
+/// Whether the host of a URL or a `Host` header is this machine itself: `localhost` or a loopback address. Other names do
+/// not count, also if DNS gives a loopback address for them.
 pub fn is_loopback(host: &str) -> bool {
     let address = host
         .strip_prefix('[')

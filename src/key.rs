@@ -1,22 +1,22 @@
-//! What a token is for: the [`Key`] that a cached token is found under.
+//! The [`Key`] of a cached token: its resource, its identity and the caller's capabilities.
 //!
-//! A key is made of typed parts and never of a joined string, so no two different questions can share an answer.
-//! Whoever holds a [`Resource`] or an [`Identity`] knows that its length and characters were judged.
+//! A key consists of typed parts and not of a joined string, so two different requests never have the same key. The
+//! length and the characters of a [`Resource`] and an [`Identity`] are checked when they are made.
 
 use std::fmt;
 use std::hash::Hash;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Longest `resource`, in bytes.
+/// The longest `resource`, in bytes.
 pub const MAX_RESOURCE: usize = 1024;
-/// Longest identity selector, in bytes.
+/// The longest identity selector, in bytes.
 pub const MAX_IDENTITY: usize = 512;
 
 /// A resource or selector that cannot be part of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    /// Nothing between the `=` and the next `&`.
+    /// An empty value.
     #[error("is empty")]
     Empty,
     /// Longer than the bound for its kind.
@@ -40,13 +40,13 @@ pub enum InvalidKey {
 #[serde(try_from = "String")]
 pub struct Resource(Box<str>);
 
-/// Which of the VM's identities the token is for. Selectors are folded to lower case, since GUIDs and ARM ids compare
-/// without case; selectors of different kinds stay different keys even where they name the same identity.
+/// Which of the VM's identities the token is for. Selectors are stored in lower case, since GUIDs and ARM ids compare
+/// without case. Selectors of different kinds are different keys, even if they name the same identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Identity {
-    /// No selector: whatever the endpoint takes for the VM's default, which may change (`docs/protocol.md`, "Requests",
-    /// row "Default identity").
+    /// No selector: the VM's default identity, which the endpoint chooses and which may change (`docs/protocol.md`,
+    /// "Requests", row "Default identity").
     Default,
     /// `client_id`
     ClientId(Box<str>),
@@ -59,11 +59,11 @@ pub enum Identity {
 /// The identity of a cached token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// The audience.
+    /// The resource.
     pub resource: Resource,
-    /// Whose token.
+    /// The identity.
     pub identity: Identity,
-    /// Client capabilities (`xms_cc`), passed on to the endpoint: they change the token.
+    /// Client capabilities (`xms_cc`). They go to the endpoint and change the token.
     pub capabilities: Option<Box<str>>,
     /// Who issues the token (`authority`), passed on likewise.
     pub authority: Option<Box<str>>,
@@ -75,13 +75,13 @@ impl Resource {
         check(text, MAX_RESOURCE).map(|()| Self(text.into()))
     }
 
-    /// As the caller wrote it.
+    /// The text as the caller wrote it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether both name one audience: they may differ by one slash at the end, which some SDKs take away and the documents
-    /// of the services have (`docs/protocol.md`, "Requests", row "Resource").
+    /// Whether both name one audience. They may differ by one slash at the end: the services' documents have it, and some
+    /// SDKs remove it (`docs/protocol.md`, "Requests", row "Resource").
     pub fn is_same_audience(&self, other: &Self) -> bool {
         fn bare(text: &str) -> &str {
             text.strip_suffix('/').unwrap_or(text)
@@ -204,7 +204,7 @@ impl TryFrom<String> for Resource {
     }
 }
 
-/// The inverse of its display.
+/// Reads the form of its display.
 impl TryFrom<String> for Identity {
     type Error = InvalidKey;
 

@@ -1,8 +1,8 @@
-//! An access token, held in the form in which it is handed out.
+//! An access token, stored in the form in which it is served.
 //!
-//! A [`Token`] cannot be printed: no `Display`, a `Debug` without the secret, and its bytes are wiped when the last
-//! holder lets go (best effort: what the kernel or the allocator copied is out of reach). It is kept once, inside the
-//! JSON that every answer ends with, so that serving it leaves no copy behind.
+//! A [`Token`] cannot be printed: it has no `Display`, and its `Debug` shows no secret. Its bytes are wiped when it is
+//! dropped (copies of the kernel and the allocator cannot be reached). It is stored once, inside the JSON that ends every
+//! answer, so serving it makes no copy.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use zeroize::Zeroizing;
 
 use crate::key::Resource;
 
-/// What comes before the secret in [`Token::object`].
+/// The text before the secret in [`Token::object`].
 const BEFORE_SECRET: &str = r#"{"access_token":""#;
-/// Entra's have 22 characters.
+/// The longest `uti` that is shown. Entra's have 22 characters.
 const MAX_UTI: usize = 64;
 
-/// The pieces that a token is made of, as the upstream's reply gave them.
+/// The parts of a token in the upstream's reply.
 pub struct Parts {
     /// The secret itself.
     pub access_token: Zeroizing<String>,
-    /// The application (client) id of the identity, where the reply named it.
+    /// The application (client) id of the identity, if the reply names it.
     pub client_id: Option<String>,
     /// End of validity, since 1970.
     pub expires_on: Duration,
@@ -41,15 +41,15 @@ pub struct UnsafeToken;
 
 /// A bearer token for one resource.
 pub struct Token {
-    /// A JSON object of the answer's members that do not change from second to second.
+    /// A JSON object with all members of the answer except `expires_in` and its like, which change every second.
     object: Bytes,
     secret_len: usize,
     client_id: Option<Box<str>>,
     expires_on: Duration,
 }
 
-/// In the order of `docs/protocol.md`, "Answers", row "Order and types"; the secret comes first, at a place that is
-/// known.
+/// The members in the order of `docs/protocol.md`, "Answers", row "Order and types". The secret comes first, so that its
+/// place is known.
 #[derive(Serialize)]
 struct AnswerMembers<'a> {
     access_token: &'a str,
@@ -62,8 +62,8 @@ struct AnswerMembers<'a> {
 }
 
 impl Token {
-    /// Judges and keeps the secret: printable ASCII without space, quote and backslash, so that it fits a header and a
-    /// JSON string unchanged. `resource` is echoed as it was asked.
+    /// Checks and stores the secret. It must be printable ASCII without space, quote and backslash, so that it can stand
+    /// unchanged in a header and in a JSON string. `resource` is repeated as the caller wrote it.
     pub fn new(resource: &Resource, parts: &Parts) -> Result<Self, UnsafeToken> {
         let secret = parts.access_token.as_str();
         if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
@@ -77,7 +77,7 @@ impl Token {
             resource,
             token_type: "Bearer",
         };
-        // Sized once: a buffer that grows leaves copies of the secret behind.
+        // The buffer has its final size from the start: one that grows leaves copies of the secret in memory.
         let mut object = Zeroizing::new(Vec::with_capacity(secret.len() + resource.as_str().len() + 512));
         serde_json::to_writer(&mut *object, &members).map_err(|_| UnsafeToken)?;
         Ok(Self {
@@ -93,12 +93,12 @@ impl Token {
         self.object.slice(1..)
     }
 
-    /// The token as an upstream could have given it: a JSON object with the secret in it.
+    /// The token as a JSON object in the form of an upstream's reply, with the secret.
     pub fn object(&self) -> &[u8] {
         &self.object
     }
 
-    /// Bytes that it takes.
+    /// How many bytes the token takes.
     pub fn size(&self) -> usize {
         self.object.len() + self.client_id.as_ref().map_or(0, |id| id.len())
     }
@@ -108,23 +108,23 @@ impl Token {
         self.expires_on
     }
 
-    /// The client id that the upstream named, which tells who a default identity is.
+    /// The client id in the upstream's reply. It tells which identity is the default.
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }
 
-    /// Whether `hash` is the SHA-256 of the secret, as `token_sha256_to_refresh` names a bad token.
+    /// Whether `hash` is the SHA-256 of the secret; `token_sha256_to_refresh` names a refused token by it.
     pub fn has_sha256(&self, hash: &[u8; 32]) -> bool {
         Sha256::digest(self.secret()).as_slice() == hash
     }
 
-    /// Whether the upstream gave the same secret again.
+    /// Whether both have the same secret.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.secret() == other.secret()
     }
 
-    /// The `uti` claim, by which sign-in logs name this very token; no secret, and read from the token when it is asked
-    /// for. `None` where the token is no JWT or has an odd one.
+    /// The `uti` claim, by which sign-in logs name this token; it is no secret. `None` if the token is no JWT, or its
+    /// `uti` has another form.
     pub fn uti(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Claims {

@@ -4,17 +4,17 @@ use std::fmt;
 
 use super::numbers::{digits, is_digits};
 
-/// The name or the numeric id of a user or group. Which of the two a text is, is decided here alone.
+/// The name or the numeric id of a user or group. Only this file decides which of the two a text is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
     /// A uid or gid.
     Id(u32),
-    /// To be looked up.
+    /// A name, not looked up yet.
     Name(String),
 }
 
 impl Account {
-    /// Digits alone are an id, anything else is a name, also `+4646`; `None` for digits that are beyond all ids.
+    /// A text of digits is an id, any other a name, also `+4646`. `None` for digits beyond the largest id.
     pub fn named(text: &str) -> Option<Self> {
         if is_digits(text) {
             digits(text).filter(|id| Self::is_id(*id)).map(Self::Id)
@@ -23,7 +23,7 @@ impl Account {
         }
     }
 
-    /// The last number is no account's: chown(2) reads it as "nobody in particular".
+    /// The largest number is no id: to chown(2) it means "leave the owner as it is".
     pub(super) fn is_id(number: u32) -> bool {
         number < u32::MAX
     }

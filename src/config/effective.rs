@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::read::{Form, Origins, Visit};
 
-/// Prints as a configuration file that means what all files together mean; behind each value stands `file:line`, or
+/// Prints one configuration file with the same meaning as all files together. After each value comes `file:line`, or
 /// `default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective(String);
@@ -15,11 +15,11 @@ impl fmt::Display for Effective {
     }
 }
 
-/// Writes the keys it meets.
+/// Writes each key that it visits.
 pub(super) struct Printer<'a> {
     origins: &'a Origins,
     out: String,
-    /// Absent where the whole table has one place.
+    /// `None` if the whole table has one place.
     section: Option<&'static str>,
 }
 

@@ -20,18 +20,18 @@ use super::doubts;
 use super::violation::{FaultKind, Violation, printable};
 use crate::directory::{Directory, Untrusted, directory_of};
 
-/// Far beyond any real file, far below what could hurt.
+/// Far more than any real file, and little memory.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// No link is followed, and the open of a FIFO does not wait for its other end.
+/// Follows no link, and does not wait when it opens a FIFO.
 const FLAGS: OFlag = OFlag::O_NOFOLLOW
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_CLOEXEC);
 
-/// One file, judged and read.
+/// One file that was checked and read.
 pub(super) struct SourceFile {
-    /// As it was opened.
+    /// The path as it was opened.
     pub(super) path: Arc<Path>,
     pub(super) text: String,
 }
@@ -70,7 +70,7 @@ pub(super) fn read_all(main: &Path, violations: &mut Vec<Violation>) -> Vec<Sour
     sources
 }
 
-/// One file without others beside it, in a directory that nobody else can put another into.
+/// One file alone, in a directory that no other user can write.
 pub(super) fn read_one(path: &Path, violations: &mut Vec<Violation>) -> Option<SourceFile> {
     let directory = judged(path, Directory::open(directory_of(path)), violations)?;
     take(path, open(&directory, path, OFlag::empty()), violations)
@@ -153,8 +153,8 @@ fn read(path: &Path, opened: io::Result<File>) -> Result<String, FileFault> {
     })
 }
 
-/// Only root and the user whom this process runs as may be able to write it. The group is not trusted either, not even
-/// root's: who is in it is decided elsewhere.
+/// Checks that only root and this process's user can write the file. No group is trusted, not even root's, because other
+/// settings decide who is in it.
 fn check_trust(path: &Path, metadata: &Metadata) -> Result<(), FileFault> {
     let (owner, ours) = (metadata.uid(), geteuid().as_raw());
     if owner != 0 && owner != ours {

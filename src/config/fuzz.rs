@@ -1,4 +1,4 @@
-//! What holds whatever is in the configuration's files.
+//! What must hold for any configuration files.
 
 use std::path::Path;
 use std::str;
@@ -11,7 +11,7 @@ use super::{Account, Config, Loaded, Origin, Violations};
 /// Begins the next file.
 const NEXT_FILE: &str = "\n#--\n";
 
-/// The text of one file, or of several with a line of `#--` between them. Whether they are a configuration.
+/// `input` is one file, or several with a line `#--` between them. Returns whether they are a valid configuration.
 ///
 /// # Panics
 /// Something does not hold.
@@ -109,7 +109,7 @@ fn assert_is_sound(config: &Config) {
     }
 }
 
-/// As it is compared: the same rules at other places.
+/// The rules without their places, for a comparison.
 fn without_places(mut config: Config) -> Config {
     let nowhere = Origin {
         file: Arc::from(Path::new("")),

@@ -1,4 +1,4 @@
-//! The settings of `msi-token keep`: which tokens it keeps in which files.
+//! The settings of `msi-token keep`: its files, and the token in each.
 
 use std::path::Path;
 
@@ -25,15 +25,15 @@ const FOR_GROUP: u32 = 0o040;
 /// One `[[file]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptFile {
-    /// In the directory that the program is given.
+    /// The file's name in the program's directory.
     pub name: String,
     /// Which token.
     pub key: Key,
-    /// As what.
+    /// The form of the content.
     pub format: FileFormat,
     /// Permission bits.
     pub mode: u32,
-    /// The group that may read it, where it is not for its owner alone.
+    /// The group that may read the file, if any.
     pub group: Option<Gid>,
 }
 
@@ -42,11 +42,11 @@ pub struct KeptFile {
 pub enum FileFormat {
     /// The bare token, without a newline.
     Token,
-    /// The daemon's answer but for `expires_in`.
+    /// The daemon's answer without `expires_in`.
     Json,
     /// An HTTP header.
     Header,
-    /// A variable of this name, for files of variables.
+    /// A line `NAME=TOKEN`, with this name.
     Env(String),
     /// A line of libpq's password file.
     Pgpass(Login),
@@ -54,7 +54,7 @@ pub enum FileFormat {
     Kubernetes,
 }
 
-/// Which password a line of libpq's password file is for: <https://www.postgresql.org/docs/current/libpq-pgpass.html>.
+/// The login that a line of libpq's password file is for: <https://www.postgresql.org/docs/current/libpq-pgpass.html>.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
     /// The server's name as the program connects to it; `None` for any.
@@ -93,12 +93,12 @@ enum Word {
     Kubernetes,
 }
 
-/// What is wrong with a table as a whole: the key, what, the remedy.
+/// A violation of a whole table: the key, what is wrong, the remedy.
 type Wrong = (&'static str, String, String);
 
 /// Reads the settings. Their file must be a regular one, not a link, belong to root or to the user of this process, be
 /// writable by its owner alone, and stand in a directory of which the same is true, as all above it.
-/// `is_own_group` judges the groups that files are given to: nobody can give one to a group that he is not in.
+/// `is_own_group` tells which groups a file may have: a user can give files only to groups that the user is in.
 ///
 /// # Errors
 /// All that is wrong.
@@ -210,7 +210,7 @@ impl FileDraft {
         v.value("env", &mut self.env, &Optional(VariableName));
     }
 
-    /// By the keys that were given: one whose value was refused is told already.
+    /// Checks which keys were given. A key with a bad value counts as given, since it is reported already.
     fn wrong(&self, given: &[&str], has_login: bool) -> Vec<Wrong> {
         let is_given = |key: &str| given.contains(&key);
         let mut all: Vec<Wrong> = Vec::new();
@@ -270,7 +270,7 @@ impl FileDraft {
         }
     }
 
-    /// `None` where something that it cannot be without is missing, which is told already.
+    /// `None` if a needed key is missing, which is reported already.
     fn file(self, login: Option<Login>, group: Option<Gid>) -> Option<KeptFile> {
         let identity = self.client_id.or(self.object_id).or(self.resource_id);
         let format = match self.format.unwrap_or_default() {
@@ -300,10 +300,10 @@ impl Login {
     }
 }
 
-/// A file's name without a directory. One that begins with a dot is of use to us alone.
+/// A file's name without a directory. Names that begin with a dot are reserved for the program.
 struct FileName;
 
-/// As a shell takes it.
+/// A variable's name, as shells accept it.
 struct VariableName;
 
 /// A field of a password file; `*` stands for any.

@@ -19,9 +19,9 @@ use crate::key::{Identity, Key};
 /// A configuration without violations.
 #[derive(Debug)]
 pub struct Loaded {
-    /// To act by.
+    /// What the daemon uses.
     pub config: Config,
-    /// To show to people.
+    /// What `--check` prints.
     pub effective: Effective,
     /// SHA-256 of the files, in hexadecimal digits: whether two processes have read the same.
     pub hash: String,
@@ -40,7 +40,7 @@ pub fn load(main: &Path) -> Result<Loaded, Violations> {
     understand(&sources, violations)
 }
 
-/// One file over the other; `violations` are those that reading them had.
+/// Merges the files; `violations` are those of reading them.
 pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>) -> Result<Loaded, Violations> {
     let names = names();
     let mut draft = Draft::new(Config::default());
@@ -69,7 +69,7 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
         }
         reader.unknown_sections(&root);
     }
-    // What a file that could not be read would have set is not known, so rules on several keys are not checked.
+    // Without the values of a file that could not be read, rules about several keys cannot be checked.
     let whole = violations.iter().all(|problem| problem.class > FaultKind::Syntax);
     let config = complete(&mut draft);
     if whole {
@@ -98,7 +98,7 @@ pub(super) fn understand(sources: &[SourceFile], mut violations: Vec<Violation>)
     }
 }
 
-/// By name and text: one configuration can be reached by more than one path.
+/// The hash of names and texts, without directories: the same configuration may be loaded by different paths.
 fn hash(sources: &[SourceFile]) -> String {
     let mut hasher = Sha256::new();
     for source in sources {
@@ -127,7 +127,7 @@ fn names() -> Names {
     names
 }
 
-/// Looks at which keys were given: a key with a bad value was reported already and is not missing.
+/// Checks which keys were given. A key with a bad value counts as given, since it is reported already.
 fn check_warm(given: &[&str], origin: &Origin) -> Option<Violation> {
     if !given.contains(&"resource") {
         let remedy = "add resource, such as resource = \"https://storage.azure.com/\"";
@@ -170,7 +170,7 @@ fn check_rule(given: &[&str], default_identity: Option<bool>, origin: &Origin) -
     }
 }
 
-/// Fills in what depends on other keys, also in the draft, for the printer.
+/// Fills in values that depend on other keys, also in the draft, for printing.
 fn complete(draft: &mut Draft) -> Config {
     let (kind, socket) = (draft.upstream.kind, &draft.listen.socket);
     draft.upstream.endpoint = draft.endpoint.get_or_insert_with(|| kind.default_endpoint()).clone();

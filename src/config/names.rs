@@ -1,5 +1,5 @@
-//! The forms of values that name something: users, groups, units, resources, identities. Whether a user or group
-//! exists is not asked here: that may change while the file does not.
+//! The forms of values that are names: of users, groups, units, resources and identities. Whether a user or group exists
+//! is not checked here, since that can change while the file stays the same.
 
 use super::Account;
 use super::doubts;
@@ -52,7 +52,7 @@ impl Form<Account> for UserOrGroup {
         }
     }
 
-    /// In quotes also an id, which version 0.1.0 reads in no other form.
+    /// Ids have quotes, too, because version 0.1.0 reads them only so.
     fn show(&self, value: &Account) -> Option<String> {
         Some(quoted(&value.to_string()))
     }

@@ -1,6 +1,5 @@
-//! Numbers that stand in strings, in the configuration and on command lines: ASCII digits and nothing else. The parsers
-//! below us also take a sign, spaces between digits, or the address 127.0.0.1 as `0x7f000001`, and such a text means
-//! something that its reader does not see.
+//! Numbers in strings, in the configuration and on command lines: ASCII digits only. The parsers used also accept a sign,
+//! spaces between digits, or the address 127.0.0.1 as `0x7f000001`. People misread such texts, so they are refused.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,18 +7,18 @@ use std::time::Duration;
 /// Why a text is no duration.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidDuration {
-    /// As the parser says it.
+    /// The parser's error.
     #[error("{0}")]
     Unreadable(#[from] humantime::DurationError),
-    /// "1 0s" is neither ten seconds nor eleven.
+    /// "1 0s" could mean one or ten seconds.
     #[error("there is a space between two digits")]
     SpaceInNumber,
 }
 
-/// A duration as people write it: "24h", "1m 30s".
+/// Reads a duration as people write it: "24h", "1m 30s".
 ///
 /// # Errors
-/// Anything else.
+/// The text is no such duration.
 pub fn duration(text: &str) -> Result<Duration, InvalidDuration> {
     let ends_in_digit = |word: &str| word.ends_with(|last: char| last.is_ascii_digit() || last == '.');
     let mut words = text.split_whitespace().peekable();
@@ -42,8 +41,8 @@ pub(super) fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a host is an IPv4 address in a form that only the resolver reads (`127.1`, `0x7f000001`, `017700000001`), so
-/// that nothing which judges addresses knows it for one. No host name ends in a number.
+/// Whether a host is an IPv4 address in a form that the resolver reads and the checks of addresses do not (`127.1`,
+/// `0x7f000001`, `017700000001`). No host name ends in a number.
 pub(super) fn is_odd_ipv4(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

@@ -1,4 +1,4 @@
-//! Takes keys out of parsed TOML and remembers where each came from; what nobody took is unknown.
+//! Takes keys out of parsed TOML and remembers the place of each. A key that is left over is unknown.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::violation::{FaultKind, Violation};
 /// A value with its place in the text.
 pub(super) type Node<'i> = Spanned<DeValue<'i>>;
 
-/// What a value may be: how it is read, and how it is written back.
+/// A kind of value: how it is read and written.
 pub(super) trait Form<T> {
-    /// All that is wrong with `node`, if anything is.
+    /// Reads `node`, or says all that is wrong with it.
     fn read(&self, node: &Node<'_>) -> Result<T, Vec<ReadFault>>;
     /// What is rarely meant about a value that can be read; `key` is where it stands.
     fn doubts(&self, _key: &str, _node: &Node<'_>, _value: &T) -> Vec<ReadFault> {
@@ -35,7 +35,7 @@ pub(super) struct ReadFault {
     /// Byte offset in the text.
     at: usize,
     what: String,
-    /// `None` where the form's example says it.
+    /// `None` if the form's example is the remedy.
     remedy: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl ReadFault {
         }]
     }
 
-    /// A value of the right type that will not do; the remedy is the form's example.
+    /// A bad value of the right type; the remedy is the form's example.
     pub(super) fn bad(node: &Node<'_>, what: impl Into<String>) -> Vec<Self> {
         vec![Self {
             class: FaultKind::Value,
@@ -93,9 +93,9 @@ fn name_of_type(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Meets every key, in the order of the documentation: see [`super::schema`].
+/// Visits every key, in the order of the documentation: see [`super::schema`].
 pub(super) trait Visit {
-    /// One key of the table at hand.
+    /// Visits one key of the current table.
     fn value<T>(&mut self, key: &'static str, place: &mut T, form: &impl Form<T>);
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Whatever is visited next belongs to `section`.
+    /// The next keys belong to `section`.
     pub(super) fn enter(&mut self, section: &'static str) -> &mut Self {
         self.section = section;
         self
@@ -121,7 +121,7 @@ impl Visit for Names {
     }
 }
 
-/// Sections of which there may be many.
+/// Sections that may be repeated.
 const REPEATED: [&str; 3] = ["warm", "allow", "file"];
 
 /// The line that begins a section.
@@ -136,7 +136,7 @@ fn header(section: &str) -> String {
 /// Where each key of each section was last set.
 pub(super) type Origins = HashMap<(&'static str, &'static str), Origin>;
 
-/// One file under reading.
+/// One file that is being read.
 pub(super) struct Reader<'a> {
     source: &'a SourceFile,
     names: &'a Names,
@@ -145,13 +145,13 @@ pub(super) struct Reader<'a> {
     violations: &'a mut Vec<Violation>,
 }
 
-/// One table under reading.
+/// One table that is being read.
 pub(super) struct Table<'r, 'a, 'i> {
     reader: &'r mut Reader<'a>,
     section: &'static str,
     left: DeTable<'i>,
     given: Vec<&'static str>,
-    /// Where the keys that were found stand; of no use for tables in an array.
+    /// The places of the keys; not used for tables in an array.
     origins: Option<&'r mut Origins>,
 }
 
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the table at `key` out of `outer`; `path` is what it is called from the top of the file.
+    /// Takes the table at `key` out of `outer`; `path` is its full name.
     pub(super) fn inner<'i>(&mut self, outer: &mut DeTable<'i>, key: &str, path: &str) -> Option<DeTable<'i>> {
         let (name, node) = outer.remove_entry(key)?;
         match node.into_inner() {
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Visits the keys of one table; what the visit leaves is unknown. The keys that were given, good or bad.
+    /// Visits the keys of one table and reports the rest as unknown. Returns the keys that were given, good or bad.
     pub(super) fn table<'r, 'i>(
         &'r mut self,
         section: &'static str,
@@ -272,12 +272,12 @@ impl<'a> Reader<'a> {
         given
     }
 
-    /// Adds what the caller found by itself.
+    /// Adds a violation that the caller has found.
     pub(super) fn note(&mut self, problem: Option<Violation>) {
         self.violations.extend(problem);
     }
 
-    /// Reports what is left at the top of the file.
+    /// Reports unknown keys at the top of the file.
     pub(super) fn unknown_sections(&mut self, root: &DeTable<'_>) {
         for (name, node) in root {
             let text = name.get_ref();
@@ -342,7 +342,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Visit for Table<'_, '_, '_> {
-    /// Leaves `place` as it was where the key is missing or its value is bad.
+    /// Leaves `place` unchanged if the key is missing or its value is bad.
     fn value<T>(&mut self, key: &'static str, place: &mut T, form: &impl Form<T>) {
         let Some((name, node)) = self.left.remove_entry(key) else {
             return;

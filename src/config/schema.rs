@@ -1,4 +1,4 @@
-//! Every key of the configuration, once: reading, printing and suggestions all walk this list.
+//! The list of all keys, used for reading, for printing and for suggestions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::key::{Identity, Resource};
 
-/// A configuration while files are laid over it.
+/// The configuration while files are merged into it.
 pub(super) struct Draft {
     pub(super) upstream: UpstreamSettings,
-    /// Where set; else the kind decides, which a later file may change.
+    /// If it is set. Otherwise it depends on the kind, which a later file may change.
     pub(super) endpoint: Option<Uri>,
     pub(super) listen: Listen,
-    /// Where set; else the socket's place decides.
+    /// If it is set. Otherwise it depends on the socket's path.
     pub(super) sdk_env: Option<PathBuf>,
     pub(super) cache: Cache,
     pub(super) limits: Limits,
@@ -170,7 +170,7 @@ impl AllowTable {
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// Tokens: at least one of any size that a reply can have, and at most what can be handed over at a restart.
+/// Bytes of tokens: at least one token of the largest size, and at most what a restart can hand over.
 const TOKENS: Size = Size {
     min: 1_000_000,
     max: 48_000_000,

@@ -1,4 +1,4 @@
-//! The forms of values that stand for themselves: numbers, durations, addresses, paths. Names are in [`super::names`].
+//! The forms of plain values: numbers, durations, addresses, paths. Names are in [`super::names`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,10 +46,10 @@ pub(super) struct Loopback;
 /// The address of an MSI endpoint.
 pub(super) struct EndpointUrl;
 
-/// A key that may be left out, which is told from every value.
+/// A key that may be left out; then its value is `None`.
 pub(super) struct Optional<F>(pub(super) F);
 
-/// A list of at least one.
+/// A list that is not empty.
 pub(super) struct List<F>(pub(super) F);
 
 /// The text of a string.
@@ -59,19 +59,19 @@ pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Vec<ReadFault>> {
         .ok_or_else(|| ReadFault::wrong_type(node, "a string"))
 }
 
-/// The value of an integer in any of TOML's forms, if it is not negative and `T` holds it.
+/// The value of an integer in any of TOML's forms, if it is not negative and fits `T`.
 pub(super) fn whole_number<T: TryFrom<u64>>(node: &Node<'_>) -> Option<T> {
     let number = node.get_ref().as_integer()?;
     let value = u64::from_str_radix(number.as_str(), number.radix()).ok()?;
     T::try_from(value).ok()
 }
 
-/// Text as a TOML string. A JSON string is one too, but for a raw DEL, and no value that passed its form holds one.
+/// Text as a TOML string. A JSON string is a TOML string unless it has a DEL, and no valid value has one.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// As people write it: "24h", not "1day". humantime reads it back.
+/// A duration as people write it: "24h", not "1day". humantime can read it.
 fn in_one_unit(period: Duration) -> String {
     let units = [
         ("h", 3_600_000_000_000),
@@ -83,7 +83,7 @@ fn in_one_unit(period: Duration) -> String {
     in_largest(period.as_nanos(), &units)
 }
 
-/// Exactly, which bytesize's own way to show a size is not. It reads it back.
+/// A size, exactly; bytesize's own display rounds. bytesize can read it.
 fn bytes(size: usize) -> String {
     let units = [
         ("MB", 1_000_000),
@@ -95,14 +95,14 @@ fn bytes(size: usize) -> String {
     in_largest(size as u128, &units)
 }
 
-/// In the largest unit that leaves no fraction; the last is 1.
+/// A number in the largest unit that leaves no fraction. The last unit must be 1.
 fn in_largest(number: u128, units: &[(&str, u128)]) -> String {
     let whole = units.iter().find(|(_, size)| number.is_multiple_of(*size));
     whole.map_or_else(String::new, |(unit, size)| format!("{}{unit}", number / size))
 }
 
 impl Count {
-    /// More than any VM can hold of anything that is counted here.
+    /// Far more than a VM can hold of anything that is counted.
     const MAX: usize = 1_000_000;
 }
 
@@ -153,7 +153,7 @@ impl Form<usize> for Size {
         let Some(text) = node.get_ref().as_str() else {
             return Err(ReadFault::wrong_type(node, "a string with a unit"));
         };
-        // The library takes a sign.
+        // bytesize accepts a sign.
         let size = text
             .starts_with(|first: char| first.is_ascii_digit())
             .then(|| text.parse());
@@ -307,7 +307,7 @@ fn endpoint(text: &str) -> Result<Uri, &'static str> {
     let Some(rest) = text.strip_prefix("http://") else {
         return Err("must begin with http:// (a VM's endpoint speaks no TLS)");
     };
-    // Judged on the text, since the parser drops a fragment without a word.
+    // Checked in the text, since the parser silently drops a fragment.
     if text.contains(['?', '#']) {
         return Err("must have neither query nor fragment (the daemon adds the query itself)");
     }

@@ -11,9 +11,9 @@ use super::Origin;
 pub struct Violation {
     /// The file, or the directory `conf.d`.
     pub file: Arc<Path>,
-    /// From 1; none where the file as a whole is meant.
+    /// From 1; none if the whole file is meant.
     pub line: Option<usize>,
-    /// As `section.key`, or a section's name; none where no key is meant.
+    /// `section.key`, or a section's name; none if no key is meant.
     pub key: Option<String>,
     /// What is wrong.
     pub what: String,
@@ -22,7 +22,7 @@ pub struct Violation {
     pub(super) class: FaultKind,
 }
 
-/// How deep the reader had come: per file, what kept it from looking further is told first.
+/// How far reading has come. In each file, what stopped it earliest is told first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FaultKind {
     /// The file cannot be opened or may not be trusted.
@@ -122,7 +122,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A path for one line of text: whoever names a file may not write lines of ours.
+/// A path as one line of text, so that a file's name cannot add lines to the output.
 pub(super) fn printable(path: &Path) -> String {
     path.to_string_lossy().escape_debug().to_string()
 }

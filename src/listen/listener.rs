@@ -1,4 +1,4 @@
-//! A socket that listens, of either kind, and why there may be none.
+//! A listening socket of either kind, and the errors of opening one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub const RECEIVE_BUFFER: usize = 2304;
 #[derive(Debug)]
 pub struct Listener {
     acceptor: Acceptor,
-    /// Goes with us if we made it.
+    /// The socket's file, or `sdk.env`, which is removed with the listener if this process made it.
     _file: Option<OwnFile>,
     from_systemd: bool,
 }
@@ -42,7 +42,7 @@ pub enum ListenError {
     Occupied {
         /// The path of the socket or of `sdk.env`.
         path: String,
-        /// What is there.
+        /// What is at the path.
         why: &'static str,
         /// The key that names the path.
         setting: &'static str,
@@ -63,14 +63,14 @@ pub enum ListenError {
         /// The key that names it.
         setting: &'static str,
     },
-    /// This process's user may not put a socket there.
+    /// This process's user may not make a socket there.
     #[error(
         "{path}: uid {uid} may not make a socket there: give it the directory, or set listen.socket to another path"
     )]
     NoPermission {
         /// The socket's path.
         path: String,
-        /// Whom this process runs as.
+        /// The uid of this process.
         uid: u32,
     },
     /// The kernel refused.
@@ -78,10 +78,10 @@ pub enum ListenError {
     Refused {
         /// The socket's path or address.
         place: String,
-        /// As the system says it.
+        /// The system's error.
         source: io::Error,
     },
-    /// Our own requests would come in there.
+    /// The daemon's own requests would come in at this listener.
     #[error("{0}: this is upstream.endpoint as well, so the daemon would ask itself: choose another port")]
     Loop(SocketAddr),
     /// `sdk.env` cannot be written.
@@ -89,7 +89,7 @@ pub enum ListenError {
     Unwritable {
         /// Of `sdk.env`.
         path: String,
-        /// As the system says it.
+        /// The system's error.
         source: io::Error,
     },
     /// The kernel does not name the user behind a loopback connection.
@@ -106,7 +106,7 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// A socket that systemd keeps, with those who wait in its queue, for the next process.
+    /// A socket that systemd keeps for the next process, with the callers in its queue.
     pub(super) fn from_systemd(acceptor: Acceptor) -> Self {
         Self {
             acceptor,
@@ -115,7 +115,7 @@ impl Listener {
         }
     }
 
-    /// A socket that ends with this process, and so does its file.
+    /// A socket that ends with this process, together with its file.
     pub(super) fn ours(acceptor: Acceptor, file: Option<OwnFile>) -> Self {
         Self {
             acceptor,

@@ -1,7 +1,7 @@
-//! Where callers come in: how each listener comes to be, or why there is none.
+//! Opens each listener, or says why there is none.
 //!
-//! systemd passes a listener and keeps it, with the callers in its queue, for the next process; otherwise the daemon binds
-//! one by itself, which ends with the process.
+//! A listener that systemd passes lives on, with the callers in its queue, for the next process. A listener that the
+//! daemon binds itself ends with the process.
 
 mod listener;
 mod lock;

@@ -1,4 +1,4 @@
-//! A file that this process made: that of a socket, or `sdk.env`.
+//! A file that this process made: a socket's file, or `sdk.env`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -8,7 +8,7 @@ use nix::libc::{dev_t, ino_t};
 use crate::directory::Directory;
 use crate::replace::remove;
 
-/// A file of our own; taken away in the end if it still is the one we made.
+/// Removes the file when it is dropped, unless another file has taken its place.
 #[derive(Debug)]
 pub struct OwnFile {
     directory: Directory,

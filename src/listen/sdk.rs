@@ -50,7 +50,7 @@ fn open_or_not(config: &Config, passed: Option<TcpListener>) -> Result<Option<Sd
         (None, Some(address)) => tcp::bind(address, "listen.sdk")?,
         (None, None) => return Ok(None),
     };
-    // Only here is it known where systemd's socket listens.
+    // Only the socket itself tells the address that systemd has bound.
     if config::reaches(&config.upstream.endpoint, address) {
         return Err(ListenError::Loop(address));
     }

@@ -86,7 +86,7 @@ fn check_place(directory: &Directory, name: &OsStr, path: &Path) -> Result<(), L
     }
 }
 
-/// The process that wrote the file holds this lock as long as it lives. It is one that only the file's owner can hold.
+/// The process that wrote the file holds this lock until it ends. Only the file's owner can hold it.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the C library declares the numbers wider than the fields they are for"
@@ -114,7 +114,7 @@ fn replace(directory: &Directory, name: &OsStr, content: &str) -> io::Result<Fil
     let mut file = File::from(openat(directory, &*new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(content.as_bytes())?;
     fcntl(&file, FcntlArg::F_OFD_SETLK(&LOCK))?;
-    // Whatever the umask is.
+    // The umask does not matter.
     file.set_permissions(Permissions::from_mode(MODE))?;
     renameat(directory, &*new, directory, name)?;
     Ok(file)

@@ -1,4 +1,4 @@
-//! Loopback TCP listeners: passed by systemd, or bound by ourselves.
+//! Loopback TCP listeners, passed by systemd or bound by the daemon.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -8,7 +8,7 @@ use tokio_util::either::Either;
 
 use super::listener::{ListenError, Listener, set_buffers};
 
-/// As many as the kernel allows (`net.core.somaxconn`): a caller finds a full queue slow.
+/// The longest queue that the kernel allows (`net.core.somaxconn`): a full one makes callers wait.
 const BACKLOG: u32 = u16::MAX as u32;
 
 /// A listener at the loopback address that `setting` names. To be called inside the runtime.
@@ -19,7 +19,7 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Listener, Soc
         } else {
             TcpSocket::new_v6()?
         };
-        // Connections of a daemon before us that linger do not bar the port; another listener still does.
+        // Lingering connections of a former process do not block the port then; another listener still does.
         socket.set_reuseaddr(true)?;
         set_buffers(&socket)?;
         socket.bind(address)?;
@@ -41,7 +41,7 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<(Listener, Soc
 pub fn adopt(listener: StdListener, name: &str) -> Result<(Listener, SocketAddr), ListenError> {
     let adopt = || {
         listener.set_nonblocking(true)?;
-        // For those to come; who waits in the queue already has what the unit says.
+        // For connections to come; those in the queue have the unit's values.
         set_buffers(&listener)?;
         let address = listener.local_addr()?;
         Ok((

@@ -1,4 +1,4 @@
-//! The Unix socket: passed by systemd, or bound by ourselves with the same care.
+//! The Unix socket, passed by systemd or bound by the daemon.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -34,7 +34,7 @@ setsockopt_impl!(PassRights, libc::SOL_SOCKET, SO_PASSRIGHTS, bool, sockopt::Set
 
 /// The key that names the socket.
 const SETTING: &str = "listen.socket";
-/// A daemon starts in far less time than tries times pause.
+/// Another daemon's start is over long before all tries are.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -108,15 +108,15 @@ fn is_served(path: &Path) -> Result<bool, ListenError> {
     }
 }
 
-/// Tries to connect, without waiting in the queue of a server that does not accept.
+/// Tries to connect, without waiting in a server's queue.
 fn probe(path: &Path) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
-/// The file has its final mode from the first moment on, and the queue is as long as the kernel allows: a caller finds a
-/// full one refused.
+/// The file has its final mode from the start. The queue is as long as the kernel allows, since a full one refuses
+/// callers.
 fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
     let descriptor = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     refuse_descriptors(&descriptor)?;
