@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A stand-in for an Azure VM's MSI endpoint: tokens that look real and are worth nothing.
+/// A stand-in for an Azure VM's MSI endpoint. Its tokens look real, and Azure accepts none.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -43,10 +43,10 @@ struct Serve {
     /// Allow an address that is not loopback, as is needed inside a test's own network namespace.
     #[arg(long)]
     any_address: bool,
-    /// How long tokens live; for a third of it, the same token is given again.
+    /// How long tokens live; the same token is given again for a third of this time.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = msi_tokend::config::duration)]
     lifetime: Duration,
-    /// What goes wrong, as TOML: a list of [[fault]] steps, as the documentation of `emulator::script` has them.
+    /// The faults, as TOML: a list of [[fault]] steps, which the documentation of `emulator::script` describes.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
     /// The VM's identities, as TOML: [[identity]] with `client_id`, `object_id`, `resource_id`, `system_assigned`.
@@ -58,17 +58,17 @@ struct Serve {
     /// A storage account whose keys Resource Manager lists; may be repeated.
     #[arg(long = "storage-account", value_name = "NAME=BASE64KEY")]
     storage_accounts: Vec<StorageAccount>,
-    /// Where the Arc agent's challenges are put.
+    /// The directory of the Arc agent's challenges.
     #[arg(long, value_name = "DIRECTORY", default_value = "/var/opt/azcmagent/tokens")]
     arc_tokens: PathBuf,
 }
 
-/// Show the daemon at work: a stand-in endpoint, a real msi-tokend before it, and two requests for the same token.
+/// Show the daemon at work: a stand-in endpoint, a real msi-tokend, and two requests for the same token.
 ///
-/// Both run until Ctrl-C, on a private socket to try things on.
+/// Both run until Ctrl-C, with a private socket for more requests.
 #[derive(Args)]
 struct Demo {
-    /// Exit after the show; non-zero if anything went wrong.
+    /// Exit after the two requests, non-zero if anything went wrong.
     #[arg(long)]
     once: bool,
     /// The daemon's program; the one beside this executable unless given.

@@ -28,7 +28,7 @@ const MAX_INPUT: u64 = 1024 * 1024;
 pub struct Arguments {
     #[command(flatten)]
     selector: IdentityOptions,
-    /// What git wants, which appends it itself: get, store or erase; nothing is done for any other.
+    /// get, store or erase, which git appends by itself; any other operation does nothing.
     #[arg(value_name = "OPERATION")]
     operation: String,
 }

@@ -18,13 +18,13 @@ pub struct Selection {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct ResourceOptions {
-    /// Whom the token is for, as --resource has it.
+    /// The resource, as with --resource.
     #[arg(value_name = "RESOURCE", value_parser = Resource::new)]
     named: Option<Resource>,
-    /// Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
+    /// The resource that the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts.
     #[arg(long, value_parser = Resource::new)]
     resource: Option<Resource>,
-    /// Whom the token is for, as an SDK's scope such as `https://storage.azure.com/.default`.
+    /// The resource as an SDK's scope, such as `https://storage.azure.com/.default`.
     #[arg(long, value_parser = of_scope)]
     scope: Option<Resource>,
 }
