@@ -36,13 +36,13 @@ complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "sdk-env" -d 'Pr
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "status" -d 'List what is cached; never a token'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "explain" -d 'Judge the configuration files: which rule allows, or which part of each rule does not match'
-complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
+complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "doctor" -d 'Find out what is wrong and say what to do'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "lock" -d 'The firewall rules that lead to the daemon what programs send to the metadata service'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'
 complete -c msi-token -n "__fish_msi_token_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
-complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource -d 'The resource that the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l scope -d 'The resource as an SDK\'s scope, such as `https://storage.azure.com/.default`' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l client-id -d 'The identity\'s client id (application id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l object-id -d 'The identity\'s object id (principal id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l resource-id -d 'The identity\'s ARM resource id' -r -f
@@ -55,8 +55,8 @@ claims\t'What the token says, in readable JSON: its claims and times, never the 
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l wait -d 'Give up after so long; until then try again where the daemon cannot be reached or says "try later". Without it there is one try, which lasts as long as the daemon holds its callers (`limits.caller_wait`)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -l socket -d 'The daemon\'s socket; by default that of `MSI_TOKEND_SOCKET`, or else `/run/msi-tokend/msi-tokend.sock`' -r -F
 complete -c msi-token -n "__fish_msi_token_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
-complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource -d 'The resource that the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l scope -d 'The resource as an SDK\'s scope, such as `https://storage.azure.com/.default`' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l client-id -d 'The identity\'s client id (application id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l object-id -d 'The identity\'s object id (principal id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand refresh" -l resource-id -d 'The identity\'s ARM resource id' -r -f
@@ -97,8 +97,8 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l pid -d '
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l listener -d 'Where it calls' -r -f -a "socket\t'The Unix socket: groups are those of the process'
 sdk\t'The loopback listener: groups are those of the account'
 lock\t'The lock\'s listener, as the loopback listener'"
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'Whom the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
-complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'Whom the token is for, as an SDK\'s scope such as `https://storage.azure.com/.default`' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource -d 'The resource that the token is for, byte for byte, such as `https://storage.azure.com/`; the last slash counts' -r -f
+complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l scope -d 'The resource as an SDK\'s scope, such as `https://storage.azure.com/.default`' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l client-id -d 'The identity\'s client id (application id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l object-id -d 'The identity\'s object id (principal id)' -r -f
 complete -c msi-token -n "__fish_msi_token_using_subcommand explain" -l resource-id -d 'The identity\'s ARM resource id' -r -f
@@ -128,14 +128,14 @@ complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -l socket -d
 complete -c msi-token -n "__fish_msi_token_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "get" -d 'Print a token'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "refresh" -d 'Have a new token fetched, because a service refused the one there is, and print it'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "keep" -d 'Keep tokens in files, for programs that read one from there'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "keep" -d 'Keep tokens in files, for programs that read a token from a file'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "git-credential" -d 'Speak git\'s protocol for credential helpers, for Azure DevOps over https'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "exec" -d 'Become another program, with the environment that leads it to the daemon\'s loopback listener'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "sdk-env" -d 'Print the environment for programs on the daemon\'s loopback listener, as sdk.env has it'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "status" -d 'List what is cached; never a token'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "health" -d 'One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "explain" -d 'Judge the configuration files: which rule allows, or which part of each rule does not match'
-complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "doctor" -d 'Say in plain words what is wrong and what to do'
+complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "doctor" -d 'Find out what is wrong and say what to do'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "lock" -d 'The firewall rules that lead to the daemon what programs send to the metadata service'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "metrics" -d 'Write the daemon\'s metrics to a file for the textfile collector of `node_exporter`'
 complete -c msi-token -n "__fish_msi_token_using_subcommand help; and not __fish_seen_subcommand_from get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help" -f -a "reload" -d 'Have the daemon read its configuration again. For root and the daemon\'s own user'

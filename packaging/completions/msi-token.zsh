@@ -31,8 +31,8 @@ _msi-token() {
         case $line[1] in
             (get)
 _arguments "${_arguments_options[@]}" : \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--resource=[The resource that the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[The resource as an SDK'\''s scope, such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
 '--client-id=[The identity'\''s client id (application id)]:ID:' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:' \
@@ -46,13 +46,13 @@ claims\:"What the token says, in readable JSON\: its claims and times, never the
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::named -- Whom the token is for, as --resource has it:_default' \
+'::named -- The resource, as with --resource:_default' \
 && ret=0
 ;;
 (refresh)
 _arguments "${_arguments_options[@]}" : \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--resource=[The resource that the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[The resource as an SDK'\''s scope, such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
 '--client-id=[The identity'\''s client id (application id)]:ID:' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:' \
@@ -66,7 +66,7 @@ claims\:"What the token says, in readable JSON\: its claims and times, never the
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::named -- Whom the token is for, as --resource has it:_default' \
+'::named -- The resource, as with --resource:_default' \
 && ret=0
 ;;
 (keep)
@@ -86,7 +86,7 @@ _arguments "${_arguments_options[@]}" : \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help]' \
 '--help[Print help]' \
-':operation -- What git wants, which appends it itself\: get, store or erase; nothing is done for any other:_default' \
+':operation -- get, store or erase, which git appends by itself; any other operation does nothing:_default' \
 && ret=0
 ;;
 (exec)
@@ -132,15 +132,15 @@ _arguments "${_arguments_options[@]}" : \
 '--listener=[Where it calls]:LISTENER:((socket\:"The Unix socket\: groups are those of the process"
 sdk\:"The loopback listener\: groups are those of the account"
 lock\:"The lock'\''s listener, as the loopback listener"))' \
-'--resource=[Whom the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
-'--scope=[Whom the token is for, as an SDK'\''s scope such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
+'--resource=[The resource that the token is for, byte for byte, such as \`https\://storage.azure.com/\`; the last slash counts]:RESOURCE:' \
+'--scope=[The resource as an SDK'\''s scope, such as \`https\://storage.azure.com/.default\`]:SCOPE:' \
 '--client-id=[The identity'\''s client id (application id)]:ID:' \
 '--object-id=[The identity'\''s object id (principal id)]:ID:' \
 '--resource-id=[The identity'\''s ARM resource id]:ID:' \
 '--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
 '-h[Print help (see more with '\''--help'\'')]' \
 '--help[Print help (see more with '\''--help'\'')]' \
-'::named -- Whom the token is for, as --resource has it:_default' \
+'::named -- The resource, as with --resource:_default' \
 && ret=0
 ;;
 (doctor)
@@ -327,7 +327,7 @@ _msi-token_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
-'doctor:Say in plain words what is wrong and what to do' \
+'doctor:Find out what is wrong and say what to do' \
 'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \
@@ -377,7 +377,7 @@ _msi-token__subcmd__help_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
-'doctor:Say in plain words what is wrong and what to do' \
+'doctor:Find out what is wrong and say what to do' \
 'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
 'reload:Have the daemon read its configuration again. For root and the daemon'\''s own user' \

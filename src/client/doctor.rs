@@ -401,7 +401,7 @@ mod tests {
                     .find(|(at, _)| *at == path)
                     .map(|(_, text)| (*text).to_owned())
             };
-            locked(lock, read).iter().flat_map(Finding::lines).collect()
+            locked(lock, read).iter().flat_map(|finding| finding.lines(None)).collect()
         };
         assert_eq!(
             lines(lock(Standing::Locked), &[]),
