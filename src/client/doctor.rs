@@ -401,7 +401,10 @@ mod tests {
                     .find(|(at, _)| *at == path)
                     .map(|(_, text)| (*text).to_owned())
             };
-            locked(lock, read).iter().flat_map(|finding| finding.lines(None)).collect()
+            locked(lock, read)
+                .iter()
+                .flat_map(|finding| finding.lines(None))
+                .collect()
         };
         assert_eq!(
             lines(lock(Standing::Locked), &[]),

@@ -380,8 +380,8 @@ mod tests {
         );
         assert_eq!(
             line(&troubled[2..], Some("HTTP 429")),
-            "degraded: serving 1 of 1 token; the endpoint throttles this VM (429), so the daemon asks it \
-             nothing for a while: HTTP 429"
+            "degraded: serving 1 of 1 token; the endpoint throttles this VM (429), so the daemon asks it nothing for a \
+             while: HTTP 429"
         );
     }
 }

@@ -81,7 +81,7 @@ impl Observer for Reporter {
                 debug!(resource = %key.resource, identity = %key.identity, "token dropped: nobody asked for it within cache.idle_drop");
             }
             Note::Evicted(key) => {
-                debug!(resource = %key.resource, identity = %key.identity, "token dropped to make room for another one")
+                debug!(resource = %key.resource, identity = %key.identity, "token dropped to make room for another one");
             }
             Note::ClockStepped { by, forward } => {
                 let direction = if *forward { "forward" } else { "back" };
