@@ -298,7 +298,11 @@ fn a_429_silences_the_daemon_for_all_keys_and_is_told_as_one() {
         daemon.token("https://cold/7").status == 200
     });
     let log = daemon.log();
-    assert_eq!(log.matches("the daemon asks it nothing for a while").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("the daemon asks it nothing for a while").count(),
+        1,
+        "{log}"
+    );
     eventually("the end of it is told", || daemon.log().contains("throttles no more"));
     let requests = emulator.requests();
     let at = |n: usize| requests["requests"][n]["at_ms"].as_u64().unwrap();

@@ -9,9 +9,9 @@ use std::process::{Command, Output, Stdio};
 
 use clap::Args;
 
-use super::super::error::{ClientError, Exit};
 use super::rules;
 use crate::access::uid_of;
+use crate::client::error::{ClientError, Exit};
 use crate::config::{self, Account, Lock, LockMode};
 use crate::observe::lock::STATE;
 use crate::replace;
