@@ -299,7 +299,7 @@ fn a_429_silences_the_daemon_for_all_keys_and_is_told_as_one() {
     });
     let log = daemon.log();
     assert_eq!(
-        log.matches("the daemon asks it nothing for a while").count(),
+        log.matches("nothing for a while and serves the cached tokens").count(),
         1,
         "{log}"
     );
