@@ -29,6 +29,13 @@ def options(text):
     return set(re.findall(r"--[a-z][a-z-]+", re.sub(r"(?m)^(?! +(-\w, )?--).*$", "", text)))
 
 
+def options_of(*command):
+    """The options of a command of msi-token and of its own commands."""
+    text = help_of("msi-token", *command)
+    below = subcommands(text) if "\nCommands:\n" in text else []
+    return options(text).union(*(options_of(*command, name) for name in below))
+
+
 def subcommands(text):
     listed = text.split("Commands:\n", 1)[1].split("\n\n", 1)[0]
     return [name for name in re.findall(r"^  ([a-z-]+)\b", listed, re.MULTILINE) if name != "help"]
@@ -65,7 +72,7 @@ def test_client_page():
     commands = subcommands(help_of("msi-token"))
     described = re.search(r"^COMMANDS\n(.*?)^\w", page, re.MULTILINE | re.DOTALL)[1]
     assert set(re.findall(r"^ {7}([a-z][a-z-]*)\b", described, re.MULTILINE)) == set(commands), commands
-    known = options(help_of("msi-token")).union(*(options(help_of("msi-token", command)) for command in commands))
+    known = options(help_of("msi-token")).union(*map(options_of, commands))
     section = re.search(r"^OPTIONS\n(.*?)^\w", page, re.MULTILINE | re.DOTALL)[1]
     assert options(section) == known, (options(section) ^ known)
 
