@@ -10,13 +10,13 @@ from service import TEMPLATES, UNITS, install
 # most 249, or missing because it is older than those notes. A directive gets in here only after looking there.
 KNOWN_TO_249 = set("""
     AccuracySec After Also AmbientCapabilities Backlog Before CapabilityBoundingSet ConditionPathIsDirectory Conflicts
-    DefaultDependencies Description DevicePolicy DirectoryMode Documentation Environment ExecReload ExecStart ExecStopPost
-    FileDescriptorName
-    FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitMEMLOCK LimitNOFILE
+    DefaultDependencies Description DevicePolicy DirectoryMode Documentation Environment ExecCondition ExecReload ExecStart
+    ExecStartPre ExecStop ExecStopPost FileDescriptorName FileDescriptorStoreMax Group IPAddressAllow IPAddressDeny KeyringMode LimitCORE LimitMEMLOCK LimitNOFILE
     ListenStream LockPersonality MemoryDenyWriteExecute MemoryMax MemorySwapMax NoNewPrivileges OnActiveSec
-    OnUnitActiveSec PartOf PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock
+    OnUnitActiveSec PartOf PathChanged PrivateDevices PrivateMounts PrivateNetwork PrivateTmp ProcSubset ProtectClock
     ProtectControlGroups ProtectHome ProtectHostname ProtectKernelLogs ProtectKernelModules
-    ProtectKernelTunables ProtectProc ProtectSystem ReadWritePaths ReceiveBuffer RemainAfterExit RemoveIPC Requires Restart
+    ProtectKernelTunables ProtectProc ProtectSystem ReadWritePaths ReceiveBuffer ReloadPropagatedFrom
+    RemainAfterExit RemoveIPC Requires Restart
     RestartPreventExitStatus RestartSec RestrictAddressFamilies RestrictNamespaces RestrictRealtime
     RestrictSUIDSGID RuntimeDirectory RuntimeDirectoryMode RuntimeDirectoryPreserve SendBuffer Service
     SocketMode StartLimitIntervalSec SystemCallArchitectures SystemCallErrorNumber SystemCallFilter TasksMax
