@@ -80,8 +80,8 @@ def test_doctor(machine):
     assert reload(machine).returncode == 0
     doctor(machine, 0, "/etc/msi-tokend/config.toml and its conf.d are in effect")
     machine.run("chmod", "0640", EXTRA)
-    doctor(machine, 78, f"WRONG {EXTRA}", "cannot be read by uid", "its next start would fail")
-    doctor(machine, 0, f"note {EXTRA}", "cannot be read by uid", "sudo msi-token doctor", user="stranger")
+    doctor(machine, 78, f"WRONG {EXTRA}", "cannot be read by msi-tokend (", f"chmod o+r {EXTRA}", "its next start would fail")
+    doctor(machine, 0, f"note {EXTRA}", "cannot be read by stranger (", "sudo msi-token doctor", user="stranger")
     machine.run("chmod", "0644", EXTRA)
     configure(machine, "50-extra", '[limits]\nmax_conections = 5\n')
     machine.try_("systemctl", "restart", UNIT)
