@@ -43,8 +43,8 @@ def test_on(machine):
     assert [ask(machine, "stranger") for _ in range(3)] == ["200"] * 3
     assert upstream_requests(machine) == before + 1
     wait_for("the daemon sees it", lambda: state(machine) == "locked")
-    status = machine.run("systemctl", "status", "--no-pager", "msi-tokend.service")
-    assert "lock observing: nothing is denied" in status, status
+    wait_for("the status line says so",
+             lambda: "lock observing: nothing is denied" in machine.show("msi-tokend.service", "StatusText")["StatusText"])
     [record] = machine.journal("OUTCOME=would_deny")
     assert record["UID"] == machine.run("id", "--user", "stranger")
     assert "lock observing" in machine.run("msi-token", "doctor")
