@@ -159,8 +159,8 @@ impl Daemon {
             .retry_in(RESTART_PAUSE),
             NoAnswer::QueueFull | NoAnswer::Silent(_) => failure(
                 Exit::Unreachable,
-                "The daemon hangs or is overloaded. Look at `systemctl status msi-tokend`; if it does not recover, run \
-                 `systemctl restart msi-tokend`.",
+                "The daemon hangs, is overloaded, or cannot start with its configuration. Look at `systemctl status msi-tokend` \
+                 and `msi-tokend --check`; if it does not recover, run `systemctl restart msi-tokend`.",
             )
             .retry_in(RESTART_PAUSE),
             NoAnswer::NoPermission => failure(
