@@ -50,9 +50,18 @@ pub fn rule_for(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) 
     toml::to_string(&File { allow: [table] }).ok()
 }
 
+/// Units that start programs for any user: a rule for one would be for everybody's jobs.
+const STARTERS: [&str; 5] = [
+    "anacron.service",
+    "atd.service",
+    "cron.service",
+    "cronie.service",
+    "crond.service",
+];
+
 /// In `user@UID.service` is whatever the user starts.
 fn is_service_of_its_own(unit: &str) -> bool {
-    unit.ends_with(".service") && !unit.starts_with("user@") && is_unit_name(unit)
+    unit.ends_with(".service") && !unit.starts_with("user@") && !STARTERS.contains(&unit) && is_unit_name(unit)
 }
 
 /// The account's name if a rule reads it as that name.
@@ -91,6 +100,8 @@ mod tests {
             (None, None, "users = [\"33\"]"),
             (Some("ann"), Some("session-3.scope"), "users = [\"ann\"]"),
             (Some("ann"), Some("user@33.service"), "users = [\"ann\"]"),
+            (Some("ann"), Some("cron.service"), "users = [\"ann\"]"),
+            (None, Some("atd.service"), "users = [\"33\"]"),
             (None, Some("docker-0123.scope"), "users = [\"33\"]"),
             (None, Some("a.service (deleted)"), "users = [\"33\"]"),
             // Names that a rule reads as something else, or not at all.
