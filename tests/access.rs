@@ -459,8 +459,11 @@ fn root_needs_a_rule_where_the_configuration_says_so() {
         let document = daemon.get("/status").json();
         assert_eq!(document["caller"]["privileged"], false, "{document}");
         assert_eq!(document["tokens"][0]["resource"], STORAGE, "{document}");
+        let told = daemon.log().matches("reload").count();
         let reloaded = daemon.send("POST", "/reload", &[], "");
         assert_eq!(reloaded.status, 200, "{reloaded:?}");
+        // Or the next reload would take this record for its own.
+        common::eventually("the log tells of it", || daemon.log().matches("reload").count() > told);
         daemon.reload(&format!(
             "{by_rules}[[allow]]\nusers = [\"root\"]\nresources = [\"{STORAGE}\"]\n"
         ));
