@@ -39,7 +39,7 @@ use crate::upstream::Upstream;
 #[command(version)]
 pub struct Arguments {
     /// The configuration file; conf.d/*.toml beside it is read after it.
-    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_PATH)]
     pub config: PathBuf,
     /// Validate the configuration, print what is in effect and where each value came from, and exit.
     #[arg(long)]

@@ -11,8 +11,6 @@ use super::forms::instant;
 use crate::config::{self, Loaded, Violations};
 use crate::observe::status::Status;
 
-const SERVICE_PATH: &str = "/etc/msi-tokend/config.toml";
-
 /// The files that are judged.
 pub struct ConfigFiles {
     main: PathBuf,
@@ -24,7 +22,9 @@ impl ConfigFiles {
     /// Those named, or the service's; nothing where another daemon is asked, which may have any.
     pub fn of(daemon: &Daemon, named: Option<&Path>) -> Option<Self> {
         let of_service = daemon.socket() == Path::new(Daemon::SERVICE_SOCKET);
-        let main = named.or(of_service.then_some(Path::new(SERVICE_PATH)))?.to_owned();
+        let main = named
+            .or(of_service.then_some(Path::new(config::DEFAULT_PATH)))?
+            .to_owned();
         Some(Self { main, of_service })
     }
 

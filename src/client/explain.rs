@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Args)]
 pub struct Arguments {
     /// The configuration file; conf.d/*.toml beside it is read after it.
-    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     #[command(flatten)]
     caller: CallerOptions,

@@ -36,6 +36,9 @@ pub use self::service::{SERVICE_USER, load_as_service, service_user};
 pub use self::violation::{Violation, Violations};
 use crate::key::{Identity, Key, Resource};
 
+/// Where the packaged service has it.
+pub const DEFAULT_PATH: &str = "/etc/msi-tokend/config.toml";
+
 /// The effective configuration: defaults, then `config.toml`, then `conf.d/*.toml` in name order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

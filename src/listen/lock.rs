@@ -14,6 +14,8 @@ use crate::config::Config;
 
 /// Where programs meant to connect.
 pub const METADATA_SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
+/// Its `Host`.
+pub const METADATA_HOST: &str = "169.254.169.254";
 
 /// Takes the listener over; `None` where the lock is off. To be called inside the runtime.
 pub fn open(config: &Config, passed: Option<TcpListener>) -> Result<Option<Listener>, ListenError> {

@@ -13,7 +13,7 @@ mod unix;
 mod unix_acceptor;
 
 pub use self::listener::{Acceptor, ListenError, Listener, RECEIVE_BUFFER, Stream};
-pub use self::lock::{METADATA_SERVICE, dialled, open as open_lock};
+pub use self::lock::{METADATA_HOST, METADATA_SERVICE, dialled, open as open_lock};
 pub use self::sdk::{Sdk, open as open_sdk};
 pub use self::tcp::bind as bind_loopback;
 pub use self::unix::bind as bind_unix;

@@ -14,6 +14,7 @@ use super::protocol::Protocol;
 use super::request::Route;
 use crate::config::digits;
 use crate::http;
+use crate::listen::METADATA_HOST;
 use crate::observe::labels::Denial;
 
 /// What proxies add to a request (`docs/protocol.md`, "Requests", row "Proof header").
@@ -124,14 +125,14 @@ impl ListenerKind {
             .and_then(|host| host.to_str().ok())
             .unwrap_or_default();
         let good = match self {
-            Self::Lock => ["169.254.169.254", "169.254.169.254:80"].contains(&host),
+            Self::Lock => host.strip_suffix(":80").unwrap_or(host) == METADATA_HOST,
             _ => is_loopback(host, port),
         };
         if good {
             return Ok(());
         }
         let what = match port {
-            _ if matches!(self, Self::Lock) => "169.254.169.254".to_owned(),
+            _ if matches!(self, Self::Lock) => METADATA_HOST.to_owned(),
             Some(port) => format!("a loopback name or address with port {port}, such as 127.0.0.1:{port}"),
             None => "a loopback name or address, such as 127.0.0.1".to_owned(),
         };

@@ -25,7 +25,7 @@ use super::slots::Slot;
 use crate::config::{Lock, LockMode, Pass};
 use crate::failure::{Cause, Class, Failure};
 use crate::http;
-use crate::listen::METADATA_SERVICE;
+use crate::listen::{METADATA_HOST, METADATA_SERVICE};
 use crate::observe::labels::PassedThrough;
 
 /// What a slot's connection to the metadata service may have in the kernel, each way.
@@ -174,7 +174,7 @@ fn rebuilt(request: Request<Incoming>, body_timeout: Duration) -> Request<Passed
     // Of a URI that came as a path only path and query are sent.
     *rebuilt.uri_mut() = head.uri;
     let headers = rebuilt.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static("169.254.169.254"));
+    headers.insert(HOST, HeaderValue::from_static(METADATA_HOST));
     let named = named_by_connection(&head.headers);
     for (name, value) in &head.headers {
         if KNOWN_HEADERS.contains(&name.as_str()) && !named.contains(name) {
