@@ -29,7 +29,7 @@
 //! | [`broker`] | decides, and does nothing else: no I/O, no clock, no task |
 //! | [`config`] | files to typed configuration |
 //! | [`fairness`] | who pays when something is full |
-//! | [`directory`], [`replace`] | files that nobody else can put in place of ours, and a file replaced whole |
+//! | [`replace`], [`directory`] | a file replaced whole, and a directory in which nobody else can put a file in place of ours |
 //! | [`environment`] | what leads programs to the loopback listener |
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`descriptors`] | room for callers, and some kept from them |

@@ -5,11 +5,14 @@ use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, UnlinkatFlags, fchown, unlinkat};
+
+use crate::directory::directory_of;
 
 /// What the file was written as; another file under its name has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +27,45 @@ pub struct Inode {
 /// # Errors
 /// The file that was there is still there, unchanged.
 pub fn replace(directory: impl AsFd, name: &OsStr, content: &[u8], mode: u32, group: Option<Gid>) -> io::Result<Inode> {
+    replace_with(directory, name, content, mode, |file| {
+        if group.is_some() {
+            fchown(file, None, group)?;
+        }
+        Ok(Inode::of(&file.metadata()?))
+    })
+    .map(|(inode, _)| inode)
+}
+
+/// As [`replace`], by the file's path. Whose the directory is does not matter.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_at(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let directory = File::open(directory_of(path))?;
+    replace(directory, name, content, mode, None).map(drop)
+}
+
+/// As [`replace`], and has `prepare` do with the file what must be done before it has its mode and its name. Gives what
+/// that gave, and the file.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_with<T>(
+    directory: impl AsFd,
+    name: &OsStr,
+    content: &[u8],
+    mode: u32,
+    prepare: impl FnOnce(&File) -> io::Result<T>,
+) -> io::Result<(T, File)> {
     let directory = directory.as_fd();
     let mut new = OsString::from(".");
     new.push(name);
     new.push(".new");
     remove(directory, &new)?;
-    let written = write_new(directory, &new, content, mode, group).and_then(|inode| {
+    let written = write_new(directory, &new, content, mode, prepare).and_then(|written| {
         renameat(directory, new.as_os_str(), directory, name)?;
-        Ok(inode)
+        Ok(written)
     });
     if written.is_err() {
         _ = remove(directory, &new);
@@ -47,16 +81,20 @@ pub fn remove(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
-fn write_new(directory: impl AsFd, name: &OsStr, content: &[u8], mode: u32, group: Option<Gid>) -> io::Result<Inode> {
+fn write_new<T>(
+    directory: impl AsFd,
+    name: &OsStr,
+    content: &[u8],
+    mode: u32,
+    prepare: impl FnOnce(&File) -> io::Result<T>,
+) -> io::Result<(T, File)> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(content)?;
-    if group.is_some() {
-        fchown(&file, None, group)?;
-    }
+    let prepared = prepare(&file)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()?;
-    Ok(Inode::of(&file.metadata()?))
+    Ok((prepared, file))
 }
 
 impl Inode {
@@ -73,7 +111,6 @@ impl Inode {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
 
     use nix::unistd::getegid;
 

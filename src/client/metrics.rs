@@ -1,8 +1,6 @@
 //! `metrics`: writes the daemon's metrics to a file, for the textfile collector of `node_exporter`.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,8 +8,7 @@ use hyper::StatusCode;
 
 use super::connection::Daemon;
 use super::error::{ClientError, Exit};
-use crate::directory::directory_of;
-use crate::replace::replace;
+use crate::replace::replace_at;
 
 /// The daemon answers this from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +28,8 @@ pub async fn run(daemon: &Daemon, Arguments { textfile }: &Arguments) -> Result<
     if answer.status != StatusCode::OK {
         return Err(ClientError::of_answer(&answer, "no metrics"));
     }
-    write(textfile, &foreign(&answer.body)).map_err(|error| {
+    // The directory is not checked, since it is the collector's. No file is read there, and no link is followed.
+    replace_at(textfile, &foreign(&answer.body), MODE).map_err(|error| {
         ClientError::new(
             Exit::Other,
             format!("cannot write {}: {error}", textfile.display()),
@@ -53,13 +51,6 @@ fn foreign(metrics: &[u8]) -> Vec<u8> {
         .filter(is_foreign)
         .collect::<Vec<_>>()
         .concat()
-}
-
-/// The directory is not checked, since it is the collector's. No file is read there, and no link is followed.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let directory = fs::File::open(directory_of(path))?;
-    replace(&directory, name, content, MODE, None).map(drop)
 }
 
 #[cfg(test)]

@@ -2,22 +2,22 @@
 //! port, the package's own file does.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat, renameat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{F_WRLCK, SEEK_SET, c_short, flock};
-use nix::sys::stat::{Mode, SFlag};
+use nix::sys::stat::SFlag;
 use nix::unistd::geteuid;
 
 use super::listener::ListenError;
 use super::own_file::OwnFile;
 use crate::directory::{Directory, directory_of, file_type};
 use crate::environment::{self, MARK};
-use crate::replace::remove;
+use crate::replace::{remove, replace_with};
 
 /// The key that names the file.
 const SETTING: &str = "listen.sdk_env";
@@ -33,10 +33,13 @@ pub fn publish(path: &Path, address: SocketAddr) -> Result<OwnFile, ListenError>
     let directory = Directory::open(directory_of(path))?;
     let name = path.file_name().unwrap_or_default();
     check_place(&directory, name, path)?;
-    let file = replace(&directory, name, &environment::file(address)).map_err(|source| ListenError::Unwritable {
-        path: path.display().to_string(),
-        source,
-    })?;
+    let content = environment::file(address);
+    let lock = |file: &File| Ok(fcntl(file, FcntlArg::F_OFD_SETLK(&LOCK))?);
+    let (_, file) =
+        replace_with(&directory, name, content.as_bytes(), MODE, lock).map_err(|source| ListenError::Unwritable {
+            path: path.display().to_string(),
+            source,
+        })?;
     Ok(OwnFile::at(directory, name, Some(file)))
 }
 
@@ -105,25 +108,11 @@ fn is_locked(file: &File) -> io::Result<bool> {
     Ok(found.l_type == LOCK.l_type)
 }
 
-/// A reader finds the old file or the new one, whole.
-fn replace(directory: &Directory, name: &OsStr, content: &str) -> io::Result<File> {
-    let mut new = name.to_owned();
-    new.push(".new");
-    remove(directory, &new)?;
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(directory, &*new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    file.write_all(content.as_bytes())?;
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&LOCK))?;
-    // The umask does not matter.
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    renameat(directory, &*new, directory, name)?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use nix::libc::F_RDLCK;
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use tempfile::TempDir;
 
@@ -143,7 +132,7 @@ mod tests {
     fn everybody_may_read_the_file_and_nothing_is_left_beside_it() {
         let directory = directory();
         let path = directory.path().join("sdk.env");
-        fs::write(directory.path().join("sdk.env.new"), "left by a crash").unwrap();
+        fs::write(directory.path().join(".sdk.env.new"), "left by a crash").unwrap();
         for at in ["127.0.0.1:1", "[::1]:2"] {
             let file = publish(&path, address(at)).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), environment::file(address(at)));

@@ -1,6 +1,8 @@
 //! Whether the lock is there: what one look at it says is not believed until the next ones say the same, since a flood of
 //! connections can make a single one wrong.
 
+use std::fs;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::LockMode;
@@ -8,6 +10,11 @@ use crate::config::LockMode;
 /// Where `msi-token lock load` notes which rules it loaded. The directory is there as long as msi-tokend-lock.service is
 /// active.
 pub const STATE: &str = "/run/msi-tokend-lock/mode";
+
+/// Which rules are loaded; `None` where the lock is switched off.
+pub fn loaded_mode() -> Option<LockMode> {
+    LockMode::named(fs::read_to_string(STATE).ok()?.trim())
+}
 
 /// So many looks in a row must agree.
 const ENOUGH: u8 = 3;

@@ -1,11 +1,9 @@
 //! Looks whether the lock is there, by a request of the daemon's own to the metadata service: the rules lead it back here. When
 //! they are gone systemd is asked to load them again.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +18,11 @@ use tracing::{error, info, warn};
 
 use super::passthrough::PROBE;
 use super::shared::Server;
-use crate::config::LockMode;
 use crate::http;
-use crate::listen::METADATA_SERVICE;
+use crate::listen::{METADATA_HOST, METADATA_SERVICE};
 use crate::observe::events;
-use crate::observe::lock::{LockHealth, Reading, STATE, Standing, Watch};
-use crate::replace;
+use crate::observe::lock::{LockHealth, Reading, Standing, Watch, loaded_mode};
+use crate::replace::replace_at;
 
 /// Between two looks where nothing is odd.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -49,7 +46,7 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
     let mut asked: Option<Instant> = None;
     let mut mismatch = None;
     loop {
-        let Some(loaded) = loaded() else {
+        let Some(loaded) = loaded_mode() else {
             // It is switched off, and stays so.
             *server.metrics.lock.write() = None;
             (watch, standing, asked, mismatch) = (Watch::default(), Standing::Untried, None, None);
@@ -73,17 +70,13 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
         if differs || standing == Standing::Lost && reading == Reading::Open && again {
             mismatch = Some(pair);
             asked = Some(Instant::now());
-            if let Err(error) = ask_for_repair(&lost) {
+            // A path unit watches the file.
+            if let Err(error) = replace_at(&lost, b"", 0o644) {
                 warn!(%error, file = %lost.display(), "systemd cannot be asked to load the lock's rules again");
             }
         }
         sleep(if watch.is_settled() { PERIOD } else { SOON }).await;
     }
-}
-
-/// Which rules are loaded; `None` where the lock is switched off.
-fn loaded() -> Option<LockMode> {
-    LockMode::named(fs::read_to_string(STATE).ok()?.trim())
 }
 
 fn tell(before: Standing, now: Standing) {
@@ -102,13 +95,6 @@ fn tell(before: Standing, now: Standing) {
     }
 }
 
-/// A path unit watches the file.
-fn ask_for_repair(lost: &Path) -> io::Result<()> {
-    let directory = File::open(lost.parent().unwrap_or(Path::new("/")))?;
-    let name = lost.file_name().unwrap_or(OsStr::new("lock-lost"));
-    replace::replace(directory, name, b"", 0o644, None).map(|_| ())
-}
-
 async fn look() -> Reading {
     let Ok(stream) = connect().await else {
         return Reading::Unknown;
@@ -116,7 +102,7 @@ async fn look() -> Reading {
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = PROBE.parse().unwrap_or_default();
     let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static("169.254.169.254"));
+    headers.insert(HOST, HeaderValue::from_static(METADATA_HOST));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     match http::exchange(stream, request, MAX_BODY).await {
         Ok(answer) if answer.status == StatusCode::LOOP_DETECTED => Reading::Locked,

@@ -1,8 +1,6 @@
 //! `lock load`: what msi-tokend-lock.service runs. It must not fail on a slip in a file: a lock that is not loaded leaves the
 //! metadata service open to everybody.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,8 +11,8 @@ use super::rules;
 use crate::access::uid_of;
 use crate::client::error::{ClientError, Exit};
 use crate::config::{self, Account, Lock, LockMode};
-use crate::observe::lock::STATE;
-use crate::replace;
+use crate::observe::lock::{STATE, loaded_mode};
+use crate::replace::replace_at;
 
 /// Azure's agent that redirects such connections below every firewall rule.
 const PROXY_AGENT: &str = "azure-proxy-agent.service";
@@ -24,7 +22,7 @@ const SYSTEMD_USER: &str = "systemd-imds";
 #[derive(Args)]
 pub struct Arguments {
     /// The daemon's configuration file; conf.d/*.toml beside it is read after it.
-    #[arg(long, value_name = "PATH", default_value = "/etc/msi-tokend/config.toml")]
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     /// Whom the daemon runs as.
     #[arg(long, value_name = "USER", default_value = "msi-tokend", value_parser = account)]
@@ -56,7 +54,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     exempt.dedup();
     check_neighbours(lock.mode)?;
     nft(&["-f", "-"], &rules::text(&exempt, lock.mode))?;
-    note(lock.mode).map_err(|error| ClientError::system(&format!("write {STATE}"), &error))?;
+    replace_at(Path::new(STATE), lock.mode.name().as_bytes(), 0o644)
+        .map_err(|error| ClientError::system(&format!("write {STATE}"), &error))?;
     println!("the lock is loaded: {}", lock.mode.name());
     Ok(())
 }
@@ -71,7 +70,7 @@ fn wanted(path: &Path) -> Result<Lock, ClientError> {
         )),
         Err(violations) => {
             eprintln!("msi-token: {violations}");
-            let mode = last_mode().unwrap_or(LockMode::Observe);
+            let mode = loaded_mode().unwrap_or(LockMode::Observe);
             eprintln!(
                 "msi-token: warning: the configuration has faults, so the strictest rules are loaded: root and the daemon \
                  are exempt and nobody else, and the mode is {}",
@@ -84,18 +83,6 @@ fn wanted(path: &Path) -> Result<Lock, ClientError> {
             })
         }
     }
-}
-
-/// That of the rules that were loaded last.
-fn last_mode() -> Option<LockMode> {
-    LockMode::named(fs::read_to_string(STATE).ok()?.trim())
-}
-
-fn note(mode: LockMode) -> io::Result<()> {
-    let state = Path::new(STATE);
-    let directory = File::open(state.parent().unwrap_or(state))?;
-    let name = state.file_name().unwrap_or(OsStr::new("mode"));
-    replace::replace(directory, name, mode.name().as_bytes(), 0o644, None).map(|_| ())
 }
 
 /// Whether others on this machine already do what the lock does, or something that it cannot work beside.
