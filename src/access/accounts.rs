@@ -119,7 +119,8 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
         };
         // Taken before reading, so that a change during the reading is noticed.
         read = Some(state());
-        let (members, subuids, names) = (members_of(&groups), subuids(), names());
+        let passwd = passwd();
+        let (members, subuids, names) = (members_in(&passwd, &groups), subuids(), names(&passwd));
         *known.members.write() = members;
         *known.subuids.write() = subuids;
         *known.names.write() = names;
@@ -154,15 +155,18 @@ pub fn groups_of_account(uid: u32, groups: impl IntoIterator<Item = u32>) -> Vec
 
 /// Who is in each of the groups. The databases may take their time.
 pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
+    members_in(&passwd(), groups)
+}
+
+fn members_in(passwd: &io::Result<String>, groups: &HashSet<u32>) -> Members {
     if groups.is_empty() {
         return Members::new();
     }
-    let passwd = fs::read(PASSWD).unwrap_or_else(|error| {
+    let passwd = passwd.as_deref().unwrap_or_else(|error| {
         warn!("cannot read {PASSWD}: {error}; over TCP, rules do not see anybody's primary group");
-        Vec::new()
+        ""
     });
-    let passwd = String::from_utf8_lossy(&passwd);
-    let primary: Vec<_> = accounts(&passwd).map(|(_, uid, gid)| (uid, gid)).collect();
+    let primary: Vec<_> = accounts(passwd).map(|(_, uid, gid)| (uid, gid)).collect();
     let members = |gid: u32| {
         let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
         let listed = group.map(|group| group.mem).unwrap_or_default();
@@ -175,11 +179,15 @@ pub(super) fn members_of(groups: &HashSet<u32>) -> Members {
     groups.iter().map(|gid| (*gid, members(*gid))).collect()
 }
 
+fn passwd() -> io::Result<String> {
+    let text = fs::read(PASSWD)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Without the file nobody has a name. Of several names for one uid the first one counts, as for getpwuid(3).
-fn names() -> HashMap<u32, Arc<str>> {
-    let passwd = fs::read(PASSWD).unwrap_or_default();
+fn names(passwd: &io::Result<String>) -> HashMap<u32, Arc<str>> {
     let mut names = HashMap::new();
-    for (name, uid, _) in accounts(&String::from_utf8_lossy(&passwd)) {
+    for (name, uid, _) in accounts(passwd.as_deref().unwrap_or_default()) {
         names.entry(uid).or_insert_with(|| Arc::from(name));
     }
     names
