@@ -84,6 +84,24 @@ struct Unrecorded {
     refused: u32,
 }
 
+/// A record of what became of a caller's request for a key: what comes first, who and what, and the rest.
+macro_rules! record {
+    ($level:ident, [$($first:tt)*], $caller:expr, $key:expr, $($rest:tt)*) => {{
+        let (unit, cgroup) = $caller.unit_or_cgroup();
+        $level!(
+            $($first)*,
+            uid = $caller.uid,
+            gid = $caller.gid,
+            pid = $caller.pid,
+            unit,
+            cgroup,
+            resource = %$key.resource,
+            identity = %$key.identity,
+            $($rest)*
+        );
+    }};
+}
+
 impl Audit {
     /// `now` is the boot-time clock's.
     pub fn new(on: bool, now: Duration) -> Self {
@@ -104,17 +122,8 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller, key) {
             return;
         }
-        let (unit, cgroup) = caller.unit_or_cgroup();
-        info!(
-            verdict = "allowed",
-            outcome = "ok",
-            uid = caller.uid,
-            gid = caller.gid,
-            pid = caller.pid,
-            unit,
-            cgroup,
-            resource = %key.resource,
-            identity = %key.identity,
+        record!(
+            info, [verdict = "allowed", outcome = "ok"], caller, key,
             rule = %grant,
             uti = token.uti(),
             "token given to {}",
@@ -127,17 +136,11 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller, key) {
             return;
         }
-        let (unit, cgroup) = caller.unit_or_cgroup();
-        warn!(
-            verdict = "observed",
-            outcome = "would_deny",
-            uid = caller.uid,
-            gid = caller.gid,
-            pid = caller.pid,
-            unit,
-            cgroup,
-            resource = %key.resource,
-            identity = %key.identity,
+        record!(
+            warn,
+            [verdict = "observed", outcome = "would_deny"],
+            caller,
+            key,
             rule = "none",
             uti = token.uti(),
             account = caller.account.as_deref(),
@@ -151,18 +154,15 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller, key) {
             return;
         }
-        let (unit, cgroup) = caller.unit_or_cgroup();
-        warn!(
-            message_id = events::ACCESS_DENIED,
-            verdict = "denied",
-            outcome = "denied",
-            uid = caller.uid,
-            gid = caller.gid,
-            pid = caller.pid,
-            unit,
-            cgroup,
-            resource = %key.resource,
-            identity = %key.identity,
+        record!(
+            warn,
+            [
+                message_id = events::ACCESS_DENIED,
+                verdict = "denied",
+                outcome = "denied"
+            ],
+            caller,
+            key,
             rule = "none",
             account = caller.account.as_deref(),
             "token refused to {}: no rule allows it; repeats within the hour are counted",
