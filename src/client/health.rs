@@ -220,7 +220,10 @@ mod tests {
     }
 
     fn assessed(tokens: Vec<TokenHealth>) -> PluginLine {
-        let problems = Vec::new();
+        assessed_with(Vec::new(), tokens)
+    }
+
+    fn assessed_with(problems: Vec<String>, tokens: Vec<TokenHealth>) -> PluginLine {
         assess(
             &Ready {
                 problems,
@@ -254,17 +257,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_whole_is_a_warning_beside_what_is_wrong_with_tokens() {
-        let assessed = |tokens| {
-            let problems = vec!["callers wait".to_owned()];
-            assess(
-                &Ready {
-                    problems,
-                    lock: None,
-                    tokens,
-                },
-                &ARGUMENTS,
-            )
-        };
+        let assessed = |tokens| assessed_with(vec!["callers wait".to_owned()], tokens);
         let report = assessed(vec![token(true, 5000, 0)]);
         assert_eq!((report.level, &*report.text), (Level::Warning, "callers wait"));
         let report = assessed(vec![token(true, 0, 1)]);

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+pub use crate::common::bare_request as text;
 use crate::common::{Daemon, Emulator, How, Reply, STORAGE, exchange};
 use crate::namespace::{METADATA_SERVICE, run};
 use crate::users::{ALICE, as_user};
@@ -80,18 +80,6 @@ pub fn dial() -> TcpStream {
     let stream = TcpStream::connect(METADATA_SERVICE).unwrap();
     stream.set_read_timeout(Some(HANGS)).unwrap();
     stream
-}
-
-pub fn text(method: &str, target: &str, headers: &[&str], body: &str) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
-    for header in headers {
-        write!(text, "{header}\r\n").unwrap();
-    }
-    if !body.is_empty() {
-        write!(text, "Content-Length: {}\r\n", body.len()).unwrap();
-    }
-    write!(text, "\r\n{body}").unwrap();
-    text
 }
 
 /// A request of this user to the metadata service's address, as any program makes it.

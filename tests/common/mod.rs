@@ -392,7 +392,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub fn request(method: &str, target: &str, headers: &[&str], body: &str) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    bare_request(method, target, &[&["Host: localhost"], headers].concat(), body)
+}
+
+/// A request with these headers and no other, but for the connection's end and the body's length.
+pub fn bare_request(method: &str, target: &str, headers: &[&str], body: &str) -> String {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
     for header in headers {
         write!(text, "{header}\r\n").unwrap();
     }
