@@ -17,11 +17,6 @@ use crate::http;
 use crate::listen::METADATA_HOST;
 use crate::observe::labels::Denial;
 
-/// What proxies add to a request (`docs/protocol.md`, "Requests", row "Proof header").
-const FORWARDING: &[&str] = &["x-forwarded-for", "forwarded", "via", "x-real-ip"];
-/// What the metadata service itself refuses. It would not see it: headers are passed on by a list of those that it knows.
-const FORWARDING_TO_METADATA: &[&str] = &["x-forwarded-for"];
-
 /// The rules of one listener.
 #[derive(Debug)]
 pub enum ListenerKind {
@@ -38,18 +33,36 @@ pub enum ListenerKind {
     Lock,
 }
 
+/// What of a request's headers matters here, found in one pass: there are few, and a look-up of each that there should not
+/// be costs more.
+#[derive(Default)]
+struct Found<'r> {
+    hosts: usize,
+    has_encoding: bool,
+    /// Whether `Metadata` is there once, and true.
+    metadata: Option<bool>,
+    /// A header that is proof by its name alone.
+    is_marked: bool,
+    /// The first one that a proxy added (`docs/protocol.md`, "Requests", row "Proof header").
+    forwarding: Option<&'r HeaderName>,
+    /// The one of these that the metadata service itself refuses. It would not see it: headers are passed on by a list of
+    /// those that it knows.
+    x_forwarded_for: Option<&'r HeaderName>,
+}
+
 /// The route that the request may go on to, or why not.
 pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<impl Body>) -> Result<Route, Problem> {
-    check_form(request)?;
+    let found = Found::among(request.headers());
+    check_form(request, &found)?;
     listener.check_origin(request.headers())?;
     let route = route.ok_or_else(|| Route::none_at(request.uri().path()))?;
     route.check_method(request.method())?;
     match route {
         Route::Token(_) => {
-            listener.check_not_forwarded(request.headers(), FORWARDING)?;
-            listener.check_proof(request.headers())?;
+            listener.check_not_forwarded(found.forwarding)?;
+            listener.check_proof(&found)?;
         }
-        Route::Metadata => listener.check_not_forwarded(request.headers(), FORWARDING_TO_METADATA)?,
+        Route::Metadata => listener.check_not_forwarded(found.x_forwarded_for)?,
         Route::Live | Route::Ready | Route::Status | Route::Metrics | Route::Reload => {}
     }
     Ok(route)
@@ -58,20 +71,14 @@ pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<im
 /// Refuses what could be taken for more than one request, or for another one, and then reads nothing more. Where a request
 /// has both lengths hyper goes by the chunks and reads nothing more, as RFC 9112 6.3 allows. An offer to upgrade, which
 /// Java's own client makes with each first request, is ignored as RFC 9110 7.8 allows.
-fn check_form(request: &Request<impl Body>) -> Result<(), Problem> {
+fn check_form(request: &Request<impl Body>, found: &Found<'_>) -> Result<(), Problem> {
     let refused = |text| Err(Problem::invalid_request(text).closing());
-    let (uri, headers) = (request.uri(), request.headers());
-    let (mut hosts, mut has_encoding) = (0, false);
-    // One pass over the few headers there are costs less than a look-up of each that there should not be.
-    for name in headers.iter().map(|(name, _)| name) {
-        hosts += usize::from(name == HOST);
-        has_encoding |= name == TRANSFER_ENCODING;
-    }
+    let uri = request.uri();
     if uri.scheme().is_some() || uri.authority().is_some() {
         refused("The request target must be a path, not a whole URL.")
-    } else if hosts > 1 {
+    } else if found.hosts > 1 {
         refused("More than one Host header.")
-    } else if has_encoding && !is_chunked(headers) {
+    } else if found.has_encoding && !is_chunked(request.headers()) {
         refused("Transfer-Encoding: a body can only be chunked, and only once.")
     } else if request.method() == Method::GET && !request.body().is_end_stream() {
         refused("A GET request has no body here.")
@@ -87,6 +94,30 @@ fn is_chunked(headers: &HeaderMap) -> bool {
         .next()
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
     chunked && encodings.next().is_none()
+}
+
+impl<'r> Found<'r> {
+    fn among(headers: &'r HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            match name.as_str() {
+                "host" => found.hosts += 1,
+                "transfer-encoding" => found.has_encoding = true,
+                "metadata" => {
+                    let is_true = value.as_bytes().eq_ignore_ascii_case(b"true");
+                    found.metadata = Some(is_true && found.metadata.is_none());
+                }
+                "x-identity-header" | "secret" => found.is_marked = true,
+                "x-forwarded-for" => {
+                    found.forwarding.get_or_insert(name);
+                    found.x_forwarded_for = Some(name);
+                }
+                "forwarded" | "via" | "x-real-ip" => _ = found.forwarding.get_or_insert(name),
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 impl ListenerKind {
@@ -143,10 +174,8 @@ impl ListenerKind {
     }
 
     /// Refuses what came through a proxy, whose clients would all be taken for the proxy.
-    fn check_not_forwarded(&self, headers: &HeaderMap, forwarding: &[&str]) -> Result<(), Problem> {
-        let Some(name) = headers.keys().find(|name| forwarding.contains(&name.as_str())) else {
-            return Ok(());
-        };
+    fn check_not_forwarded(&self, forwarding: Option<&HeaderName>) -> Result<(), Problem> {
+        let Some(name) = forwarding else { return Ok(()) };
         let text = format!(
             "The request has a {name} header, so it came through a proxy: it must come from the program itself."
         );
@@ -159,15 +188,8 @@ impl ListenerKind {
     /// There must be a header that a request which code was tricked into would lack. Each protocol has one, and any of them
     /// will do on every route, since programs combine them freely; not on the lock, which the metadata service's own
     /// callers come to (`docs/protocol.md`, "Requests", row "Proof header").
-    fn check_proof(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        // There are few, so that looking at each costs less than the names' hashes.
-        let mut metadata = headers.iter().filter(|(name, _)| *name == "metadata");
-        let is_true = match (metadata.next(), metadata.next()) {
-            (Some((_, value)), None) => value.as_bytes().eq_ignore_ascii_case(b"true"),
-            _ => false,
-        };
-        let is_other = |name: &HeaderName| name == "x-identity-header" || name == "secret";
-        if is_true || !matches!(self, Self::Lock) && headers.keys().any(is_other) {
+    fn check_proof(&self, found: &Found<'_>) -> Result<(), Problem> {
+        if found.metadata == Some(true) || !matches!(self, Self::Lock) && found.is_marked {
             Ok(())
         } else {
             Err(Problem::missing_header())
@@ -281,11 +303,15 @@ mod tests {
             (&[("x-ms-identity", "x"), ("x-secret", "x")], false),
         ] {
             for listener in [ListenerKind::Unix, sdk()] {
-                assert_eq!(listener.check_proof(&headers(lines)).is_ok(), good, "{lines:?}");
+                assert_eq!(
+                    listener.check_proof(&Found::among(&headers(lines))).is_ok(),
+                    good,
+                    "{lines:?}"
+                );
             }
             let by_metadata = good && lines.len() == 1 && lines[0].0 == "metadata";
             assert_eq!(
-                ListenerKind::Lock.check_proof(&headers(lines)).is_ok(),
+                ListenerKind::Lock.check_proof(&Found::among(&headers(lines))).is_ok(),
                 by_metadata,
                 "{lines:?}"
             );
