@@ -44,6 +44,11 @@ impl Broker {
     /// has a token, the latest used first, and no key that is known already. A token that has expired meanwhile is not
     /// taken; of a warm key whose token does not fit, its failure and its owner are.
     pub fn restore(&mut self, now: Now, mut carried: Vec<KeySnapshot>, effects: &mut Vec<Effect>) {
+        for carried in &mut carried {
+            if carried.lease(now).is_none() {
+                carried.token = None;
+            }
+        }
         carried.sort_by_cached_key(|carried| {
             let is_warm = self.store.get(&carried.key).is_some_and(|slot| slot.warm);
             // By key at last, so that every run takes the same ones.
@@ -90,12 +95,16 @@ impl KeySnapshot {
         }
     }
 
+    /// The token's life that is left, if any is.
+    fn lease(&self, now: Now) -> Option<Lease> {
+        let (token, expires_boot) = self.token.clone()?;
+        let lease = Lease::new(token, now).until(expires_boot);
+        (!lease.left(now).is_zero()).then_some(lease)
+    }
+
     /// No time of the previous process may lie further ahead than this one would set it.
     fn into_slot(self, warm: bool, now: Now) -> Slot {
-        let lease = self
-            .token
-            .map(|(token, expires_boot)| Lease::new(token, now).until(expires_boot));
-        let lease = lease.filter(|lease| !lease.left(now).is_zero());
+        let lease = self.lease(now);
         let latest = match (&self.trouble, &lease) {
             (Some(_), _) => LONGEST_THROTTLE,
             (None, Some(lease)) => lease.left(now) / 2,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use msi_tokend::broker::{Answer, Bound, Broker, Decision, Policy, Renewal, Unserved};
+use msi_tokend::broker::{Answer, Bound, Broker, Decision, KeySnapshot, Policy, Renewal, Unserved};
 use msi_tokend::failure::Class;
 
 use crate::clockwork::{Clockwork, HOUR, Says, policy, refused, secs, warm};
@@ -195,11 +195,29 @@ fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
         ..warm("a")
     };
     let carried = c.broker.snapshot();
-    c.broker = Broker::new(narrow, 1, c.now);
-    let mut effects = Vec::new();
-    c.broker.restore(c.now, carried, &mut effects);
+    restart_with(&mut c, narrow, carried);
     let after = c.broker.entries(c.now).next().unwrap();
     assert_eq!(after.expires_on, None);
     assert_eq!(after.failures, before.failures);
     assert_eq!(after.next_in, before.next_in);
+}
+
+#[test]
+fn a_token_that_expired_before_the_restart_takes_no_room() {
+    let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(secs(30)));
+    get(&mut c, 1, "a").unwrap();
+    let carried = c.broker.snapshot();
+    c.run_for(secs(40));
+    let narrow = Policy {
+        max_bytes: 1,
+        ..policy()
+    };
+    restart_with(&mut c, narrow, carried);
+    let after = c.broker.entries(c.now).next().unwrap();
+    assert_eq!(after.expires_on, None, "its key is known still");
+}
+
+fn restart_with(c: &mut Clockwork, policy: Policy, carried: Vec<KeySnapshot>) {
+    c.broker = Broker::new(policy, 1, c.now);
+    c.broker.restore(c.now, carried, &mut Vec::new());
 }
