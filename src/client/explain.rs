@@ -14,7 +14,7 @@ use super::forms::instant;
 use super::selection::Selection;
 use super::terminal::wrapped;
 use super::{output, status, table, terminal};
-use crate::access::{Caller, Grant, Part, Rules, rule_for};
+use crate::access::{Caller, Grant, Part, Rules, proposed_rule};
 use crate::config::{self, Allow, RootAccess};
 use crate::key::{Key, Resource};
 use crate::observe::status::ConfigurationStatus;
@@ -87,12 +87,8 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     if verdict.is_none() {
         let account = User::from_uid(Uid::from_raw(caller.uid)).ok().flatten();
         let account = account.as_ref().map(|user| user.name.as_str());
-        if let Some(rule) = rule_for(caller.uid, account, caller.unit(), &key) {
-            lines.push(format!(
-                "\n# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n{}",
-                rule.trim_end()
-            ));
-        }
+        let rule = proposed_rule(caller.uid, account, caller.unit(), &key);
+        lines.push(format!("\n{rule}"));
     }
     output::line(&[lines.join("\n").as_bytes()])?;
     verdict.map(|_| ()).ok_or_else(|| ClientError::quiet(Exit::NotAllowed))

@@ -365,31 +365,17 @@ fn count(counter: &mut u32) {
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
-    use std::sync::Arc;
 
-    use tracing_subscriber::layer::{Context, SubscriberExt};
-    use tracing_subscriber::{Layer, Registry};
     use zeroize::Zeroizing;
 
-    use super::super::record::Record;
+    use super::super::record::{Record, testing};
     use super::*;
     use crate::key::{Identity, Resource};
     use crate::token::Parts;
 
-    struct Keep(Arc<Mutex<Vec<Record>>>);
-
-    impl Layer<Registry> for Keep {
-        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, Registry>) {
-            self.0.lock().extend(Record::of(event));
-        }
-    }
-
     /// What is recorded, a line each.
     fn records(f: impl FnOnce()) -> Vec<String> {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&kept)));
-        tracing::subscriber::with_default(subscriber, f);
-        std::mem::take(&mut *kept.lock()).iter().map(Record::text).collect()
+        testing::records(f).iter().map(Record::text).collect()
     }
 
     fn key(number: usize) -> Key {

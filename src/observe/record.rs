@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 use tracing_log::NormalizeEvent;
 
-use crate::access::rule_for;
+use crate::access::proposed_rule;
 use crate::key::{Identity, Key, Resource};
 
 /// Longest message and longest value of a field, in bytes.
@@ -23,7 +23,7 @@ pub(super) struct Record {
     pub(super) message: String,
     /// In the order of the event.
     pub(super) fields: Vec<(&'static str, String)>,
-    /// The rule that would allow what was refused, at the end of the text.
+    /// The rule that would allow what was refused, or why none is proposed; at the end of the text.
     rule: Option<String>,
 }
 
@@ -51,14 +51,13 @@ impl Record {
         Some(record)
     }
 
-    /// Puts the unit in the place of the cgroup's id, or nothing where `find` finds none.
+    /// Puts the unit in the place of the cgroup's id, which stays where `find` finds none.
     pub(super) fn name_unit(&mut self, find: impl FnOnce(u64) -> Option<String>) {
-        let Some(at) = self.fields.iter().position(|(name, _)| *name == "cgroup") else {
+        let Some(cgroup) = self.fields.iter_mut().find(|(name, _)| *name == "cgroup") else {
             return;
         };
-        let (_, id) = self.fields.remove(at);
-        if let Some(unit) = id.parse().ok().and_then(find) {
-            self.fields.insert(at, ("unit", bounded(format_args!("{unit}"))));
+        if let Some(unit) = cgroup.1.parse().ok().and_then(find) {
+            *cgroup = ("unit", bounded(format_args!("{unit}")));
         }
     }
 
@@ -75,7 +74,8 @@ impl Record {
         let uid = self.field("uid")?.parse().ok()?;
         let resource = Resource::try_from(self.field("resource")?.to_owned()).ok()?;
         let identity = Identity::try_from(self.field("identity")?.to_owned()).ok()?;
-        rule_for(uid, account, self.field("unit"), &Key::new(resource, identity))
+        let key = Key::new(resource, identity);
+        Some(proposed_rule(uid, account, self.field("unit"), &key))
     }
 
     fn field(&self, wanted: &str) -> Option<&str> {
@@ -101,8 +101,8 @@ impl Record {
             }
         }
         if let Some(rule) = &self.rule {
-            text.push_str("\n# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n");
-            text.push_str(rule.trim_end());
+            text.push('\n');
+            text.push_str(rule);
         }
         text
     }
@@ -160,14 +160,14 @@ impl Write for Bounded {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use std::sync::Arc;
 
     use parking_lot::Mutex;
     use tracing_subscriber::layer::{Context, SubscriberExt};
     use tracing_subscriber::{Layer, Registry};
 
-    use super::*;
+    use super::{Event, Record};
 
     struct Keep(Arc<Mutex<Vec<Record>>>);
 
@@ -178,12 +178,18 @@ mod tests {
     }
 
     /// The records that `f` makes.
-    fn records(f: impl FnOnce()) -> Vec<Record> {
+    pub(in super::super) fn records(f: impl FnOnce()) -> Vec<Record> {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&kept)));
         tracing::subscriber::with_default(subscriber, f);
         std::mem::take(&mut kept.lock())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::records;
+    use super::*;
 
     #[test]
     fn message_and_fields_are_taken_in_order() {
@@ -254,6 +260,17 @@ mod tests {
         }
         assert!(!refused("config.toml:7", "https://a/").contains('\n'));
         assert!(!refused("none", "not\na resource").contains('\n'));
+    }
+
+    #[test]
+    fn the_unit_takes_the_place_of_its_cgroups_id_which_stays_where_there_is_none() {
+        let text = |unit: Option<&str>| {
+            let mut record = records(|| tracing::warn!(uid = 33, cgroup = 7, rule = "none", "no"));
+            record[0].name_unit(|id| unit.filter(|_| id == 7).map(str::to_owned));
+            record[0].text()
+        };
+        assert_eq!(text(Some("a.service")), "no uid=33 unit=a.service rule=none");
+        assert_eq!(text(None), "no uid=33 cgroup=7 rule=none");
     }
 
     #[test]

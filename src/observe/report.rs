@@ -177,13 +177,10 @@ fn utc(since_1970: Duration) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use parking_lot::Mutex;
     use prometheus_client::metrics::counter::Counter;
-    use tracing::{Event, Level};
-    use tracing_subscriber::layer::{Context, SubscriberExt};
-    use tracing_subscriber::{Layer, Registry};
+    use tracing::Level;
 
-    use super::super::record::Record;
+    use super::super::record::testing::records;
     use super::*;
     use crate::failure::{Cause, Class, Refusal};
     use crate::key::{Identity, Key, Resource};
@@ -193,25 +190,14 @@ mod tests {
         boot: Duration::from_secs(50),
     };
 
-    struct Keep(Arc<Mutex<Vec<Record>>>);
-
-    impl Layer<Registry> for Keep {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, Registry>) {
-            self.0.lock().extend(Record::of(event));
-        }
-    }
-
     /// Level and text of what an operator sees at the level `info`, with the message id where there is one.
     fn log(notes: &[Note]) -> Vec<(Level, String, Option<String>)> {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&kept)));
-        tracing::subscriber::with_default(subscriber, || {
+        let records = records(|| {
             let reporter = Reporter::new(Arc::new(Metrics::new(Counter::default(), Duration::ZERO)));
             for note in notes {
                 reporter.note(note, NOW);
             }
         });
-        let records = std::mem::take(&mut *kept.lock());
         let seen = records.into_iter().filter(|record| record.level <= Level::INFO);
         seen.map(|record| {
             let id = record.fields.iter().find(|(name, _)| *name == "message_id");

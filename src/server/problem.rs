@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::protocol::Protocol;
-use crate::access::Caller;
+use crate::access::{Caller, NOBODY};
 use crate::broker::{Bound, Unserved};
 use crate::failure::{Class, Codes, ErrorClass, Failure};
 use crate::key::Key;
@@ -128,6 +128,12 @@ impl Problem {
         } else {
             ""
         };
+        // For a uid that stands for more than one user none is proposed.
+        let and_rule = if uid == NOBODY {
+            ""
+        } else {
+            ", and the rule that would allow it,"
+        };
         // Over TCP a unit that no rule asks for takes a search, which is for the log's thread.
         let unit = caller.unit_or_cgroup().0.map(|unit| format!(" in {unit}"));
         let or_not = |text: String, otherwise: &str| {
@@ -145,8 +151,8 @@ impl Problem {
         Self::denied(
             Denial::NoRule,
             format!(
-                "No rule allows {who} a token for {what}.{also_root} An administrator finds this refusal, and the rule that \
-                 would allow it, by `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain`."
+                "No rule allows {who} a token for {what}.{also_root} An administrator finds this refusal{and_rule} by \
+                 `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain`."
             ),
         )
     }
@@ -383,6 +389,18 @@ mod tests {
         assert!(
             text.contains("uid 1000 in a.service") && text.contains("https://a/ for client_id:b"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn a_403_promises_the_rule_unless_none_is_proposed_for_the_uid() {
+        let key = Key::new(Resource::new("https://a/").unwrap(), Identity::Default);
+        let text = |uid| Problem::forbidden(&Caller::described(uid, vec![], None), &key).description;
+        assert!(text(1000).contains("finds this refusal, and the rule that would allow it, by `journalctl"));
+        assert!(
+            text(NOBODY).contains("finds this refusal by `journalctl"),
+            "{}",
+            text(NOBODY)
         );
     }
 }

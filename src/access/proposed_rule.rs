@@ -29,9 +29,26 @@ struct Table<'a> {
     default_identity: Option<bool>,
 }
 
-/// An `[[allow]]` for a service by its unit, else for the user, whose account's name is given where it has one. None for uid
-/// 65534: a rule for it would allow every user whom the kernel cannot name.
-pub fn rule_for(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) -> Option<String> {
+/// A comment and below it an `[[allow]]` for a service by its unit, else for the user, whose account's name is given where it
+/// has one. For uid 65534 the comment says why there is none.
+pub fn proposed_rule(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) -> String {
+    rule_for(uid, account, unit, key).map_or_else(
+        || {
+            format!(
+                "# No rule is proposed for uid {uid}, which stands for every user that the kernel cannot name: run the program as \
+                 a user or in a service of its own."
+            )
+        },
+        |rule| {
+            format!(
+                "# This rule would allow it, as /etc/msi-tokend/conf.d/NAME.toml:\n{}",
+                rule.trim_end()
+            )
+        },
+    )
+}
+
+fn rule_for(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) -> Option<String> {
     let mut table = Table {
         resources: Some([&key.resource]),
         ..Table::default()
@@ -111,8 +128,18 @@ mod tests {
         ] {
             assert_eq!(who(33, account, unit).as_deref(), Some(line), "{account:?} {unit:?}");
         }
-        assert_eq!(who(65534, Some("nobody"), None), None);
-        assert_eq!(who(65534, Some("nobody"), Some("docker-0123.scope")), None);
+        for unit in [None, Some("docker-0123.scope")] {
+            assert_eq!(who(NOBODY, Some("nobody"), unit), None);
+            let text = proposed_rule(NOBODY, Some("nobody"), unit, &key);
+            assert!(
+                text.starts_with("# No rule is proposed for uid 65534") && !text.contains('\n'),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            who(NOBODY, Some("nobody"), Some("a.service")).as_deref(),
+            Some("units = [\"a.service\"]")
+        );
     }
 
     #[test]
