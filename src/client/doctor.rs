@@ -244,6 +244,10 @@ fn tokens(ready: &Ready) -> Vec<Finding> {
 /// The lock, and what else on this machine gets in its way; `read` reads a file.
 fn locked(lock: LockHealth, read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let mut findings = vec![match (lock.problem(), lock.state) {
+        (None, Standing::Untried) => Finding::Note(
+            "whether the lock is there is not known yet: the daemon has not looked at it often enough".to_owned(),
+            "Ask again in ten seconds.".to_owned(),
+        ),
         (None, _) => Finding::Well(lock.note().to_owned()),
         (Some(problem), Standing::Unknown) => Finding::Note(
             problem.to_owned(),
@@ -409,6 +413,9 @@ mod tests {
         assert_eq!(
             lines(lock(Standing::Locked), &[]),
             ["ok     lock observing: nothing is denied"]
+        );
+        assert!(
+            lines(lock(Standing::Untried), &[])[0].starts_with("note   whether the lock is there is not known yet")
         );
         assert!(lines(lock(Standing::Lost), &[])[0].starts_with("WRONG  the lock's firewall rules are gone"));
         assert!(lines(lock(Standing::Unknown), &[])[0].starts_with("note "));
