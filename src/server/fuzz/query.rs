@@ -49,14 +49,24 @@ pub fn query(input: &[u8]) -> bool {
 }
 
 fn assert_is_bounded(key: &Key) {
-    let within = |text: &str, max| (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    assert!(within(key.resource.as_str(), MAX_RESOURCE));
+    let is_within = |text: &str, max| (1..=max).contains(&text.len());
+    let is_graphic = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    let resource = key.resource.as_str();
+    assert!(is_within(resource, MAX_RESOURCE) && is_graphic(resource));
     for text in [&key.capabilities, &key.authority].into_iter().flatten() {
-        assert!(within(text, MAX_IDENTITY));
+        assert!(is_within(text, MAX_IDENTITY) && is_graphic(text));
     }
-    if let Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) = &key.identity {
-        assert!(within(id, MAX_IDENTITY) && !id.bytes().any(|b| b.is_ascii_uppercase()));
-    }
+    let (id, is_of_its_kind) = match &key.identity {
+        Identity::Default => return,
+        Identity::ClientId(id) | Identity::ObjectId(id) => (id, is_graphic(id)),
+        // The names in it may have letters and digits of any script.
+        Identity::ResourceId(id) => (
+            id,
+            id.chars()
+                .all(|c| c.is_ascii_graphic() || !c.is_ascii() && c.is_alphanumeric()),
+        ),
+    };
+    assert!(is_within(id, MAX_IDENTITY) && is_of_its_kind && !id.bytes().any(|b| b.is_ascii_uppercase()));
 }
 
 /// The request in the one form that can be read in one way only.
