@@ -27,6 +27,26 @@ fn renew(daemon: &Daemon, resource: &str) -> Reply {
     daemon.get(&format!("{IMDS}&resource={resource}&bypass_cache=true"))
 }
 
+/// Asks until the answer is the awaited one. On a busy machine the endpoint's may come after a short wait's end; what it was
+/// is then known for the next request.
+fn awaited(ask: impl Fn() -> Reply, is_awaited: impl Fn(&Reply) -> bool) -> Reply {
+    let mut reply = ask();
+    eventually("the awaited answer", || {
+        is_awaited(&reply) || {
+            // Shown if the test fails.
+            println!("{reply:?}");
+            reply = ask();
+            false
+        }
+    });
+    reply
+}
+
+/// The answer of the first request that was not given up before the endpoint's answer was there.
+fn in_time(ask: impl Fn() -> Reply) -> Reply {
+    awaited(ask, |reply| reply.status != 504)
+}
+
 /// What `/status` says of a resource.
 fn status(daemon: &Daemon, resource: &str) -> Value {
     let status = daemon.get("/status").json();
@@ -82,7 +102,7 @@ fn no_fault_takes_a_cached_token_from_anybody_and_who_has_none_is_told_why() {
     for (n, (fault, cause, code)) in FAULTS.into_iter().enumerate() {
         let (cached, cold) = (format!("https://cached/{n}"), format!("https://cold/{n}"));
         emulator.script("");
-        let token = daemon.token(&cached).access_token();
+        let token = in_time(|| daemon.token(&cached)).access_token();
         emulator.script(&format!("[[fault]]\ntimes = 0\n{fault}\n"));
 
         assert_eq!(renew(&daemon, &cached).access_token(), token, "{fault}");
@@ -94,8 +114,10 @@ fn no_fault_takes_a_cached_token_from_anybody_and_who_has_none_is_told_why() {
         assert!(known["expires_in"].as_u64().unwrap() > 80_000, "{fault}: {known}");
         assert_eq!(daemon.token(&cached).access_token(), token, "{fault}");
 
-        let told = daemon.token(&cold);
-        assert_eq!(told.status, code, "{fault}: {told:?}");
+        let told = awaited(
+            || daemon.token(&cold),
+            |told| told.status == code && (code != 503 || told.body.contains(cause)),
+        );
         let retry: Option<u64> = told.header("retry-after").map(|seconds| seconds.parse().unwrap());
         match code {
             400 => assert_eq!(retry, None, "{fault}: {told:?}"),
@@ -103,9 +125,6 @@ fn no_fault_takes_a_cached_token_from_anybody_and_who_has_none_is_told_why() {
                 retry.is_some_and(|seconds| (1..=10).contains(&seconds)),
                 "{fault}: {told:?}"
             ),
-        }
-        if code == 503 {
-            assert!(told.body.contains(cause), "{fault}: {told:?}");
         }
     }
     assert!(!daemon.log().contains("canary"), "text of a body that is no token");
@@ -127,17 +146,15 @@ fn a_token_whose_claims_are_anothers_is_refused_and_a_good_one_served_meanwhile(
         let claims_to_be =
             |id: &str| emulator.script(&format!("[[fault]]\ntimes = 0\nclaims = {{ {claim} = \"{id}\" }}\n"));
         emulator.script("");
-        let token = ask(STORAGE, "").access_token();
+        let token = in_time(|| ask(STORAGE, "")).access_token();
         claims_to_be("another");
         assert_eq!(ask(STORAGE, "&bypass_cache=true").access_token(), token, "{claim}");
-        let told = ask(MANAGEMENT, "");
-        assert_eq!(
-            (told.status, &told.json()["cause"]),
-            (503, &"wrong_identity".into()),
-            "{told:?}"
+        awaited(
+            || ask(MANAGEMENT, ""),
+            |told| told.status == 503 && told.json()["cause"] == "wrong_identity",
         );
         claims_to_be(&id.to_ascii_uppercase());
-        assert_eq!(ask("https://vault.azure.net", "").status, 200, "{claim}");
+        assert_eq!(in_time(|| ask("https://vault.azure.net", "")).status, 200, "{claim}");
     }
 }
 
@@ -215,7 +232,7 @@ fn a_refusal_without_json_is_told_to_the_caller_and_in_the_log() {
 #[test]
 fn ids_for_support_and_the_words_of_a_5xx_reach_the_caller_and_the_log() {
     let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"1s\"\n");
+    let daemon = Daemon::start(&emulator, "");
     let (trace, correlation) = (
         "ab4c0f62-9bd9-4e37-9a0f-21a3c7c31500",
         "f4d5e11c-7f4f-4ec1-8d1e-1f2d6f5f7a01",
@@ -261,7 +278,7 @@ fn ids_for_support_and_the_words_of_a_5xx_reach_the_caller_and_the_log() {
 #[test]
 fn a_large_token_is_served_and_what_is_larger_than_any_is_not() {
     let emulator = Emulator::start(&[]);
-    let daemon = Daemon::start(&emulator, "[limits]\ncaller_wait = \"1s\"\n");
+    let daemon = Daemon::start(&emulator, "");
     for (kib, is_served) in [(22, true), (55, true), (100, true), (255, true), (256, false)] {
         let token = "t".repeat(kib * 1024);
         let expires_on = SystemClock.now().wall.as_secs() + 80_000;
@@ -435,7 +452,7 @@ fn an_endless_body_is_cut_off_after_256_kib() {
     });
     let daemon = sick.daemon();
     let before = resident_kib(&daemon);
-    let told = daemon.token(STORAGE);
+    let told = in_time(|| daemon.token(STORAGE));
     assert_eq!(told.status, 503, "{told:?}");
     assert!(told.body.contains("the connection broke"), "{told:?}");
     let (sent, grown) = (
@@ -458,7 +475,7 @@ fn an_endless_head_is_cut_off() {
     });
     let daemon = sick.daemon();
     let before = resident_kib(&daemon);
-    let told = daemon.token(STORAGE);
+    let told = in_time(|| daemon.token(STORAGE));
     assert_eq!(told.status, 503, "{told:?}");
     let grown = resident_kib(&daemon).saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB more");
@@ -484,7 +501,7 @@ fn an_answer_that_comes_by_the_byte_is_given_up_in_time() {
 fn what_does_not_speak_http_is_a_fault_and_not_quoted() {
     let sick = Sick::start(|stream, _, _| stream.write_all(b"SSH-2.0-canary\r\n"));
     let daemon = sick.daemon();
-    let told = daemon.token(STORAGE);
+    let told = in_time(|| daemon.token(STORAGE));
     assert_eq!(told.status, 503, "{told:?}");
     assert!(
         !told.body.contains("canary") && !daemon.log().contains("canary"),
