@@ -2,8 +2,10 @@
 //! meant.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::access::Rules;
+use crate::access::{Machine, Rules, UnitsUnknown};
+use crate::clock::SystemClock;
 use crate::config;
 use crate::daemon::DaemonError;
 use crate::memory::Budget;
@@ -21,6 +23,12 @@ pub fn run(config_path: &Path, strict: bool) -> Result<(), DaemonError> {
     warnings.extend(Budget::of(config).warning());
     for warning in &warnings {
         eprintln!("msi-tokend: warning: {warning}");
+    }
+    // No warning: on the loopback listener, which no file says to be on, the same rules are good.
+    if rules.need_units()
+        && let Some(unknown) = UnitsUnknown::on_socket(&Machine::new(Arc::new(SystemClock)))
+    {
+        eprintln!("msi-tokend: note: {unknown}. {}.", unknown.remedy(config.listen.sdk));
     }
     if strict && !warnings.is_empty() {
         return Err(DaemonError::Doubtful);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::{Machine, Rules, units_unknown_because};
+use crate::access::{Machine, Rules, UnitsUnknown};
 use crate::broker::Policy;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded, Violations};
@@ -170,7 +170,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let machine = Machine::new(Arc::new(SystemClock));
-    let settings = settings(&config, hash);
+    let settings = settings(&config, hash, &machine);
     if sdk.is_some() || lock.is_some() {
         follow_rules(&machine, &settings.rules).await;
     } else {
@@ -320,7 +320,7 @@ async fn reload(
     if tcp.lock && !loaded.upstream.is_metadata_service() {
         return refused(ListenError::NotLockable.to_string());
     }
-    let settings = settings(&loaded, hash);
+    let settings = settings(&loaded, hash, tcp.machine);
     if tcp.sdk.is_some() || tcp.lock {
         follow_rules(tcp.machine, &settings.rules).await;
     }
@@ -356,12 +356,6 @@ fn rules(config: &Config) -> Rules {
     for doubt in doubts {
         warn!("{doubt}");
     }
-    if rules.need_units()
-        && let Some(why) = units_unknown_because()
-    {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| warn!("rules with units match nobody on the Unix socket: {why}"));
-    }
     rules
 }
 
@@ -376,9 +370,16 @@ async fn follow_rules(machine: &Machine, rules: &Rules) {
     machine.follow(rules.named_groups(), rules.named_units()).await;
 }
 
-fn settings(config: &Config, hash: String) -> Settings {
+fn settings(config: &Config, hash: String, machine: &Machine) -> Settings {
+    let rules = rules(config);
+    let units_unknown = rules.need_units().then(|| UnitsUnknown::on_socket(machine)).flatten();
+    if let Some(unknown) = &units_unknown {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| warn!("{unknown}"));
+    }
     Settings {
-        rules: rules(config),
+        rules,
+        units_unknown,
         bounds: bounds(config),
         header_timeout: config.limits.header_timeout,
         audit: config.log.audit,

@@ -68,6 +68,8 @@ pub enum Cause {
     WrongIdentity,
     /// A token that has expired by this machine's clock.
     Expired,
+    /// The kernel does not tell the caller's unit, which a rule asks for.
+    UnitUnknown,
     /// A cause without a code, or with a code of another version.
     #[serde(other)]
     Other,
@@ -87,6 +89,7 @@ impl Cause {
             Self::WrongResource => "wrong_resource",
             Self::WrongIdentity => "wrong_identity",
             Self::Expired => "expired",
+            Self::UnitUnknown => "unit_unknown",
             Self::Other => "other",
         }
     }

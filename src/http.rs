@@ -53,7 +53,18 @@ pub async fn exchange(
     request: Request<Empty<Bytes>>,
     max_body: usize,
 ) -> Result<Response, ExchangeError> {
-    let (head, body) = begin(http1::Builder::new(), stream, request).await?.into_parts();
+    whole(begin(http1::Builder::new(), stream, request).await?, max_body).await
+}
+
+/// Reads the rest of an answer, whose body may have up to `max_body` bytes.
+pub async fn whole<S>(
+    answer: hyper::Response<Coming<S, Empty<Bytes>>>,
+    max_body: usize,
+) -> Result<Response, ExchangeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (head, body) = answer.into_parts();
     let body =
         Limited::new(body, max_body)
             .collect()

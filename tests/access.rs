@@ -697,47 +697,6 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
 }
 
 #[test]
-fn a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing() {
-    let name = "a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing";
-    let directory = TempDir::new().unwrap();
-    let (source, library) = (directory.path().join("old.c"), directory.path().join("old.so"));
-    // What a kernel before 6.5 says to SO_PEERPIDFD, which is 77.
-    fs::write(
-        &source,
-        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <sys/socket.h>\n\
-         int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {\n\
-         if (level == SOL_SOCKET && name == 77) { errno = ENOPROTOOPT; return -1; }\n\
-         int (*real)(int, int, int, void *, socklen_t *) = dlsym(RTLD_NEXT, \"getsockopt\");\n\
-         return real(fd, level, name, value, length); }\n",
-    )
-    .unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        return eprintln!("SKIPPED {name}: no C compiler");
-    }
-    let emulator = Emulator::start(&[]);
-    let preload: &'static str = format!("export LD_PRELOAD={}", library.display()).leak();
-    let rules = format!("{}[[allow]]\nunits = [\"a.service\"]", upstream(&emulator));
-    let daemon = Daemon::start_how(
-        &emulator,
-        "[[allow]]\nunits = [\"a.service\"]",
-        How {
-            shell: Some(preload),
-            ..How::default()
-        },
-    );
-    daemon.reload(&rules);
-    assert_eq!(daemon.log().matches("SO_PEERPIDFD").count(), 1, "{}", daemon.log());
-    if are_to_be_had(name) {
-        assert_eq!(status(&daemon, ALICE, 7000, &[]), 403);
-        assert_eq!(status(&daemon, 0, 0, &[]), 200);
-    }
-}
-
-#[test]
 fn a_proc_that_hides_processes_is_told_and_opens_nothing() {
     let name = "a_proc_that_hides_processes_is_told_and_opens_nothing";
     if !are_to_be_had(name) {

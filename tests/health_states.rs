@@ -357,6 +357,7 @@ impl Parts {
         let reporter = Arc::new(Reporter::new(Arc::clone(&metrics)));
         let engine = Engine::new(policy, Upstream::new(&config.upstream), clock.clone(), reporter);
         let settings = Settings {
+            units_unknown: None,
             rules: Rules::resolve(&[], RootAccess::Any, 0).0,
             bounds: Bounds { total: 10, per_uid: 10 },
             header_timeout: Duration::from_secs(30),

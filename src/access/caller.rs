@@ -174,7 +174,7 @@ pub fn unit_of_process(pid: u32) -> Option<String> {
 }
 
 /// Why no caller's unit can be known on the Unix socket, if so.
-pub fn units_unknown_because() -> Option<&'static str> {
+pub(super) fn units_unknown_because() -> Option<&'static str> {
     let (one, _other) = UnixStream::pair().ok()?;
     if getsockopt(&one, sockopt::PeerPidfd).err() == Some(Errno::ENOPROTOOPT) {
         return Some("this kernel has no SO_PEERPIDFD, which came with Linux 6.5");

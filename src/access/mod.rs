@@ -14,12 +14,14 @@ mod socket;
 mod subuids;
 mod unit_files;
 mod units;
+mod units_unknown;
 
 pub use self::accounts::groups_of_account;
-pub use self::caller::{Caller, NamedUser, unit_of_process, units_unknown_because};
+pub use self::caller::{Caller, NamedUser, unit_of_process};
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
 pub use self::proposed_rule::proposed_rule;
 pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, gid_of, uid_of};
 pub use self::socket::{SEND_BUFFER, Socket, bound_unread};
 pub use self::units::UnitNames;
+pub use self::units_unknown::UnitsUnknown;

@@ -142,6 +142,17 @@ impl Rules {
         self.is_administrator(caller.uid) || self.allow.iter().any(|rule| rule.is_for(caller))
     }
 
+    /// Whether a rule with units might allow it to a caller whose unit is not known, or give that caller an identity.
+    pub fn might_allow_by_unit(&self, caller: &Caller, key: &Key) -> bool {
+        self.allow.iter().any(|rule| {
+            let gives_identity = rule.default.is_some() && key.identity == Identity::Default;
+            rule.units.is_some()
+                && rule
+                    .mismatches(caller, key)
+                    .all(|part| part == Part::Units || part == Part::Identities && gives_identity)
+        })
+    }
+
     /// Whether any rule asks for the caller's unit.
     pub fn need_units(&self) -> bool {
         self.allow.iter().any(|rule| rule.units.is_some())

@@ -1,18 +1,23 @@
 //! One exchange with the daemon, after a check of who serves the socket.
 
+use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::Empty;
+use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ClientError, Exit};
+use crate::access::loopback::{self, Unowned};
 use crate::config::{SERVICE_USER, service_user};
 use crate::http::{self, ExchangeError, Response};
 
@@ -47,14 +52,14 @@ pub enum NoAnswer {
     #[error("permission denied")]
     NoPermission,
     /// An untrusted user's process listens on the socket.
-    #[error(
-        "its server runs as uid {0}, and only root, the user {SERVICE_USER} and your own user are trusted; no request was \
-         sent"
-    )]
-    Foreign(u32),
+    #[error("its server runs as uid {0}, and only root, the user {SERVICE_USER} and your own user are trusted; {1}")]
+    Foreign(u32, &'static str),
     /// Nothing came in time.
     #[error("no answer within {}", humantime::format_duration(in_seconds(*.0)))]
     Silent(Duration),
+    /// The kernel does not tell whose process listens on the port.
+    #[error("whose process listens there is not known: {0}")]
+    Unowned(#[from] Unowned),
     /// The connection ended before the answer did.
     #[error("the connection broke: {0}")]
     Broken(#[from] ExchangeError),
@@ -106,6 +111,15 @@ impl Daemon {
         answer.map_err(|reason| self.unreachable(&reason))
     }
 
+    /// As [`Daemon::held`], at the loopback listener.
+    pub async fn held_at(&self, address: SocketAddr, target: &str) -> Result<Response, ClientError> {
+        let answer = tokio::select! {
+            answer = exchange_at(address, target) => answer,
+            silent = self.hangs() => Err(silent),
+        };
+        answer.map_err(|reason| unreachable(&address, &reason))
+    }
+
     /// Ends when the daemon has not answered `/live` for too long.
     async fn hangs(&self) -> NoAnswer {
         let mut heard = Instant::now();
@@ -131,48 +145,71 @@ impl Daemon {
     async fn exchange(&self, method: Method, target: &str) -> Result<Response, NoAnswer> {
         let stream = UnixStream::connect(&self.socket).await?;
         check_server(&stream)?;
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header(HOST, "localhost")
-            .header("Metadata", "true")
-            .body(Empty::new())
-            .map_err(|error| NoAnswer::System(io::Error::other(error)))?;
-        Ok(http::exchange(stream, request, MAX_BODY).await?)
+        Ok(http::exchange(stream, request(method, target, "localhost")?, MAX_BODY).await?)
     }
 
     /// The client's error for this reason.
     pub fn unreachable(&self, reason: &NoAnswer) -> ClientError {
-        let cause = format!("cannot reach msi-tokend at {}: {reason}", self.socket.display());
-        let failure = |exit, advice: &'static str| ClientError::new(exit, cause, advice);
-        match reason {
-            NoAnswer::NoSocket => failure(
-                Exit::Unreachable,
-                "Start it (`systemctl start msi-tokend.socket`), or name another socket with --socket or \
-                 MSI_TOKEND_SOCKET.",
-            )
-            .retry_in(RESTART_PAUSE),
-            NoAnswer::NotServing | NoAnswer::Broken(_) | NoAnswer::System(_) => failure(
-                Exit::Unreachable,
-                "`systemctl status msi-tokend` and `journalctl -u msi-tokend` show why it is not running.",
-            )
-            .retry_in(RESTART_PAUSE),
-            NoAnswer::QueueFull | NoAnswer::Silent(_) => failure(
-                Exit::Unreachable,
-                "The daemon hangs, is overloaded, or cannot start with its configuration. Look at `systemctl status msi-tokend` \
-                 and `msi-tokend --check`; if it does not recover, run `systemctl restart msi-tokend`.",
-            )
-            .retry_in(RESTART_PAUSE),
-            NoAnswer::NoPermission => failure(
-                Exit::NotAllowed,
-                "An administrator can change listen.socket_mode and the mode of the socket's directory. Who gets a token \
-                 is decided by the rules.",
-            ),
-            NoAnswer::Foreign(_) => failure(
-                Exit::Other,
-                "Find out which process listens there. Name the daemon's own socket with --socket or MSI_TOKEND_SOCKET.",
-            ),
-        }
+        unreachable(&self.socket.display(), reason)
+    }
+}
+
+fn request(method: Method, target: &str, host: &str) -> Result<Request<Empty<Bytes>>, NoAnswer> {
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(HOST, host)
+        .header("Metadata", "true");
+    request
+        .body(Empty::new())
+        .map_err(|error| NoAnswer::System(io::Error::other(error)))
+}
+
+/// Who serves is known once the answer begins: an accepted socket is its server's.
+async fn exchange_at(address: SocketAddr, target: &str) -> Result<Response, NoAnswer> {
+    let stream = TcpStream::connect(address).await?;
+    let ours = stream.local_addr()?;
+    let request = request(Method::GET, target, &address.to_string())?;
+    let answer = http::begin(http1::Builder::new(), stream, request).await;
+    let answer = answer.map_err(ExchangeError::from)?;
+    check_uid(loopback::owner(address, ours)?.uid, "its answer was not taken")?;
+    Ok(http::whole(answer, MAX_BODY).await?)
+}
+
+fn unreachable(place: &impl Display, reason: &NoAnswer) -> ClientError {
+    let cause = format!("cannot reach msi-tokend at {place}: {reason}");
+    let failure = |exit, advice: &'static str| ClientError::new(exit, cause, advice);
+    match reason {
+        NoAnswer::NoSocket => failure(
+            Exit::Unreachable,
+            "Start it (`systemctl start msi-tokend.socket`), or name another socket with --socket or \
+             MSI_TOKEND_SOCKET.",
+        )
+        .retry_in(RESTART_PAUSE),
+        NoAnswer::NotServing | NoAnswer::Broken(_) | NoAnswer::Unowned(Unowned::Gone) | NoAnswer::System(_) => failure(
+            Exit::Unreachable,
+            "`systemctl status msi-tokend` and `journalctl -u msi-tokend` show why it is not running.",
+        )
+        .retry_in(RESTART_PAUSE),
+        NoAnswer::QueueFull | NoAnswer::Silent(_) => failure(
+            Exit::Unreachable,
+            "The daemon hangs, is overloaded, or cannot start with its configuration. Look at `systemctl status msi-tokend` \
+             and `msi-tokend --check`; if it does not recover, run `systemctl restart msi-tokend`.",
+        )
+        .retry_in(RESTART_PAUSE),
+        NoAnswer::NoPermission => failure(
+            Exit::NotAllowed,
+            "An administrator can change listen.socket_mode and the mode of the socket's directory. Who gets a token \
+             is decided by the rules.",
+        ),
+        NoAnswer::Unowned(Unowned::Kernel(_)) => failure(
+            Exit::Other,
+            "A sandbox may forbid the question: systemd's RestrictAddressFamilies= has to have AF_NETLINK.",
+        ),
+        NoAnswer::Foreign(..) => failure(
+            Exit::Other,
+            "Find out which process listens there. Name the daemon's own socket with --socket or MSI_TOKEND_SOCKET.",
+        ),
     }
 }
 
@@ -192,12 +229,15 @@ impl From<io::Error> for NoAnswer {
 /// listen(2); with socket activation that is root.
 fn check_server(stream: &UnixStream) -> Result<(), NoAnswer> {
     let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| NoAnswer::System(errno.into()))?;
-    let uid = peer.uid();
+    check_uid(peer.uid(), "no request was sent")
+}
+
+fn check_uid(uid: u32, so: &'static str) -> Result<(), NoAnswer> {
     let is_service = || service_user().is_some_and(|user| user.uid.as_raw() == uid);
     if uid == 0 || uid == geteuid().as_raw() || is_service() {
         Ok(())
     } else {
-        Err(NoAnswer::Foreign(uid))
+        Err(NoAnswer::Foreign(uid, so))
     }
 }
 

@@ -9,9 +9,7 @@ use clap::{Args, ValueEnum};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::error::{ClientError, Exit};
-use crate::access::{
-    Caller, Machine, Rules, gid_of, groups_of_account, uid_of, unit_of_process, units_unknown_because,
-};
+use crate::access::{Caller, Machine, Rules, UnitsUnknown, gid_of, groups_of_account, uid_of, unit_of_process};
 use crate::clock::SystemClock;
 use crate::config::Account;
 
@@ -53,6 +51,8 @@ pub struct Described {
     pub text: String,
     /// What else they should know.
     pub notes: Vec<String>,
+    /// Whether a rule with units asks for what is not known there.
+    pub unit_is_unknown: bool,
 }
 
 /// What the kernel says of a process.
@@ -89,10 +89,9 @@ impl CallerOptions {
             groups = groups_of_account(uid, rules.named_groups());
             " (of those that rules name, by its account)"
         };
-        if let Some(why) = self.units_unknown_because().filter(|_| rules.need_units()) {
-            notes.push(format!("rules with units match nobody there: {why}"));
-            unit = None;
-        }
+        let unknown = rules.need_units().then(|| self.units_unknown()).flatten();
+        let unit_is_unknown = unknown.is_some();
+        notes.extend(unknown);
         let names: Vec<String> = groups.iter().map(|gid| group(*gid)).collect();
         let text = format!(
             "uid {}, {}{whose}, {}",
@@ -102,16 +101,28 @@ impl CallerOptions {
                 .map_or_else(|| "no unit".to_owned(), |unit| format!("unit {unit}")),
         );
         Ok(Described {
-            caller: Caller::described(uid, groups, unit),
+            caller: Caller::described(uid, groups, unit.filter(|_| !unit_is_unknown)),
             text,
             notes,
+            unit_is_unknown,
         })
     }
 
-    fn units_unknown_because(&self) -> Option<&'static str> {
+    /// Why rules with units match nobody there, if so.
+    fn units_unknown(&self) -> Option<String> {
+        let machine = Machine::new(Arc::new(SystemClock));
         match self.listener {
-            Listener::Socket => units_unknown_because(),
-            Listener::Sdk | Listener::Lock => Machine::new(Arc::new(SystemClock)).units_unknown_because(),
+            Listener::Socket => UnitsUnknown::on_socket(&machine).map(|unknown| {
+                let elsewhere = if unknown.known_over_tcp {
+                    "they match on the loopback listener: --listener sdk judges for it"
+                } else {
+                    "nor do they on the loopback listener"
+                };
+                format!("{unknown}; {elsewhere}")
+            }),
+            Listener::Sdk | Listener::Lock => machine
+                .units_unknown_because()
+                .map(|why| format!("rules with units match nobody over TCP: {why}")),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::connection::Daemon;
 use super::error::{ClientError, Exit};
 use super::finding::Finding;
 use super::forms::instant;
-use super::get::{Mode, target};
+use super::get::{self, Mode};
 use super::keep::FileState;
 use super::keep::instances::{self, Instance};
 use super::probe::Probe;
@@ -25,7 +25,7 @@ use crate::failure::Failure;
 use crate::key::{Key, Resource};
 use crate::observe::health::TokenHealth;
 use crate::observe::lock::{LockHealth, Standing};
-use crate::observe::status::{CallerStatus, Status};
+use crate::observe::status::Status;
 
 /// The time-out of what the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -76,7 +76,8 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
         daemon.socket().display()
     ))];
     findings.extend(files.iter().flat_map(|files| files.judge(Some(&status))));
-    findings.push(rules(&status.caller));
+    findings.extend(units(&status));
+    findings.push(rules(&status));
     let failing = ready.tokens.iter().any(|token| token.failures > 0);
     let probe = probe::endpoint(&status.endpoint).await;
     findings.extend(endpoint(&status, probe, failing));
@@ -129,12 +130,28 @@ async fn documents(daemon: &Daemon) -> Result<(Status, Ready), Finding> {
     ))
 }
 
-fn rules(caller: &CallerStatus) -> Finding {
+/// Rules that the Unix socket cannot judge by.
+fn units(status: &Status) -> Option<Finding> {
+    let unknown = status.units_unknown.as_ref()?;
+    let (what, remedy) = (unknown.to_string(), format!("{}.", unknown.remedy(status.sdk)));
+    Some(if unknown.known_over_tcp && status.sdk.is_some() {
+        Finding::Note(what, remedy)
+    } else {
+        Finding::Wrong(Exit::Configuration, what, remedy)
+    })
+}
+
+fn rules(status: &Status) -> Finding {
+    let caller = &status.caller;
     match (caller.privileged, caller.rules) {
         (true, _) => Finding::Well(format!(
             "uid {} may have every token; `msi-token explain` judges for another user",
             caller.uid
         )),
+        (false, 0) if status.units_unknown.is_some() => Finding::Note(
+            format!("no rule without units is for you (uid {})", caller.uid),
+            "One with units may be for the unit that you run in; --resource RESOURCE tries one token.".to_owned(),
+        ),
         (false, 0) => Finding::Wrong(
             Exit::NotAllowed,
             format!(
@@ -286,10 +303,8 @@ fn locked(lock: LockHealth, read: impl Fn(&str) -> Option<String>) -> Vec<Findin
 }
 
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
-    let failure = match daemon.held(&target(key, Mode::Get)).await {
-        Ok(answer) if answer.status == StatusCode::OK => return Finding::Well(format!("you get a token for {key}")),
-        Ok(answer) => ClientError::of_answer(&answer, &format!("no token for {key}")),
-        Err(failure) => failure,
+    let Err(failure) = get::once(daemon, key, Mode::Get).await else {
+        return Finding::Well(format!("you get a token for {key}"));
     };
     let cure = match failure.exit {
         Exit::NotAllowed => format!(

@@ -14,7 +14,7 @@ use super::forms::instant;
 use super::selection::Selection;
 use super::terminal::wrapped;
 use super::{output, status, table, terminal};
-use crate::access::{Caller, Grant, Part, Rules, proposed_rule};
+use crate::access::{Grant, Part, Rules, proposed_rule};
 use crate::config::{self, Allow, RootAccess};
 use crate::key::{Key, Resource};
 use crate::observe::status::ConfigurationStatus;
@@ -47,18 +47,19 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     for doubt in doubts {
         tell(&format!("warning: {doubt}"));
     }
-    let Described { caller, text, notes } = arguments.caller.describe(&rules)?;
+    let described = arguments.caller.describe(&rules)?;
+    let caller = &described.caller;
     let mut key = arguments.selection.key()?;
     let mut token = format!("token:  {key}");
-    if let Some((identity, origin)) = rules.default_for(&caller, &key) {
+    if let Some((identity, origin)) = rules.default_for(caller, &key) {
         token = format!(
             "token:  {} for {identity}, which {origin} gives where none is named",
             key.resource
         );
         key.identity = identity.clone();
     }
-    let mut lines = vec![format!("caller: {text}"), token];
-    lines.extend(notes.into_iter().map(|note| format!("note:   {note}")));
+    let mut lines = vec![format!("caller: {}", described.text), token];
+    lines.extend(described.notes.iter().map(|note| format!("note:   {note}")));
     if let Some(note) = running(daemon, &loaded.hash).await {
         lines.push(format!("note:   {note}"));
     }
@@ -66,10 +67,10 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     lines = lines.iter().map(|line| wrapped(line, width, 8)).collect();
     lines.push(String::new());
     if !allow.is_empty() {
-        lines.extend(each_rule(&rules, allow, &caller, &key, width));
+        lines.extend(each_rule(&rules, allow, &described, &key, width));
         lines.push(String::new());
     }
-    let verdict = rules.judge(&caller, &key);
+    let verdict = rules.judge(caller, &key);
     lines.push(match &verdict {
         Some(Grant::Privileged) => {
             format!("allowed: {} may have any token, rules or not", without_a_rule(root))
@@ -118,15 +119,15 @@ async fn running(daemon: &Daemon, hash: &str) -> Option<String> {
     })
 }
 
-fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key, width: Option<usize>) -> Vec<String> {
+fn each_rule(rules: &Rules, allow: &[Allow], described: &Described, key: &Key, width: Option<usize>) -> Vec<String> {
     let mut rows = vec![["RULE".to_owned(), "VERDICT".to_owned()]];
     rows.extend(
         rules
-            .explain(caller, key)
+            .explain(&described.caller, key)
             .iter()
             .zip(allow)
             .map(|((rule, parts), allow)| {
-                let reasons: Vec<String> = parts.iter().map(|part| reason(*part, allow, caller, key)).collect();
+                let reasons: Vec<String> = parts.iter().map(|part| reason(*part, allow, described, key)).collect();
                 let verdict = if reasons.is_empty() {
                     "allows".to_owned()
                 } else {
@@ -145,7 +146,8 @@ fn each_rule(rules: &Rules, allow: &[Allow], caller: &Caller, key: &Key, width: 
 }
 
 /// What the rule demands, with a hint at a likely mistake.
-fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
+fn reason(part: Part, allow: &Allow, described: &Described, key: &Key) -> String {
+    let caller = &described.caller;
     let wanted = match part {
         Part::Users if allow.users.is_none() => {
             return format!(
@@ -168,6 +170,7 @@ fn reason(part: Part, allow: &Allow, caller: &Caller, key: &Key) -> String {
         Part::Identities => listed("identities", allow.identities.as_deref().unwrap_or_default()),
     };
     match part {
+        Part::Units if described.unit_is_unknown => wanted + " (the caller's is not known there)",
         Part::Units if caller.unit().is_none() => wanted + " (the caller has none)",
         _ => wanted,
     }

@@ -11,9 +11,9 @@ use super::connection::Daemon;
 use super::error::{ClientError, Exit};
 use super::forms::{self, Issued};
 use super::selection::Selection;
-use super::{output, remedy};
+use super::{output, remedy, status};
 use crate::config::duration;
-use crate::failure::{Codes, ErrorClass};
+use crate::failure::{Cause, Codes, ErrorClass};
 use crate::http::Response;
 use crate::key::{Identity, Key};
 use crate::observe::status::{Status, TokenStatus};
@@ -91,14 +91,7 @@ pub fn issued<'a>(answer: &'a Response, key: &Key) -> Result<Issued<'a>, ClientE
 /// Tries until there is a token, or a reason why there will be none before `wait` is over. Without `wait` there is one try,
 /// which takes as long as the daemon holds its callers.
 pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Duration>) -> Result<Response, ClientError> {
-    let target = target(key, mode);
-    let once = async || {
-        let answer = daemon.held(&target).await?;
-        match answer.status {
-            StatusCode::OK => Ok(answer),
-            _ => Err(ClientError::of_answer(&answer, &format!("no token for {key}"))),
-        }
-    };
+    let once = || once(daemon, key, mode);
     let Some(wait) = wait else {
         return once().await;
     };
@@ -128,6 +121,23 @@ pub async fn patient(daemon: &Daemon, key: &Key, mode: Mode, wait: Option<Durati
         }),
     };
     Err(given_up(failure, tries, wait))
+}
+
+/// One try. Where the daemon cannot know this process's unit by its socket, and a rule may be for it, the loopback listener is
+/// asked too, if it is on.
+pub async fn once(daemon: &Daemon, key: &Key, mode: Mode) -> Result<Response, ClientError> {
+    let target = target(key, mode);
+    let token = |answer: Response| match answer.status {
+        StatusCode::OK => Ok(answer),
+        _ => Err(ClientError::of_answer(&answer, &format!("no token for {key}"))),
+    };
+    match token(daemon.held(&target).await?) {
+        Err(refusal) if refusal.codes.cause == Some(Cause::UnitUnknown) => match status::get(daemon).await?.sdk {
+            Some(address) => token(daemon.held_at(address, &target).await?),
+            None => Err(refusal),
+        },
+        end => end,
+    }
 }
 
 /// Ends when `wait` is over, with the last failure of this token that the daemon knows, if there was one, or why the daemon

@@ -263,6 +263,7 @@ mod tests {
             endpoint: "http://e/".to_owned(),
             configuration: None,
             sdk: None,
+            units_unknown: None,
             caller: CallerStatus {
                 uid: 0,
                 privileged: true,

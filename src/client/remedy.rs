@@ -54,7 +54,7 @@ pub fn for_codes(codes: &Codes) -> &'static str {
             (Some(Cause::WrongResource | Cause::WrongIdentity), _) => FOREIGN_TOKEN,
             (Some(Cause::Expired), _) => EXPIRED,
             (Some(Cause::Status), Some(401)) => CHALLENGE,
-            (Some(Cause::Status | Cause::Reset | Cause::Other) | None, _) => FAULTY,
+            (Some(Cause::Status | Cause::Reset | Cause::UnitUnknown | Cause::Other) | None, _) => FAULTY,
         },
         ErrorClass::Timeout => NO_ANSWER,
         ErrorClass::Full => FULL,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::{Caller, Rules};
+use crate::access::{Caller, Rules, UnitsUnknown};
 use crate::broker::Entry;
 use crate::clock::Now;
 use crate::engine::Engine;
@@ -31,6 +31,8 @@ pub struct Status {
     pub configuration: Option<ConfigurationStatus>,
     /// Where the loopback listener for programs is; null where it is off.
     pub sdk: Option<SocketAddr>,
+    /// Why rules with units match nobody on the Unix socket; null where they do, and where there are none.
+    pub units_unknown: Option<UnitsUnknown>,
     /// Who asks.
     pub caller: CallerStatus,
     /// Soonest trouble first: what cannot be served, then by expiry.
@@ -94,6 +96,7 @@ pub fn status(
     sdk: Option<SocketAddr>,
     caller: &Caller,
     rules: &Rules,
+    units_unknown: Option<UnitsUnknown>,
 ) -> Status {
     let (now, entries) = engine.entries();
     let mut visible: Vec<Entry> = entries
@@ -108,6 +111,7 @@ pub fn status(
         endpoint: engine.endpoint(),
         configuration: Some(configuration.clone()),
         sdk,
+        units_unknown,
         caller: CallerStatus {
             uid: caller.uid,
             privileged: rules.is_privileged(caller.uid),

@@ -40,7 +40,13 @@ pub fn ready(health: &Health) -> Document {
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
 pub fn status(engine: &Engine, settings: &Settings, sdk: Option<SocketAddr>, caller: &Caller) -> Document {
-    let status = status::status(engine, &settings.configuration, sdk, caller, &settings.rules);
+    let Settings {
+        configuration,
+        rules,
+        units_unknown,
+        ..
+    } = settings;
+    let status = status::status(engine, configuration, sdk, caller, rules, units_unknown.clone());
     Document::new(StatusCode::OK, JSON, bytes(&status))
 }
 

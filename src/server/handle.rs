@@ -196,7 +196,13 @@ fn judge(server: &Server, session: &Session, asked: TokenRequest) -> Result<Arc<
     let grant = by.rules.judge(caller, &asked.key);
     if grant.is_none() && !observed {
         server.audit.denied(caller, &asked.key);
-        return Err(Problem::forbidden(caller, &asked.key));
+        let unknown = by.units_unknown.as_ref().filter(|_| {
+            matches!(*session.listener, ListenerKind::Unix) && by.rules.might_allow_by_unit(caller, &asked.key)
+        });
+        return Err(match unknown {
+            Some(unknown) => Problem::unit_unknown(caller, &asked.key, unknown, server.sdk),
+            None => Problem::forbidden(caller, &asked.key),
+        });
     }
     Ok(Arc::new(Allowed { asked, grant, by }))
 }

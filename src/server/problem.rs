@@ -4,15 +4,16 @@
 //! and 503 with a small `Retry-After` start another soon. 404 and 410 make them hang for a minute, so no fault of our own is
 //! answered with them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Serialize;
 
 use super::protocol::Protocol;
-use crate::access::{Caller, NOBODY};
+use crate::access::{Caller, NOBODY, UnitsUnknown};
 use crate::broker::{Bound, Unserved};
-use crate::failure::{Class, Codes, ErrorClass, Failure};
+use crate::failure::{Cause, Class, Codes, ErrorClass, Failure};
 use crate::key::Key;
 use crate::observe::labels::{Denial, Outcome};
 
@@ -155,6 +156,23 @@ impl Problem {
                  `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain`."
             ),
         )
+    }
+
+    /// As [`Problem::forbidden`], where a rule might allow it by the caller's unit, which is not known.
+    pub fn unit_unknown(caller: &Caller, key: &Key, unknown: &UnitsUnknown, sdk: Option<SocketAddr>) -> Self {
+        let forbidden = Self::forbidden(caller, key);
+        Self {
+            description: format!(
+                "{} A rule may be for the caller's unit, which is not known: {unknown}. {}.",
+                forbidden.description,
+                unknown.remedy(sdk)
+            ),
+            codes: Codes {
+                cause: Some(Cause::UnitUnknown),
+                ..forbidden.codes
+            },
+            ..forbidden
+        }
     }
 
     /// 403 for what is not for every caller.

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::documents::Documents;
 use super::seats::{Bounds, Seats};
 use super::slots::{SLOTS, Slots};
-use crate::access::{Machine, Rules};
+use crate::access::{Machine, Rules, UnitsUnknown};
 use crate::config::Lock;
 use crate::engine::Engine;
 use crate::heartbeat::Heartbeat;
@@ -33,6 +33,8 @@ pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 pub struct Settings {
     /// Who may have what; a connection goes by the new ones from its next request on.
     pub rules: Rules,
+    /// Where rules ask for units, and the Unix socket does not tell them.
+    pub units_unknown: Option<UnitsUnknown>,
     /// Of connections; lower ones throw nobody out.
     pub bounds: Bounds,
     /// For a request's head, its form, and the reading of its answer.

@@ -171,6 +171,7 @@ fn server() -> Arc<Server> {
         },
     };
     let settings = Settings {
+        units_unknown: None,
         rules: Rules::resolve(&[allow], RootAccess::Any, DAEMON).0,
         bounds: Bounds { total: 1, per_uid: 1 },
         header_timeout: Duration::from_secs(30),
