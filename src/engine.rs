@@ -18,6 +18,7 @@ use crate::broker::{
 use crate::clock::{Clock, Now};
 use crate::failure::{Cause, Class, Failure};
 use crate::heartbeat::{self, Heartbeat};
+use crate::key::Key;
 use crate::token::Token;
 use crate::upstream::Upstream;
 
@@ -153,9 +154,14 @@ impl Engine {
         self.upstream.lock().name()
     }
 
-    /// What the next process should take over.
-    pub fn snapshot(&self) -> Vec<KeySnapshot> {
-        self.state.lock().broker.snapshot()
+    /// All keys, in no order.
+    pub fn keys(&self) -> Vec<Arc<Key>> {
+        self.state.lock().broker.keys()
+    }
+
+    /// What the next process should take over of those of `keys` that are still known.
+    pub fn snapshot(&self, keys: &[Arc<Key>]) -> Vec<KeySnapshot> {
+        self.state.lock().broker.snapshot(keys)
     }
 
     /// Takes over what the previous process left.

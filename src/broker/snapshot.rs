@@ -35,9 +35,15 @@ pub struct KeySnapshot {
 }
 
 impl Broker {
-    /// Everything worth carrying over.
-    pub fn snapshot(&self) -> Vec<KeySnapshot> {
-        self.store.iter().map(KeySnapshot::from).collect()
+    /// All keys, in no order.
+    pub fn keys(&self) -> Vec<Arc<Key>> {
+        self.store.iter().map(|slot| slot.key.clone()).collect()
+    }
+
+    /// What is worth carrying over of those of `keys` that are still known.
+    pub fn snapshot(&self, keys: &[Arc<Key>]) -> Vec<KeySnapshot> {
+        let slots = keys.iter().filter_map(|key| self.store.get(key));
+        slots.map(KeySnapshot::from).collect()
     }
 
     /// Takes over what the previous process left, as far as it fits the bounds now in force: what is warm first, then what

@@ -28,8 +28,6 @@ const FORMAT: u32 = 3;
 
 /// A few dozen tokens at a time.
 const PIECE: usize = 64 * 1024;
-/// So many keys take a few hundred microseconds; after that callers have their turn.
-const SLICE: usize = 16;
 
 /// Where a snapshot is good: its times are those of one boot, and its tokens belong to one daemon's user.
 #[derive(Clone, Copy, Debug)]
@@ -138,11 +136,15 @@ impl<W: Write> Drop for Wiped<W> {
 }
 
 /// Writes a snapshot, a piece at a time: all of it at once would take as much memory again as the tokens do. Others have their
-/// turn in between, since a cache of ten thousand tokens takes a tenth of a second.
+/// turn after each slice of the keys, since a cache of ten thousand tokens takes a tenth of a second.
 ///
 /// # Errors
 /// Those of `to`.
-pub async fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io::Result<()> {
+pub async fn write(
+    slices: impl IntoIterator<Item = impl AsRef<[KeySnapshot]>>,
+    place: Place<'_>,
+    to: impl Write,
+) -> io::Result<()> {
     let mut buffer = Wiped(Some(BufWriter::with_capacity(PIECE, to)));
     let Some(to) = &mut buffer.0 else { return Ok(()) };
     let empty = serde_json::to_vec(&CacheDocument {
@@ -154,14 +156,14 @@ pub async fn write(keys: &[KeySnapshot], place: Place<'_>, to: impl Write) -> io
     })?;
     let (start, end) = empty.split_at(empty.len().saturating_sub("]}".len()));
     to.write_all(start)?;
-    for (number, key) in keys.iter().enumerate() {
-        if number > 0 {
-            to.write_all(b",")?;
+    let mut separator: &[u8] = b"";
+    for slice in slices {
+        for key in slice.as_ref() {
+            to.write_all(separator)?;
+            separator = b",";
+            serde_json::to_writer(&mut *to, &KeyEntry::new(key)?)?;
         }
-        serde_json::to_writer(&mut *to, &KeyEntry::new(key)?)?;
-        if number % SLICE == SLICE - 1 {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::yield_now().await;
     }
     to.write_all(end)?;
     to.flush()
@@ -371,13 +373,13 @@ mod tests {
     fn written(keys: &[KeySnapshot], place: Place<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(write(keys, place, &mut bytes)).unwrap();
+        runtime.block_on(write([keys], place, &mut bytes)).unwrap();
         bytes
     }
 
     #[tokio::test]
     async fn others_have_their_turn_while_many_keys_are_written() {
-        let keys: Vec<_> = (0..=3 * SLICE).map(|n| snapshot(&format!("r{n}"), 60)).collect();
+        let slices = (0..3).map(|n| vec![snapshot(&format!("r{n}"), 60)]);
         let (mut bytes, mut turns) = (Vec::new(), 0);
         let others = async {
             loop {
@@ -387,12 +389,12 @@ mod tests {
         };
         tokio::select! {
             biased;
-            written = write(&keys, PLACE, &mut bytes) => written.unwrap(),
+            written = write(slices, PLACE, &mut bytes) => written.unwrap(),
             () = others => {}
         }
         assert_eq!(turns, 3);
         let back = read(&bytes, PLACE, NOW).unwrap();
-        assert!(keys.iter().map(|key| &key.key).eq(back.iter().map(|key| &key.key)));
+        assert!(back.iter().map(|back| &back.key).eq(&["r0", "r1", "r2"].map(key)));
     }
 
     #[test]

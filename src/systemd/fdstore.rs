@@ -30,6 +30,8 @@ pub const NAME: &str = "tokens";
 
 /// A write costs the one thread a few milliseconds with a thousand tokens, if in slices.
 const PAUSE: Duration = Duration::from_secs(3);
+/// So many keys take a few hundred microseconds; after that callers have their turn.
+const SLICE: usize = 16;
 /// The last write is tried this many times, this far apart.
 const LAST_TRIES: u32 = 40;
 const LAST_PAUSE: Duration = Duration::from_millis(50);
@@ -110,7 +112,7 @@ impl FdStore {
     /// Puts the cache as it is now into the store. A failure is logged once, until a write succeeds again.
     async fn save(&mut self, engine: &Engine) {
         self.behind = true;
-        let result = self.hand_over(&engine.snapshot(), &engine.upstream_name()).await;
+        let result = self.hand_over(engine).await;
         self.behind = false;
         let kind = result.as_ref().err().map(io::Error::kind);
         let said = std::mem::replace(&mut self.failing, kind).is_some();
@@ -164,10 +166,12 @@ impl FdStore {
         }
     }
 
-    /// Puts `keys` into the store in place of what is there, whose memory is given back.
-    async fn hand_over(&mut self, keys: &[KeySnapshot], upstream: &str) -> io::Result<()> {
+    /// Puts the cache into the store in place of what is there, whose memory is given back.
+    async fn hand_over(&mut self, engine: &Engine) -> io::Result<()> {
         let file = new_memory()?;
-        cache_format::write(keys, self.place(upstream), &file).await?;
+        let keys = engine.keys();
+        let slices = keys.chunks(SLICE).map(|keys| engine.snapshot(keys));
+        cache_format::write(slices, self.place(&engine.upstream_name()), &file).await?;
         seal(&file)?;
         // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
@@ -224,7 +228,7 @@ mod tests {
     async fn only_memory_sealed_by_this_program_is_read() {
         let empty = || holding(b"");
         let mut good = Vec::new();
-        cache_format::write(&[], passed(empty()).place(UPSTREAM), &mut good)
+        cache_format::write([[]; 0], passed(empty()).place(UPSTREAM), &mut good)
             .await
             .unwrap();
         assert!(take_back(holding(&good)).unwrap().is_empty());

@@ -194,7 +194,7 @@ fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
         max_bytes: 1,
         ..warm("a")
     };
-    let carried = c.broker.snapshot();
+    let carried = c.broker.snapshot(&c.broker.keys());
     restart_with(&mut c, narrow, carried);
     let after = c.broker.entries(c.now).next().unwrap();
     assert_eq!(after.expires_on, None);
@@ -206,7 +206,7 @@ fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
 fn a_token_that_expired_before_the_restart_takes_no_room() {
     let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(secs(30)));
     get(&mut c, 1, "a").unwrap();
-    let carried = c.broker.snapshot();
+    let carried = c.broker.snapshot(&c.broker.keys());
     c.run_for(secs(40));
     let narrow = Policy {
         max_bytes: 1,

@@ -65,7 +65,7 @@ impl World {
 
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
     pub(super) fn restart(&mut self, elsewhere: bool) -> Kept {
-        let mut carried = self.broker.snapshot();
+        let mut carried = self.broker.snapshot(&self.broker.keys());
         self.waiting.clear();
         self.running.clear();
         self.starts.clear();

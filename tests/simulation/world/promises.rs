@@ -366,7 +366,7 @@ impl World {
                 self.models[key].turns.clear();
             }
         }
-        for carried in self.broker.snapshot() {
+        for carried in self.broker.snapshot(&self.broker.keys()) {
             let key = self.index(&carried.key);
             let model = &mut self.models[key];
             promise!(
