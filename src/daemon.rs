@@ -23,7 +23,7 @@ use crate::config::{self, Config, Loaded, Violations};
 use crate::descriptors;
 use crate::engine::Engine;
 use crate::harden::{self, lock_memory};
-use crate::listen::{self, ListenError, Sdk};
+use crate::listen::{self, ListenError, Listener, Sdk};
 use crate::memory::Budget;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
@@ -158,9 +158,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let unix = listen::bind_unix(&config.listen.socket, config.listen.socket_mode, passed.unix)?;
     let sdk = listen::open_sdk(&config, passed.sdk)?;
     let lock = listen::open_lock(&config, passed.lock)?;
-    let monitor = config.listen.monitor;
-    let monitor = monitor.map(|address| listen::bind_loopback(address, "listen.monitor"));
-    let monitor = monitor.transpose()?;
+    let monitor = bind_monitor(&config)?;
     let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
         policy(&config),
@@ -179,6 +177,7 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let server = Server::new(
         Arc::clone(&engine),
         metrics,
+        Arc::clone(log.evidence()),
         settings,
         Arc::clone(&machine),
         sdk.as_ref().map(|sdk| sdk.address),
@@ -252,6 +251,13 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
         fdstore.close(&engine).await;
     }
     Ok(())
+}
+
+fn bind_monitor(config: &Config) -> Result<Option<(Listener, SocketAddr)>, ListenError> {
+    let address = config.listen.monitor;
+    address
+        .map(|address| listen::bind_loopback(address, "listen.monitor"))
+        .transpose()
 }
 
 async fn follow(fdstore: Option<&mut FdStore>, engine: &Engine) {

@@ -11,7 +11,7 @@ use crate::access::SEND_BUFFER;
 use crate::config::Config;
 use crate::key::{MAX_IDENTITY, MAX_RESOURCE};
 use crate::listen::RECEIVE_BUFFER;
-use crate::observe::log;
+use crate::observe::{evidence, log};
 use crate::server;
 use crate::upstream;
 
@@ -47,7 +47,7 @@ struct Item {
 
 /// All that can be held under a configuration. Its text is a table with the sum in its last line.
 #[derive(Debug)]
-pub struct Budget([Item; 8]);
+pub struct Budget([Item; 9]);
 
 /// Bytes for people; rounded up, so that nothing looks as if it would fit that does not.
 struct Mebibytes(usize);
@@ -74,6 +74,7 @@ impl Budget {
             item("connections", connections * connection),
             item("what the lock passes on", server::SLOTS.total * PASSED),
             item("tokens and their keys", cache),
+            item("what the lock saw", evidence::MAX_BYTES),
             // As it is, and as it was before.
             item("the cache that systemd holds", cache.saturating_mul(2)),
             // A text that grows may have room for as much again.

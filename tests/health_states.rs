@@ -370,6 +370,7 @@ impl Parts {
         let server = Server::new(
             Arc::clone(&engine),
             metrics,
+            Arc::default(),
             settings,
             Machine::new(Arc::new(SystemClock)),
             None,

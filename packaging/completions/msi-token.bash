@@ -58,6 +58,9 @@ _msi__token() {
             msi__token,status)
                 cmd="msi__token__subcmd__status"
                 ;;
+            msi__token,suggest)
+                cmd="msi__token__subcmd__suggest"
+                ;;
             msi__token__subcmd__help,doctor)
                 cmd="msi__token__subcmd__help__subcmd__doctor"
                 ;;
@@ -100,8 +103,23 @@ _msi__token() {
             msi__token__subcmd__help,status)
                 cmd="msi__token__subcmd__help__subcmd__status"
                 ;;
+            msi__token__subcmd__help,suggest)
+                cmd="msi__token__subcmd__help__subcmd__suggest"
+                ;;
+            msi__token__subcmd__help__subcmd__lock,enforce)
+                cmd="msi__token__subcmd__help__subcmd__lock__subcmd__enforce"
+                ;;
             msi__token__subcmd__help__subcmd__lock,load)
                 cmd="msi__token__subcmd__help__subcmd__lock__subcmd__load"
+                ;;
+            msi__token__subcmd__help__subcmd__lock,status)
+                cmd="msi__token__subcmd__help__subcmd__lock__subcmd__status"
+                ;;
+            msi__token__subcmd__help__subcmd__lock,try)
+                cmd="msi__token__subcmd__help__subcmd__lock__subcmd__try"
+                ;;
+            msi__token__subcmd__lock,enforce)
+                cmd="msi__token__subcmd__lock__subcmd__enforce"
                 ;;
             msi__token__subcmd__lock,help)
                 cmd="msi__token__subcmd__lock__subcmd__help"
@@ -109,11 +127,26 @@ _msi__token() {
             msi__token__subcmd__lock,load)
                 cmd="msi__token__subcmd__lock__subcmd__load"
                 ;;
+            msi__token__subcmd__lock,status)
+                cmd="msi__token__subcmd__lock__subcmd__status"
+                ;;
+            msi__token__subcmd__lock,try)
+                cmd="msi__token__subcmd__lock__subcmd__try"
+                ;;
+            msi__token__subcmd__lock__subcmd__help,enforce)
+                cmd="msi__token__subcmd__lock__subcmd__help__subcmd__enforce"
+                ;;
             msi__token__subcmd__lock__subcmd__help,help)
                 cmd="msi__token__subcmd__lock__subcmd__help__subcmd__help"
                 ;;
             msi__token__subcmd__lock__subcmd__help,load)
                 cmd="msi__token__subcmd__lock__subcmd__help__subcmd__load"
+                ;;
+            msi__token__subcmd__lock__subcmd__help,status)
+                cmd="msi__token__subcmd__lock__subcmd__help__subcmd__status"
+                ;;
+            msi__token__subcmd__lock__subcmd__help,try)
+                cmd="msi__token__subcmd__lock__subcmd__help__subcmd__try"
                 ;;
             *)
                 ;;
@@ -122,7 +155,7 @@ _msi__token() {
 
     case "${cmd}" in
         msi__token)
-            opts="-h -V --socket --help --version get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help"
+            opts="-h -V --socket --help --version get refresh keep git-credential exec sdk-env status health explain suggest doctor lock metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -537,7 +570,7 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help)
-            opts="get refresh keep git-credential exec sdk-env status health explain doctor lock metrics reload help"
+            opts="get refresh keep git-credential exec sdk-env status health explain suggest doctor lock metrics reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -663,7 +696,7 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__help__subcmd__lock)
-            opts="load"
+            opts="load status try enforce"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -676,7 +709,49 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__token__subcmd__help__subcmd__lock__subcmd__enforce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__token__subcmd__help__subcmd__lock__subcmd__load)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__help__subcmd__lock__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__help__subcmd__lock__subcmd__try)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -760,6 +835,20 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__token__subcmd__help__subcmd__suggest)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__token__subcmd__keep)
             opts="-h --directory --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -805,7 +894,7 @@ _msi__token() {
             return 0
             ;;
         msi__token__subcmd__lock)
-            opts="-h --socket --help load help"
+            opts="-h --socket --help load status try enforce help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -833,9 +922,67 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        msi__token__subcmd__lock__subcmd__help)
-            opts="load help"
+        msi__token__subcmd__lock__subcmd__enforce)
+            opts="-h --force --config --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help)
+            opts="load status try enforce help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help__subcmd__enforce)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -875,6 +1022,34 @@ _msi__token() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        msi__token__subcmd__lock__subcmd__help__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__help__subcmd__try)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         msi__token__subcmd__lock__subcmd__load)
             opts="-h --config --user --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -898,6 +1073,71 @@ _msi__token() {
                     return 0
                     ;;
                 --user)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__status)
+            opts="-h --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__lock__subcmd__try)
+            opts="-h --for --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -1113,6 +1353,42 @@ _msi__token() {
                 return 0
             fi
             case "${prev}" in
+                --socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        msi__token__subcmd__suggest)
+            opts="-h --since --refused --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --since)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --socket)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then

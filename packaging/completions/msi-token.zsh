@@ -143,6 +143,16 @@ lock\:"The lock'\''s listener, as the loopback listener"))' \
 '::named -- The resource, as with --resource:_default' \
 && ret=0
 ;;
+(suggest)
+_arguments "${_arguments_options[@]}" : \
+'()--since=[How far back the journal is read]:DURATION:' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'--refused[Also for what was refused, on any listener. That may be as it should be]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+'::file -- Records as `journalctl -o json` prints them, - for standard input; without it this machine'\''s journal is read:_files' \
+&& ret=0
+;;
 (doctor)
 _arguments "${_arguments_options[@]}" : \
 '--config=[The configuration file to judge, with conf.d/*.toml beside it. Without it\: the service'\''s, unless another daemon'\''s socket is named]:PATH:_files' \
@@ -179,6 +189,30 @@ _arguments "${_arguments_options[@]}" : \
 '--help[Print help (see more with '\''--help'\'')]' \
 && ret=0
 ;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(try)
+_arguments "${_arguments_options[@]}" : \
+'--for=[For how long]:DURATION:' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
+(enforce)
+_arguments "${_arguments_options[@]}" : \
+'--config=[The daemon'\''s configuration file; the mode is written to conf.d/90-lock.toml beside it]:PATH:_files' \
+'--socket=[The daemon'\''s socket; by default that of \`MSI_TOKEND_SOCKET\`, or else \`/run/msi-tokend/msi-tokend.sock\`]:PATH:_files' \
+'--force[Whatever is missing\: only say what]' \
+'-h[Print help (see more with '\''--help'\'')]' \
+'--help[Print help (see more with '\''--help'\'')]' \
+&& ret=0
+;;
 (help)
 _arguments "${_arguments_options[@]}" : \
 ":: :_msi-token__subcmd__lock__subcmd__help_commands" \
@@ -192,6 +226,18 @@ _arguments "${_arguments_options[@]}" : \
         curcontext="${curcontext%:*:*}:msi-token-lock-help-command-$line[1]:"
         case $line[1] in
             (load)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(try)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(enforce)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
@@ -270,6 +316,10 @@ _arguments "${_arguments_options[@]}" : \
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
+(suggest)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
 (doctor)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
@@ -287,6 +337,18 @@ _arguments "${_arguments_options[@]}" : \
         curcontext="${curcontext%:*:*}:msi-token-help-lock-command-$line[1]:"
         case $line[1] in
             (load)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(status)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(try)
+_arguments "${_arguments_options[@]}" : \
+&& ret=0
+;;
+(enforce)
 _arguments "${_arguments_options[@]}" : \
 && ret=0
 ;;
@@ -327,6 +389,7 @@ _msi-token_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
+'suggest:Print the rules that are missing, by what the lock observed, as the journal has it' \
 'doctor:Find out what is wrong and say what to do' \
 'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
@@ -377,6 +440,7 @@ _msi-token__subcmd__help_commands() {
 'status:List what is cached; never a token' \
 'health:One line for a monitoring system, as its plugin; exits with 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN' \
 'explain:Judge the configuration files\: which rule allows, or which part of each rule does not match' \
+'suggest:Print the rules that are missing, by what the lock observed, as the journal has it' \
 'doctor:Find out what is wrong and say what to do' \
 'lock:The firewall rules that lead to the daemon what programs send to the metadata service' \
 'metrics:Write the daemon'\''s metrics to a file for the textfile collector of \`node_exporter\`' \
@@ -429,13 +493,31 @@ _msi-token__subcmd__help__subcmd__keep_commands() {
 _msi-token__subcmd__help__subcmd__lock_commands() {
     local commands; commands=(
 'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+'status:Say whether the lock is there, and what it saw; exits with 0 loaded and seen to work, 1 loaded and not known, 2 lost, 3 not loaded' \
+'try:Switch the lock on for a while. For root' \
+'enforce:Have the rules enforced, when it is known whom that denies what. For root' \
     )
     _describe -t commands 'msi-token help lock commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__lock__subcmd__enforce_commands] )) ||
+_msi-token__subcmd__help__subcmd__lock__subcmd__enforce_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help lock enforce commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__help__subcmd__lock__subcmd__load_commands] )) ||
 _msi-token__subcmd__help__subcmd__lock__subcmd__load_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help lock load commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__lock__subcmd__status_commands] )) ||
+_msi-token__subcmd__help__subcmd__lock__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help lock status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__help__subcmd__lock__subcmd__try_commands] )) ||
+_msi-token__subcmd__help__subcmd__lock__subcmd__try_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help lock try commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__help__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__help__subcmd__metrics_commands() {
@@ -462,6 +544,11 @@ _msi-token__subcmd__help__subcmd__status_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token help status commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__help__subcmd__suggest_commands] )) ||
+_msi-token__subcmd__help__subcmd__suggest_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token help suggest commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__keep_commands] )) ||
 _msi-token__subcmd__keep_commands() {
     local commands; commands=()
@@ -471,17 +558,33 @@ _msi-token__subcmd__keep_commands() {
 _msi-token__subcmd__lock_commands() {
     local commands; commands=(
 'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+'status:Say whether the lock is there, and what it saw; exits with 0 loaded and seen to work, 1 loaded and not known, 2 lost, 3 not loaded' \
+'try:Switch the lock on for a while. For root' \
+'enforce:Have the rules enforced, when it is known whom that denies what. For root' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'msi-token lock commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__enforce_commands] )) ||
+_msi-token__subcmd__lock__subcmd__enforce_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock enforce commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__lock__subcmd__help_commands] )) ||
 _msi-token__subcmd__lock__subcmd__help_commands() {
     local commands; commands=(
 'load:Load the rules, as msi-tokend-lock.service does when it starts and reloads. For root' \
+'status:Say whether the lock is there, and what it saw; exits with 0 loaded and seen to work, 1 loaded and not known, 2 lost, 3 not loaded' \
+'try:Switch the lock on for a while. For root' \
+'enforce:Have the rules enforced, when it is known whom that denies what. For root' \
 'help:Print this message or the help of the given subcommand(s)' \
     )
     _describe -t commands 'msi-token lock help commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__enforce_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help__subcmd__enforce_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock help enforce commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__help_commands] )) ||
 _msi-token__subcmd__lock__subcmd__help__subcmd__help_commands() {
@@ -493,10 +596,30 @@ _msi-token__subcmd__lock__subcmd__help__subcmd__load_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token lock help load commands' commands "$@"
 }
+(( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__status_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock help status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__help__subcmd__try_commands] )) ||
+_msi-token__subcmd__lock__subcmd__help__subcmd__try_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock help try commands' commands "$@"
+}
 (( $+functions[_msi-token__subcmd__lock__subcmd__load_commands] )) ||
 _msi-token__subcmd__lock__subcmd__load_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token lock load commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__status_commands] )) ||
+_msi-token__subcmd__lock__subcmd__status_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__lock__subcmd__try_commands] )) ||
+_msi-token__subcmd__lock__subcmd__try_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token lock try commands' commands "$@"
 }
 (( $+functions[_msi-token__subcmd__metrics_commands] )) ||
 _msi-token__subcmd__metrics_commands() {
@@ -522,6 +645,11 @@ _msi-token__subcmd__sdk-env_commands() {
 _msi-token__subcmd__status_commands() {
     local commands; commands=()
     _describe -t commands 'msi-token status commands' commands "$@"
+}
+(( $+functions[_msi-token__subcmd__suggest_commands] )) ||
+_msi-token__subcmd__suggest_commands() {
+    local commands; commands=()
+    _describe -t commands 'msi-token suggest commands' commands "$@"
 }
 
 if [ "$funcstack[1]" = "_msi-token" ]; then

@@ -110,6 +110,17 @@ impl Caller {
         }
     }
 
+    /// A caller over TCP as a record has it.
+    pub fn recorded(uid: u32, unit: Option<&str>, machine: &Arc<Machine>) -> Self {
+        let (cgroup, machine) = (None, Arc::clone(machine));
+        Self {
+            account: machine.name_of(uid),
+            source: Source::Tcp { cgroup, machine },
+            groups: OnceLock::new(),
+            ..Self::described(uid, Vec::new(), unit.map(str::to_owned))
+        }
+    }
+
     /// Its user, for sentences.
     pub fn user(&self) -> NamedUser {
         NamedUser {

@@ -20,7 +20,7 @@ pub use self::accounts::groups_of_account;
 pub use self::caller::{Caller, NamedUser, unit_of_process};
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
-pub use self::proposed_rule::proposed_rule;
+pub use self::proposed_rule::{Who, proposed_rule, rule};
 pub use self::rules::{Grant, NOBODY, Part, Rule, Rules, gid_of, uid_of};
 pub use self::socket::{SEND_BUFFER, Socket, bound_unread};
 pub use self::units::UnitNames;

@@ -12,13 +12,22 @@ struct File<'a> {
     allow: [Table<'a>; 1],
 }
 
+/// Whom a rule is for: the one that would be the narrowest for who asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A service, by its unit.
+    Unit(String),
+    /// A user, by the name of the account or by the uid.
+    User(String),
+}
+
 #[derive(Default, Serialize)]
 struct Table<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    users: Option<[String; 1]>,
+    users: Option<[&'a str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     units: Option<[&'a str; 1]>,
-    resources: Option<[&'a Resource; 1]>,
+    resources: Option<&'a [&'a Resource]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ids: Option<[&'a str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,6 +36,18 @@ struct Table<'a> {
     resource_ids: Option<[&'a str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_identity: Option<bool>,
+}
+
+impl Who {
+    /// A service by its unit, everybody else by the user, with the account's name where it has one. None for uid 65534: a
+    /// rule for it would allow every user whom the kernel cannot name.
+    pub fn of(uid: u32, account: Option<&str>, unit: Option<&str>) -> Option<Self> {
+        match unit.filter(|unit| is_service_of_its_own(unit)) {
+            Some(unit) => Some(Self::Unit(unit.to_owned())),
+            None if uid == NOBODY => None,
+            None => Some(Self::User(user(uid, account))),
+        }
+    }
 }
 
 /// A comment and below it an `[[allow]]` for a service by its unit, else for the user, whose account's name is given where it
@@ -49,16 +70,20 @@ pub fn proposed_rule(uid: u32, account: Option<&str>, unit: Option<&str>, key: &
 }
 
 fn rule_for(uid: u32, account: Option<&str>, unit: Option<&str>, key: &Key) -> Option<String> {
+    rule(&Who::of(uid, account, unit)?, &[&key.resource], &key.identity)
+}
+
+/// An `[[allow]]` for resources of one identity.
+pub fn rule(who: &Who, resources: &[&Resource], identity: &Identity) -> Option<String> {
     let mut table = Table {
-        resources: Some([&key.resource]),
+        resources: Some(resources),
         ..Table::default()
     };
-    match unit.filter(|unit| is_service_of_its_own(unit)) {
-        Some(unit) => table.units = Some([unit]),
-        None if uid == NOBODY => return None,
-        None => table.users = Some([user(uid, account)]),
+    match who {
+        Who::Unit(unit) => table.units = Some([unit]),
+        Who::User(user) => table.users = Some([user]),
     }
-    match &key.identity {
+    match identity {
         Identity::Default => table.default_identity = Some(true),
         Identity::ClientId(id) => table.client_ids = Some([id]),
         Identity::ObjectId(id) => table.object_ids = Some([id]),

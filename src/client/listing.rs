@@ -270,6 +270,7 @@ mod tests {
                 rules: 0,
             },
             tokens,
+            lock: None,
         };
         let text = Listing(status).render(&Look { width, colour });
         text.lines().map(str::to_owned).collect()

@@ -23,6 +23,7 @@ mod reload;
 mod remedy;
 mod selection;
 mod status;
+mod suggest;
 mod table;
 mod terminal;
 
@@ -71,6 +72,10 @@ enum Command {
     Health(health::Arguments),
     /// Judge the configuration files: which rule allows, or which part of each rule does not match.
     Explain(explain::Arguments),
+    /// Print the rules that are missing, by what the lock observed, as the journal has it.
+    ///
+    /// Everything that asked is in it, also what should not have: read it before it becomes a file of conf.d.
+    Suggest(suggest::Arguments),
     /// Find out what is wrong and say what to do.
     ///
     /// Looks at the daemon, its configuration files, its tokens, its endpoint (one request that asks for no token) and this environment. With
@@ -135,8 +140,9 @@ fn run(Arguments { socket, command }: Arguments) -> Result<ExitCode, ClientError
             Command::Status(arguments) => status::run(&daemon, &arguments).await?,
             Command::Health(arguments) => return health::run(&daemon, &arguments).await,
             Command::Explain(arguments) => explain::run(&daemon, &arguments).await?,
+            Command::Suggest(arguments) => suggest::run(&arguments)?,
             Command::Doctor(arguments) => doctor::run(&daemon, &arguments).await?,
-            Command::Lock(arguments) => lock::run(&arguments)?,
+            Command::Lock(arguments) => return lock::run(&daemon, &arguments).await,
             Command::Metrics(arguments) => metrics::run(&daemon, &arguments).await?,
             Command::Reload => reload::run(&daemon).await?,
         }

@@ -1,5 +1,5 @@
-//! Who was given or refused which token: one record for each uid, key and hour. A record names the token by its `uti`
-//! claim alone. Where the caller's unit is not known yet the record has the id of its cgroup; the log's thread puts the unit
+//! Who was given or refused which token: one record for each uid, key and hour, and for each unit where the lock observes. A
+//! record names the token by its `uti` claim alone. Where the caller's unit is not known yet the record has the id of its cgroup; the log's thread puts the unit
 //! in its place.
 //!
 //! Asking costs a caller nothing, so what is recorded of one user within an hour is bounded, and what is remembered for that
@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -41,6 +41,8 @@ pub struct Audit {
     /// nobody sees what it makes, so no two requests can be chosen to look like one.
     hasher: RandomState,
     hour: Mutex<Hour>,
+    /// What the lock observed that has no record of its own.
+    unseen: AtomicU64,
 }
 
 /// What was recorded since the hour began.
@@ -57,12 +59,24 @@ struct Hour {
     others: Unrecorded,
 }
 
-/// A refusal that was recorded, and how often it came again.
+/// What became of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Granted,
+    Denied,
+    /// It was granted because the lock observes.
+    Observed,
+}
+
+/// A refusal that was recorded, or what would be one, and how often it came again.
 struct Repeats {
+    kind: Kind,
     /// As which the caller counts.
     user: u32,
     uid: u32,
     name: NamedUser,
+    unit: Option<Box<str>>,
+    cgroup: Option<u64>,
     key: Key,
     count: u32,
 }
@@ -82,6 +96,7 @@ struct User {
 struct Unrecorded {
     granted: u32,
     refused: u32,
+    observed: u32,
 }
 
 /// A record of what became of a caller's request for a key: what comes first, who and what, and the rest.
@@ -109,6 +124,7 @@ impl Audit {
             on: AtomicBool::new(on),
             hasher: RandomState::default(),
             hour: Mutex::new(Hour::beginning(now)),
+            unseen: AtomicU64::new(0),
         }
     }
 
@@ -133,7 +149,7 @@ impl Audit {
 
     /// The caller has been given the token although no rule allows it, because the lock observes.
     pub fn observed(&self, caller: &Caller, key: &Key, token: &Token) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_grant(caller, key) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(Kind::Observed, caller, key) {
             return;
         }
         record!(
@@ -149,9 +165,34 @@ impl Audit {
         );
     }
 
+    /// The lock would answer with a refusal, if it enforced, what the metadata service itself takes.
+    pub fn would_break(&self, caller: &Caller, path: &str, reason: &str) {
+        let (unit, cgroup) = caller.unit_or_cgroup();
+        let hash = self.hasher.hash_one((caller.uid, unit, cgroup, reason));
+        if !self.on.load(Ordering::Relaxed) || !self.is_new(Kind::Observed, hash, caller) {
+            return;
+        }
+        warn!(
+            verdict = "observed",
+            outcome = "would_break",
+            uid = caller.uid,
+            unit,
+            cgroup,
+            path,
+            reason,
+            "a request of {} that the lock would refuse if it enforced the rules",
+            caller.user()
+        );
+    }
+
+    /// How often what the lock observed got no record, since there were too many.
+    pub fn unseen(&self) -> u64 {
+        self.unseen.load(Ordering::Relaxed)
+    }
+
     /// No rule allows the caller the key.
     pub fn denied(&self, caller: &Caller, key: &Key) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(caller, key) {
+        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(Kind::Denied, caller, key) {
             return;
         }
         record!(
@@ -187,16 +228,21 @@ impl Audit {
 
     fn is_new_grant(&self, caller: &Caller, key: &Key) -> bool {
         let hash = self.hasher.hash_one((caller.uid, key));
+        self.is_new(Kind::Granted, hash, caller)
+    }
+
+    /// Whether a record within the hour's bound is to be written, which is no refusal's.
+    fn is_new(&self, kind: Kind, hash: u64, caller: &Caller) -> bool {
         let hour = &mut *self.hour.lock();
         if hour.granted.contains(&hash) {
             return false;
         }
         let Some(user) = hour.user(caller.counts_as) else {
-            count(&mut hour.others.granted);
+            self.count(kind, &mut hour.others);
             return false;
         };
         if user.records >= RECORDS_PER_USER {
-            count(&mut user.unrecorded.granted);
+            self.count(kind, &mut user.unrecorded);
             return false;
         }
         user.records += 1;
@@ -206,30 +252,39 @@ impl Audit {
         hour.granted.insert(hash)
     }
 
-    fn is_new_refusal(&self, caller: &Caller, key: &Key) -> bool {
-        let hash = self.hasher.hash_one((caller.uid, key));
+    fn is_new_refusal(&self, kind: Kind, caller: &Caller, key: &Key) -> bool {
+        // Rules to come may be for the unit.
+        let unit = (kind == Kind::Observed).then(|| caller.unit_or_cgroup());
+        let hash = self.hasher.hash_one((caller.uid, unit, key));
         let hour = &mut *self.hour.lock();
         if let Some(repeats) = hour.refused.get_mut(&hash) {
             count(&mut repeats.count);
             return false;
         }
         let Some(user) = hour.user(caller.counts_as) else {
-            count(&mut hour.others.refused);
+            self.count(kind, &mut hour.others);
             return false;
         };
         let is_first = !user.was_refused;
         let is_within_bound = user.records < RECORDS_PER_USER;
-        let is_remembered = (is_first || is_within_bound) && hour.remember(hash, caller, key);
+        let is_remembered = (is_first || is_within_bound) && hour.remember(kind, hash, caller, key);
         let is_recorded = is_first || is_remembered;
         if let Some(user) = hour.user(caller.counts_as) {
             if is_recorded {
                 user.records = user.records.saturating_add(1);
                 user.was_refused = true;
             } else {
-                count(&mut user.unrecorded.refused);
+                self.count(kind, &mut user.unrecorded);
             }
         }
         is_recorded
+    }
+
+    fn count(&self, kind: Kind, unrecorded: &mut Unrecorded) {
+        if kind == Kind::Observed {
+            self.unseen.fetch_add(1, Ordering::Relaxed);
+        }
+        unrecorded.count(kind, 1);
     }
 }
 
@@ -248,7 +303,7 @@ impl Hour {
     }
 
     /// Has the repeats of this refusal counted, if need be in place of one of the heaviest user's.
-    fn remember(&mut self, hash: u64, caller: &Caller, key: &Key) -> bool {
+    fn remember(&mut self, kind: Kind, hash: u64, caller: &Caller, key: &Key) -> bool {
         if self.refused.len() >= REFUSALS && !self.make_room_for(caller.counts_as) {
             return false;
         }
@@ -256,10 +311,14 @@ impl Hour {
             user.refused += 1;
             self.refusers += usize::from(user.refused == 1);
         }
+        let (unit, cgroup) = caller.unit_or_cgroup();
         let repeats = Repeats {
+            kind,
             user: caller.counts_as,
             uid: caller.uid,
             name: caller.user(),
+            unit: unit.map(Box::from),
+            cgroup,
             key: key.clone(),
             count: 0,
         };
@@ -287,26 +346,14 @@ impl Hour {
         {
             user.refused -= 1;
             self.refusers -= usize::from(user.refused == 0);
-            user.unrecorded.refused = user.unrecorded.refused.saturating_add(gone.count);
+            user.unrecorded.count(gone.kind, gone.count);
         }
         true
     }
 
     fn tell_repeats(self) {
-        for Repeats {
-            uid, name, key, count, ..
-        } in self.refused.into_values().filter(|refused| refused.count > 0)
-        {
-            warn!(
-                message_id = events::ACCESS_DENIED,
-                verdict = "denied",
-                outcome = "denied",
-                uid,
-                resource = %key.resource,
-                identity = %key.identity,
-                repeats = count,
-                "token refused to {name} again since the last record of it"
-            );
+        for repeats in self.refused.into_values().filter(|refused| refused.count > 0) {
+            repeats.tell();
         }
         let mut others = self.others;
         let weights = self.users.iter().map(|(uid, user)| (*uid, user.unrecorded.sum()));
@@ -324,19 +371,65 @@ impl Hour {
     }
 }
 
+impl Repeats {
+    fn tell(self) {
+        let Self {
+            uid, name, key, count, ..
+        } = self;
+        if self.kind == Kind::Observed {
+            warn!(
+                verdict = "observed",
+                outcome = "would_deny",
+                uid,
+                unit = self.unit.as_deref(),
+                cgroup = self.cgroup,
+                resource = %key.resource,
+                identity = %key.identity,
+                repeats = count,
+                "token given to {name} again since the last record of it, though no rule allows it"
+            );
+        } else {
+            warn!(
+                message_id = events::ACCESS_DENIED,
+                verdict = "denied",
+                outcome = "denied",
+                uid,
+                resource = %key.resource,
+                identity = %key.identity,
+                repeats = count,
+                "token refused to {name} again since the last record of it"
+            );
+        }
+    }
+}
+
 impl Unrecorded {
     fn sum(self) -> usize {
-        self.granted.saturating_add(self.refused) as usize
+        self.granted.saturating_add(self.refused).saturating_add(self.observed) as usize
+    }
+
+    fn count(&mut self, kind: Kind, count: u32) {
+        let counter = match kind {
+            Kind::Granted => &mut self.granted,
+            Kind::Denied => &mut self.refused,
+            Kind::Observed => &mut self.observed,
+        };
+        *counter = counter.saturating_add(count);
     }
 
     fn add(&mut self, other: Self) {
-        self.granted = self.granted.saturating_add(other.granted);
-        self.refused = self.refused.saturating_add(other.refused);
+        self.count(Kind::Granted, other.granted);
+        self.count(Kind::Denied, other.refused);
+        self.count(Kind::Observed, other.observed);
     }
 
     /// Of this user, or of all who are not told by themselves.
     fn tell(self, uid: Option<u32>) {
-        let Self { granted, refused } = self;
+        let Self {
+            granted,
+            refused,
+            observed,
+        } = self;
         if refused > 0 {
             warn!(
                 verdict = "denied",
@@ -344,6 +437,15 @@ impl Unrecorded {
                 uid,
                 repeats = refused,
                 "more tokens were refused; they are too many to be listed"
+            );
+        }
+        if observed > 0 {
+            warn!(
+                verdict = "observed",
+                outcome = "would_deny",
+                uid,
+                repeats = observed,
+                "more requests were granted that the lock would refuse if it enforced the rules; they are too many to be listed"
             );
         }
         if granted > 0 {
@@ -463,6 +565,38 @@ mod tests {
         assert_eq!(records(|| audit.tick(2 * HOUR)).len(), 0, "told once");
         records(|| (0..2).for_each(|_| audit.denied(&caller(7), &key(0))));
         assert_eq!(records(|| audit.close()).len(), 1, "the daemon's end is the hour's");
+    }
+
+    #[test]
+    fn what_the_lock_observes_is_recorded_by_unit_and_what_goes_unrecorded_is_counted() {
+        let audit = audit();
+        let of = |unit: &str| Caller::described(7, vec![], Some(unit.to_owned()));
+        let ask = |unit, number| audit.observed(&of(unit), &key(number), &token());
+        let first = records(|| {
+            for unit in ["a.service", "b.service", "a.service", "a.service"] {
+                ask(unit, 0);
+            }
+            (0..3).for_each(|_| audit.would_break(&of("a.service"), "/metadata/x", "why not"));
+            audit.denied(&of("a.service"), &key(0));
+        });
+        assert_eq!(first.len(), 4, "{first:?}");
+        assert!(first[0].contains("verdict=observed outcome=would_deny uid=7 unit=a.service resource=https://0/"));
+        assert!(first[2].contains("outcome=would_break uid=7 unit=a.service path=/metadata/x reason=\"why not\""));
+        assert_eq!(audit.unseen(), 0);
+        let told = records(|| audit.tick(HOUR));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains("outcome=would_deny uid=7 unit=a.service resource=https://0/"),
+            "{told:?}"
+        );
+        assert!(told[0].contains("repeats=2"), "{told:?}");
+
+        let flood = records(|| (0..1000).for_each(|number| ask("a.service", number)));
+        assert_eq!((flood.len(), audit.unseen()), (200, 800));
+        records(|| audit.would_break(&of("a.service"), "/metadata/x", "why not"));
+        assert_eq!(audit.unseen(), 801);
+        let told = records(|| audit.tick(2 * HOUR));
+        assert!(told[0].contains("outcome=would_deny uid=7 repeats=801"), "{told:?}");
     }
 
     #[test]

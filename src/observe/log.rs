@@ -11,6 +11,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::evidence::Evidence;
 use super::journal::Journal;
 use super::queue::{self, Queue};
 use super::record::{self, Record};
@@ -25,6 +26,7 @@ pub const MAX_WAITING: usize = queue::CAPACITY * record::MAX_RECORD;
 pub struct LogHandle {
     queue: Queue,
     level: reload::Handle<LevelFilter, Registry>,
+    evidence: Arc<Evidence>,
 }
 
 /// Routes `tracing` events and the `log` records of libraries (those only from warn on) to one writer thread, and
@@ -32,7 +34,8 @@ pub struct LogHandle {
 ///
 /// A panic is logged by its place alone: its text may hold what it choked on.
 pub fn start(level: Level, program: &str) -> io::Result<LogHandle> {
-    let queue = Queue::start(writer(program))?;
+    let evidence = Arc::new(Evidence::default());
+    let queue = Queue::start(writer(program, Arc::clone(&evidence)))?;
     let (filter, level) = reload::Layer::new(LevelFilter::from_level(level));
     let records = Records { queue: queue.clone() };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(records))
@@ -42,7 +45,7 @@ pub fn start(level: Level, program: &str) -> io::Result<LogHandle> {
         .init()
         .map_err(io::Error::other)?;
     log_panics(queue.clone());
-    Ok(LogHandle { queue, level })
+    Ok(LogHandle { queue, level, evidence })
 }
 
 impl LogHandle {
@@ -55,6 +58,11 @@ impl LogHandle {
     /// Records that were lost since the start: the queue was full, or they could not be written.
     pub fn dropped(&self) -> &Counter {
         self.queue.dropped()
+    }
+
+    /// What the records say that the lock saw.
+    pub fn evidence(&self) -> &Arc<Evidence> {
+        &self.evidence
     }
 
     /// Waits until all that was logged before is written, at most `limit`; to be called before the process ends.
@@ -79,7 +87,7 @@ impl<S: Subscriber> Layer<S> for Records {
 
 /// Where records go, decided once: the journal, or stderr. systemd tells by `JOURNAL_STREAM` that stderr is the
 /// journal's too; then a line needs no time of its own.
-fn writer(program: &str) -> impl FnMut(Record) -> io::Result<()> + Send + use<> {
+fn writer(program: &str, evidence: Arc<Evidence>) -> impl FnMut(Record) -> io::Result<()> + Send + use<> {
     let stderr_is_journal = connected_to_journal();
     let journal = stderr_is_journal
         .then(|| Journal::connect(program))
@@ -87,6 +95,7 @@ fn writer(program: &str) -> impl FnMut(Record) -> io::Result<()> + Send + use<> 
     let mut units = UnitNames::new(Arc::new(SystemClock));
     move |mut record| {
         record.name_unit(|cgroup| units.find(cgroup).map(str::to_owned));
+        evidence.note(&record);
         record.add_rule();
         // While journald restarts its socket may be away; its stream on stderr outlives that.
         if let Some(journal) = &journal

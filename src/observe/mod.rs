@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod events;
+pub mod evidence;
 pub mod health;
 pub mod labels;
 pub mod lock;

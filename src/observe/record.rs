@@ -78,7 +78,7 @@ impl Record {
         Some(proposed_rule(uid, account, self.field("unit"), &key))
     }
 
-    fn field(&self, wanted: &str) -> Option<&str> {
+    pub(super) fn field(&self, wanted: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(name, _)| *name == wanted);
         found.map(|(_, value)| value.as_str())
     }

@@ -1,14 +1,17 @@
 //! What is cached, as a document for people and programs. Never a token.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::evidence::{Break, Gap, MissingRule, Tally};
 use crate::access::{Caller, Rules, UnitsUnknown};
 use crate::broker::Entry;
 use crate::clock::Now;
+use crate::config::LockMode;
 use crate::engine::Engine;
 use crate::failure::Codes;
 use crate::key::{Identity, Resource};
@@ -37,6 +40,26 @@ pub struct Status {
     pub caller: CallerStatus,
     /// Soonest trouble first: what cannot be served, then by expiry.
     pub tokens: Vec<TokenStatus>,
+    /// What the lock saw, where it is switched on; for root and the daemon's own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockStatus>,
+}
+
+/// The lock, by the configuration in effect.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LockStatus {
+    /// What the daemon does; the firewall rules may be of another mode for a moment.
+    pub mode: LockMode,
+    /// Seconds for which it has observed without a gap; null where it does not.
+    pub observed: Option<u64>,
+    /// What there was before that.
+    pub gap: Gap,
+    /// Who asked for what, and no rule allows it.
+    pub missing: Vec<MissingRule>,
+    /// Requests that the metadata service answers and the daemon would not.
+    pub breaks: Vec<Break>,
+    /// What users got, by uid.
+    pub users: BTreeMap<u32, Tally>,
 }
 
 /// The configuration in effect.
@@ -118,6 +141,7 @@ pub fn status(
             rules: rules.numbers_for(caller).len(),
         },
         tokens: visible.iter().map(|entry| TokenStatus::new(entry, now)).collect(),
+        lock: None,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::access::Caller;
 use crate::engine::Engine;
 use crate::observe::health::{AzureState, Health};
 use crate::observe::metrics::Metrics;
+use crate::observe::status::{LockStatus, Status};
 use crate::observe::{scrape, status};
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
@@ -39,14 +40,23 @@ pub fn ready(health: &Health) -> Document {
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(engine: &Engine, settings: &Settings, sdk: Option<SocketAddr>, caller: &Caller) -> Document {
+pub fn status(
+    engine: &Engine,
+    settings: &Settings,
+    sdk: Option<SocketAddr>,
+    caller: &Caller,
+    lock: Option<LockStatus>,
+) -> Document {
     let Settings {
         configuration,
         rules,
         units_unknown,
         ..
     } = settings;
-    let status = status::status(engine, configuration, sdk, caller, rules, units_unknown.clone());
+    let status = Status {
+        lock,
+        ..status::status(engine, configuration, sdk, caller, rules, units_unknown.clone())
+    };
     Document::new(StatusCode::OK, JSON, bytes(&status))
 }
 

@@ -68,6 +68,12 @@ pub fn admit(listener: &ListenerKind, route: Option<Route>, request: &Request<im
     Ok(route)
 }
 
+/// Whether the metadata service itself takes a request with these headers.
+pub fn is_for_the_service(headers: &HeaderMap) -> bool {
+    let found = Found::among(headers);
+    found.metadata == Some(true) && found.x_forwarded_for.is_none()
+}
+
 /// Refuses what could be taken for more than one request, or for another one, and then reads nothing more. Where a request
 /// has both lengths hyper goes by the chunks and reads nothing more, as RFC 9112 6.3 allows. An offer to upgrade, which
 /// Java's own client makes with each first request, is ignored as RFC 9110 7.8 allows.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::admin;
-use super::admission::{ListenerKind, admit};
+use super::admission::{ListenerKind, admit, is_for_the_service};
 use super::documents::{Moment, Subject};
 use super::form::read_form;
 use super::guest::Guest;
@@ -68,14 +68,49 @@ fn answer<'s>(server: &'s Server, session: &'s Session, request: Request<Incomin
     let route = session.listener.route(request.uri().path());
     let protocol = Protocol::of(route);
     let mut metrics = RequestMetrics::start(&server.metrics, route);
+    let observed = observed_path(server, session, &request);
     let progress = begin(server, session, route, request);
     match progress.unwrap_or_else(|problem| Progress::Ended(Err(problem))) {
-        Progress::Ended(ended) => Either::Left(ready(Ok(finish(server, session, protocol, ended, metrics)))),
+        Progress::Ended(ended) => {
+            note_for_lock(server, session, route, observed.as_deref(), &ended);
+            Either::Left(ready(Ok(finish(server, session, protocol, ended, metrics))))
+        }
         Progress::Waits(rest) => Either::Right(Box::pin(async move {
             let (ended, waited) = rest.await;
             metrics.waited(waited);
+            note_for_lock(server, session, route, observed.as_deref(), &ended);
             Ok(finish(server, session, protocol, ended, metrics))
         })),
+    }
+}
+
+/// The path of a request that the metadata service itself would answer, while the lock observes.
+fn observed_path(server: &Server, session: &Session, request: &Request<Incoming>) -> Option<Box<str>> {
+    let observes =
+        matches!(*session.listener, ListenerKind::Lock) && server.settings.read().lock.mode == LockMode::Observe;
+    (observes && is_for_the_service(request.headers())).then(|| request.uri().path().into())
+}
+
+/// What the administrator is told of the lock's callers. `observed` is the path of a request that would break.
+fn note_for_lock(server: &Server, session: &Session, route: Option<Route>, observed: Option<&str>, ended: &Ended) {
+    if !matches!(*session.listener, ListenerKind::Lock) {
+        return;
+    }
+    let uid = session.guest.caller.uid;
+    match (ended, route) {
+        (Ok(_), Some(Route::Token(_))) => server.evidence.count(uid, |tally| &mut tally.tokens),
+        (Ok(_), _) => server.evidence.count(uid, |tally| &mut tally.passed_on),
+        (Err(problem), _) if problem.status == StatusCode::FORBIDDEN => {
+            server.evidence.count(uid, |tally| &mut tally.refused);
+        }
+        _ => {}
+    }
+    if let (Some(path), Err(problem)) = (observed, ended)
+        && problem.is_ours()
+    {
+        server
+            .audit
+            .would_break(&session.guest.caller, path, &problem.description);
     }
 }
 
@@ -293,7 +328,10 @@ fn document(server: &Server, route: Route, session: &Session) -> Response<Respon
     let render = || match subject {
         Subject::Ready => admin::ready(&server.health()),
         Subject::Metrics => admin::metrics(&server.metrics, &server.engine, server.seats.taken()),
-        Subject::Status { .. } => admin::status(&server.engine, &settings, server.sdk, caller),
+        Subject::Status { .. } => {
+            let lock = server.lock_status(&settings, caller);
+            admin::status(&server.engine, &settings, server.sdk, caller, lock)
+        }
     };
     let now = Moment {
         boot: server.engine.now().boot,

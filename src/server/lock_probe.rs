@@ -49,6 +49,7 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
         let Some(loaded) = loaded_mode() else {
             // It is switched off, and stays so.
             *server.metrics.lock.write() = None;
+            server.look_at_lock();
             (watch, standing, asked, mismatch) = (Watch::default(), Standing::Untried, None, None);
             sleep(PERIOD).await;
             continue;
@@ -59,6 +60,7 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
             state: now,
             mode: loaded,
         });
+        server.look_at_lock();
         if now != standing {
             tell(standing, now);
             standing = now;

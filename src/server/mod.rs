@@ -11,6 +11,7 @@ pub mod fuzz;
 mod guest;
 mod handle;
 mod last_request;
+mod lock_evidence;
 mod lock_probe;
 mod passthrough;
 mod problem;

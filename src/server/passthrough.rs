@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::admission::is_for_the_service;
 use super::problem::Problem;
 use super::request::Route;
 use super::response::{self, ResponseBody};
@@ -84,6 +85,14 @@ pub async fn pass(
         counted(PassedThrough::Refused);
         return Err(problem);
     }
+    if settings.lock.mode == LockMode::Observe && is_for_the_service(request.headers()) {
+        let path = request.uri().path();
+        if let Err(problem) = check_path(request.method(), path, LockMode::Enforce, settings.lock.pass) {
+            server
+                .audit
+                .would_break(&session.guest.caller, path, &problem.description);
+        }
+    }
     let Some(slot) = server.slots.take(session.guest.caller.counts_as) else {
         counted(PassedThrough::Full);
         return Err(Problem::too_many_passed_through(session.guest.caller.uid));
@@ -102,7 +111,7 @@ pub async fn pass(
 /// Whether the request may be passed on.
 fn check(request: &Request<impl Body>, lock: &Lock) -> Result<(), Problem> {
     let (method, path) = (request.method(), request.uri().path());
-    check_path(method, path, lock)?;
+    check_path(method, path, lock.mode, lock.pass)?;
     if ![Method::GET, Method::HEAD, Method::POST].contains(method) {
         return Err(Problem::method_not_allowed("GET, HEAD, POST"));
     }
@@ -118,8 +127,8 @@ fn check(request: &Request<impl Body>, lock: &Lock) -> Result<(), Problem> {
 
 /// Only what can be read in one way, and nothing that a token could be had from: what is not passed on is a 403 below
 /// `/metadata/`, which no SDK repeats (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
-fn check_path(method: &Method, path: &str, lock: &Lock) -> Result<(), Problem> {
-    let observes = lock.mode == LockMode::Observe;
+fn check_path(method: &Method, path: &str, mode: LockMode, pass: Pass) -> Result<(), Problem> {
+    let observes = mode == LockMode::Observe;
     let lower = path.to_ascii_lowercase();
     if lower.contains("identity") || lower.contains("token") {
         let is_bound = BOUND_TOKENS.contains(&(method, path));
@@ -138,7 +147,7 @@ fn check_path(method: &Method, path: &str, lock: &Lock) -> Result<(), Problem> {
     } else {
         return Err(Route::none_at(path));
     }
-    if lock.pass == Pass::None && !observes {
+    if pass == Pass::None && !observes {
         return Err(Problem::not_passed_on(
             "On this VM nothing but tokens is to be had from the metadata service (lock.pass is \"none\").",
         ));

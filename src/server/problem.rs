@@ -204,6 +204,13 @@ impl Problem {
         }
     }
 
+    /// Whether the daemon itself refuses what the endpoint may take.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
+            && matches!(self.codes.class, Some(ErrorClass::BadRequest | ErrorClass::Denied))
+            && self.newest_versions.is_empty()
+    }
+
     /// 429 in place of a connection; there is room again as soon as this uid closes one.
     pub fn too_many_connections(uid: u32) -> Self {
         let description = format!(

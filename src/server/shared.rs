@@ -18,6 +18,7 @@ use crate::config::Lock;
 use crate::engine::Engine;
 use crate::heartbeat::Heartbeat;
 use crate::observe::audit::Audit;
+use crate::observe::evidence::Evidence;
 use crate::observe::health::{Front, Health};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::ConfigurationStatus;
@@ -62,6 +63,7 @@ pub struct Server {
     /// Of what is passed on to the metadata service.
     pub(super) slots: Arc<Slots>,
     pub(super) audit: Audit,
+    pub(super) evidence: Arc<Evidence>,
     pub(super) documents: Documents,
     pub(super) machine: Arc<Machine>,
     /// Where the loopback listener for programs is.
@@ -80,6 +82,7 @@ impl Server {
     pub fn new(
         engine: Arc<Engine>,
         metrics: Arc<Metrics>,
+        evidence: Arc<Evidence>,
         settings: Settings,
         machine: Arc<Machine>,
         sdk: Option<SocketAddr>,
@@ -95,6 +98,7 @@ impl Server {
             own_uid: nix::unistd::geteuid().as_raw(),
             slots: Slots::new(SLOTS),
             audit: Audit::new(settings.audit, now.boot),
+            evidence,
             documents: Documents::default(),
             settings: RwLock::new(Arc::new(settings)),
             machine,
@@ -110,7 +114,10 @@ impl Server {
     pub fn reconfigure(&self, settings: Settings) {
         self.seats.set_bounds(settings.bounds);
         self.audit.set(settings.audit);
+        self.evidence
+            .forget(|missing| self.is_allowed(&settings.rules, missing));
         *self.settings.write() = Arc::new(settings);
+        self.look_at_lock();
         self.documents.forget();
     }
 

@@ -47,10 +47,15 @@ impl Locked {
 
     /// Without any firewall rules, and with ALICE's rule for [`STORAGE`].
     pub fn open(config: &str) -> Self {
+        Self::open_as(Some(DAEMON), config)
+    }
+
+    /// As this user, by default the test's own, whose daemon the client talks to.
+    pub fn open_as(uid: Option<u32>, config: &str) -> Self {
         let listener = TcpListener::bind(LISTENER).unwrap();
         fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let how = How {
-            uid: Some(DAEMON),
+            uid,
             shell: Some(ACTIVATE),
             environment: vec![("LOCK_SOCKET", listener.as_raw_fd().to_string())],
         };

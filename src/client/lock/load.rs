@@ -1,12 +1,12 @@
 //! `lock load`: what msi-tokend-lock.service runs. It must not fail on a slip in a file: a lock that is not loaded leaves the
 //! metadata service open to everybody.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use clap::Args;
 
+use super::nft::nft;
 use super::rules;
 use crate::access::uid_of;
 use crate::client::error::{ClientError, Exit};
@@ -108,35 +108,6 @@ fn check_neighbours(mode: LockMode) -> Result<(), ClientError> {
         ));
     }
     Ok(())
-}
-
-/// Runs nft with a text on its standard input; what it printed.
-fn nft(arguments: &[&str], input: &str) -> Result<String, ClientError> {
-    let run = || -> io::Result<Output> {
-        let mut child = Command::new("nft")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes())?;
-        }
-        child.wait_with_output()
-    };
-    let output = run().map_err(|error| {
-        let advice = "Install it: `apt install nftables`.";
-        ClientError::new(Exit::Other, format!("cannot run nft: {error}"), advice)
-    })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(ClientError::new(
-        Exit::Other,
-        format!("nft does not load the rules: {}", text.trim()),
-        "This is for root, and the kernel needs nf_tables with nat and redirect: `modprobe nft_redir`.",
-    ))
 }
 
 fn refused(cause: impl Into<String>, advice: &'static str) -> ClientError {

@@ -184,6 +184,7 @@ fn server() -> Arc<Server> {
     Server::new(
         engine,
         metrics,
+        Arc::default(),
         settings,
         Machine::new(Arc::new(SystemClock)),
         None,
