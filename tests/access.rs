@@ -673,7 +673,7 @@ async fn a_peer_that_is_gone_has_no_unit_and_still_had_its_groups() {
             expected = cgroup.0.file_name().and_then(|name| name.to_str());
         }
         process.go();
-        let caller = Caller::of_unix(&Socket::new(listener.accept().unwrap().0), &machine).unwrap();
+        let caller = Caller::of_unix(&Socket::new(listener.accept().unwrap().0, None), &machine).unwrap();
         let (pid, gid) = (process.pid(), caller.gid.unwrap());
         assert_eq!(caller.pid, Some(pid));
         if gone {

@@ -6,6 +6,8 @@
 #[path = "common/cgroups.rs"]
 mod cgroups;
 mod common;
+#[path = "common/kernel.rs"]
+mod kernel;
 #[path = "common/msi_token.rs"]
 mod msi_token;
 #[path = "common/users.rs"]
@@ -15,67 +17,30 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use cgroups::Cgroup;
-use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, TOKEND, directory, eventually, programs, upstream, write};
+use common::{Daemon, Emulator, MANAGEMENT, STORAGE, TOKEND, directory, eventually, programs, upstream, write};
+use kernel::OldKernel;
 use msi_token::{Guard, Ran, assert_failed, at, doctor, run};
 use tempfile::TempDir;
 use users::{ALICE, BOB, are_to_be_had, as_user};
 
+/// Of asm-generic/socket.h.
+const SO_PEERPIDFD: i32 = 77;
 const SDK: &str = "[listen]\nsdk = \"127.0.0.1:0\"\n";
 const RULE: &str = "[[allow]]\nunits = [\"a.service\"]\nresources = [\"https://storage.azure.com/\"]\n";
 const WHY: &str = "rules with units match nobody on the Unix socket: this kernel has no SO_PEERPIDFD";
 
-/// What gives a program such a kernel.
-struct OldKernel {
-    directory: TempDir,
+fn old_kernel(test: &str) -> Option<OldKernel> {
+    OldKernel::without("getsockopt", SO_PEERPIDFD, test)
 }
 
-impl OldKernel {
-    /// `None` where there is no C compiler, which is said.
-    fn new(test: &str) -> Option<Self> {
-        let kernel = Self { directory: directory() };
-        let source = kernel.directory.path().join("old.c");
-        // What a kernel before 6.5 says to SO_PEERPIDFD, which is 77.
-        fs::write(
-            &source,
-            "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <sys/socket.h>\n\
-             int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {\n\
-             if (level == SOL_SOCKET && name == 77) { errno = ENOPROTOOPT; return -1; }\n\
-             int (*real)(int, int, int, void *, socklen_t *) = dlsym(RTLD_NEXT, \"getsockopt\");\n\
-             return real(fd, level, name, value, length); }\n",
-        )
-        .unwrap();
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .args([&kernel.library(), &source])
-            .status();
-        if compiled.is_ok_and(|status| status.success()) {
-            return Some(kernel);
-        }
-        eprintln!("SKIPPED {test}: no C compiler");
-        None
-    }
-
-    fn library(&self) -> PathBuf {
-        self.directory.path().join("old.so")
-    }
-
-    fn daemon(&self, emulator: &Emulator, config: &str) -> Daemon {
-        let preload = format!("export LD_PRELOAD={}", self.library().display());
-        let how = How {
-            shell: Some(preload.leak()),
-            ..How::default()
-        };
-        Daemon::start_how(emulator, config, how)
-    }
-
-    fn run(&self, command: &mut Command) -> Ran {
-        run(command.env("LD_PRELOAD", self.library()))
-    }
+/// A command that runs on it.
+fn run_on(kernel: &OldKernel, command: &mut Command) -> Ran {
+    run(command.env("LD_PRELOAD", kernel.library()))
 }
 
 /// The unit that the rule names, and the client, run in it as Alice.
@@ -122,7 +87,7 @@ impl Unit {
 #[test]
 fn a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing() {
     let name = "a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing";
-    let Some(kernel) = OldKernel::new(name) else { return };
+    let Some(kernel) = old_kernel(name) else { return };
     let emulator = Emulator::start(&[]);
     let daemon = kernel.daemon(&emulator, RULE);
     daemon.reload(&format!("{}{RULE}", upstream(&emulator)));
@@ -149,7 +114,7 @@ fn a_kernel_that_cannot_name_units_is_told_once_and_opens_nothing() {
 #[test]
 fn the_same_command_gets_the_same_token_by_the_loopback_listener() {
     let name = "the_same_command_gets_the_same_token_by_the_loopback_listener";
-    let (Some(kernel), Some(unit)) = (OldKernel::new(name), Unit::new(name)) else {
+    let (Some(kernel), Some(unit)) = (old_kernel(name), Unit::new(name)) else {
         return;
     };
     let emulator = Emulator::start(&[]);
@@ -182,7 +147,7 @@ fn the_same_command_gets_the_same_token_by_the_loopback_listener() {
 #[test]
 fn files_are_kept_by_the_loopback_listener() {
     let name = "files_are_kept_by_the_loopback_listener";
-    let (Some(kernel), Some(unit)) = (OldKernel::new(name), Unit::new(name)) else {
+    let (Some(kernel), Some(unit)) = (old_kernel(name), Unit::new(name)) else {
         return;
     };
     let emulator = Emulator::start(&[]);
@@ -205,7 +170,7 @@ fn files_are_kept_by_the_loopback_listener() {
 #[test]
 fn whoever_asks_why_is_told_of_the_kernel_and_the_way_out() {
     let name = "whoever_asks_why_is_told_of_the_kernel_and_the_way_out";
-    let Some(kernel) = OldKernel::new(name) else { return };
+    let Some(kernel) = old_kernel(name) else { return };
     let emulator = Emulator::start(&[]);
     let off = kernel.daemon(&emulator, RULE);
     let ran = doctor(&off.socket(), &[]);
@@ -227,7 +192,10 @@ fn whoever_asks_why_is_told_of_the_kernel_and_the_way_out() {
     let config = on.config_path();
     let check = |strict: &[&str]| {
         let mut command = Command::new(TOKEND);
-        kernel.run(command.arg("--check").args(strict).arg("--config").arg(&config))
+        run_on(
+            &kernel,
+            command.arg("--check").args(strict).arg("--config").arg(&config),
+        )
     };
     for strict in [&[][..], &["--strict"]] {
         let ran = check(strict);
@@ -250,7 +218,7 @@ fn whoever_asks_why_is_told_of_the_kernel_and_the_way_out() {
             "--listener",
             listener,
         ];
-        kernel.run(&mut at(&on.socket(), &arguments))
+        run_on(&kernel, &mut at(&on.socket(), &arguments))
     };
     let ran = explain("socket");
     assert_eq!(ran.code, Some(77), "{ran:?}");

@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_socket_pair_is_called_by_ourselves() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let caller = Caller::of_unix(&Socket::new(ours), &Machine::new(Arc::new(SystemClock))).unwrap();
+        let caller = Caller::of_unix(&Socket::new(ours, None), &Machine::new(Arc::new(SystemClock))).unwrap();
         assert_eq!(caller.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(caller.pid, Some(i32::try_from(std::process::id()).unwrap()));
         for group in nix::unistd::getgroups().unwrap() {

@@ -4,6 +4,7 @@
 mod accounts;
 mod caller;
 mod cgroups;
+mod closer;
 mod differing_defaults;
 pub mod loopback;
 mod machine;
@@ -18,6 +19,7 @@ mod units_unknown;
 
 pub use self::accounts::groups_of_account;
 pub use self::caller::{Caller, NamedUser, unit_of_process};
+pub use self::closer::Closer;
 pub use self::differing_defaults::DifferingDefaults;
 pub use self::machine::Machine;
 pub use self::proposed_rule::{Who, proposed_rule, rule};

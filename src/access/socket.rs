@@ -4,22 +4,29 @@
 //! A blocking client, such as curl, sends its request right after it has connected, so the request is there when the
 //! connection is accepted, and the answer fits into the kernel's buffer. Such a connection is read, written and closed
 //! without the runtime; [`Socket::drive`] brings it in for those that have to wait.
+//!
+//! Where the kernel cannot refuse descriptors (before Linux 6.16), nothing is taken from the kernel before it was looked at:
+//! to take or to drop data with descriptors is to close them, which may take long ([`Closer`]). It costs those kernels a
+//! system call for each read and three for each connection.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream as BareStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, recvmsg, send, setsockopt, sockopt};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+
+use super::closer::Closer;
 
 /// What the kernel may hold of answers that a caller does not read, in bytes. It takes twice as much for its own
 /// bookkeeping (`socket(7)`) and charges it to the daemon's cgroup, so the system's default of some 200 KB would let a
@@ -37,7 +44,16 @@ thread_local! {
 /// One connection, shared between whoever speaks over it and the [`super::Caller`] that it belongs to. The lock is held
 /// for single system calls only, all of them on the thread that drives the connection.
 #[derive(Clone, Debug)]
-pub struct Socket(Arc<Mutex<Stream>>);
+pub struct Socket(Arc<Mutex<Connection>>);
+
+#[derive(Debug)]
+struct Connection {
+    stream: Stream,
+    /// Where the kernel cannot refuse descriptors.
+    closer: Option<Closer>,
+    /// Nothing more comes from the other end.
+    ended: bool,
+}
 
 #[derive(Debug)]
 enum Stream {
@@ -55,18 +71,24 @@ enum Stream {
 }
 
 impl Socket {
-    /// Takes the connection over. Until [`Socket::register`] it never waits.
-    pub fn new(stream: BareStream) -> Self {
-        Self(Arc::new(Mutex::new(Stream::Bare {
+    /// Takes the connection over. Until [`Socket::register`] it never waits. With a `closer`, descriptors may come in.
+    pub fn new(stream: BareStream, closer: Option<Closer>) -> Self {
+        if closer.is_some() {
+            // Else a byte out of band would be dropped unseen. No Unix socket refuses the option.
+            _ = setsockopt(&stream, sockopt::OobInline, &true);
+        }
+        let stream = Stream::Bare {
             stream,
             drained: false,
             answered: false,
-        })))
+        };
+        let ended = false;
+        Self(Arc::new(Mutex::new(Connection { stream, closer, ended })))
     }
 
     /// Asks the kernel something about the connection.
     pub(super) fn ask<T, E: From<Errno>>(&self, question: impl FnOnce(BorrowedFd<'_>) -> Result<T, E>) -> Result<T, E> {
-        match &*self.0.lock() {
+        match &self.0.lock().stream {
             Stream::Bare { stream, .. } => question(stream.as_fd()),
             Stream::Registered(stream) => question(stream.as_fd()),
             Stream::Lost => Err(Errno::EBADF.into()),
@@ -78,8 +100,8 @@ impl Socket {
     /// # Errors
     /// The runtime cannot take it, and it is closed.
     pub fn register(&self) -> io::Result<()> {
-        let mut state = self.0.lock();
-        *state = match mem::replace(&mut *state, Stream::Lost) {
+        let mut connection = self.0.lock();
+        connection.stream = match mem::replace(&mut connection.stream, Stream::Lost) {
             Stream::Bare { stream, .. } => {
                 bound_unread(&stream)?;
                 stream.set_nonblocking(true)?;
@@ -111,7 +133,7 @@ impl Socket {
     }
 
     fn look_again(&self) {
-        if let Stream::Bare { drained, .. } = &mut *self.0.lock() {
+        if let Stream::Bare { drained, .. } = &mut self.0.lock().stream {
             *drained = false;
         }
     }
@@ -148,27 +170,88 @@ pub fn bound_unread(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER)?)
 }
 
+/// Reads what is there, but nothing with which descriptors come.
+fn recv_without_descriptors(socket: RawFd, piece: &mut [u8]) -> nix::Result<usize> {
+    let looked = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    let seen = recvmsg::<()>(socket, &mut [IoSliceMut::new(piece)], None, looked)?;
+    // There is something beside the data, for which we have no room.
+    if seen.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EPERM);
+    }
+    match seen.bytes {
+        0 => Ok(0),
+        length => recv(socket, piece.split_at_mut(length).0, MsgFlags::MSG_DONTWAIT),
+    }
+}
+
+impl Connection {
+    fn read(&mut self, cx: &mut Context<'_>, piece: &mut [u8]) -> Poll<io::Result<usize>> {
+        let receive = |socket: RawFd, piece: &mut [u8]| match self.closer {
+            None => recv(socket, piece, MsgFlags::MSG_DONTWAIT),
+            Some(_) => recv_without_descriptors(socket, piece),
+        };
+        let length = match &mut self.stream {
+            Stream::Bare { drained: true, .. } => return Poll::Pending,
+            Stream::Bare { stream, drained, .. } => {
+                let length = ready!(at_once(receive(stream.as_raw_fd(), piece)))?;
+                *drained = (1..piece.len()).contains(&length);
+                length
+            }
+            Stream::Registered(stream) => loop {
+                ready!(stream.poll_read_ready(cx))?;
+                match stream.try_io(Interest::READABLE, || Ok(receive(stream.as_raw_fd(), piece)?)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => break read?,
+                }
+            },
+            Stream::Lost => return Poll::Ready(Err(Errno::EBADF.into())),
+        };
+        self.ended |= length == 0 && !piece.is_empty();
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(closer) = self.closer.as_ref().filter(|_| !self.ended) else {
+            return;
+        };
+        let stream = match mem::replace(&mut self.stream, Stream::Lost) {
+            Stream::Bare { stream, .. } => stream,
+            Stream::Registered(stream) => match stream.into_std() {
+                Ok(stream) => stream,
+                Err(_) => return,
+            },
+            Stream::Lost => return,
+        };
+        // From here on nothing more comes in, so what is empty now can be closed here.
+        let rest = stream.shutdown(Shutdown::Read).map_err(|_| Errno::ENOTCONN);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        if rest.and_then(|()| recv(stream.as_raw_fd(), &mut [0], flags)) != Ok(0) {
+            closer.close(stream);
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self.0.lock() {
-            Stream::Bare { drained: true, .. } => Poll::Pending,
-            Stream::Bare { stream, drained, .. } => READ.with_borrow_mut(|piece| {
-                // By a copy, since only `unsafe` code can have the kernel write to memory without a value.
-                let piece = piece.split_at_mut(buf.remaining().min(PIECE)).0;
-                let read = ready!(at_once(recv(stream.as_raw_fd(), piece, MsgFlags::MSG_DONTWAIT)))?;
-                *drained = (1..piece.len()).contains(&read);
-                buf.put_slice(piece.split_at(read).0);
-                Poll::Ready(Ok(()))
-            }),
-            Stream::Registered(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Lost => Poll::Ready(Err(Errno::EBADF.into())),
+        let mut connection = self.0.lock();
+        if let (Stream::Registered(stream), None) = (&mut connection.stream, &connection.closer) {
+            return Pin::new(stream).poll_read(cx, buf);
         }
+        READ.with_borrow_mut(|piece| {
+            // By a copy, since only `unsafe` code can have the kernel write to memory without a value.
+            let piece = piece.split_at_mut(buf.remaining().min(PIECE)).0;
+            let length = ready!(connection.read(cx, piece))?;
+            buf.put_slice(piece.split_at(length).0);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self.0.lock() {
+        match &mut self.0.lock().stream {
             Stream::Bare { stream, answered, .. } => {
                 // One small answer needs no bound, and most connections bring no other.
                 if mem::replace(answered, true) || buf.len() > SEND_BUFFER {
@@ -214,13 +297,13 @@ mod tests {
     }
 
     fn is_registered(socket: &Socket) -> bool {
-        matches!(&*socket.0.lock(), Stream::Registered(_))
+        matches!(socket.0.lock().stream, Stream::Registered(_))
     }
 
     #[tokio::test]
     async fn the_runtime_hears_only_of_who_does_not_ask_at_once() {
         let (ours, mut theirs) = BareStream::pair().unwrap();
-        let socket = Socket::new(ours);
+        let socket = Socket::new(ours, None);
         theirs.write_all(b"at once").unwrap();
         socket.clone().drive(pin!(answer(socket.clone()))).await.unwrap();
         assert!(!is_registered(&socket));
@@ -243,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn who_hangs_up_while_others_have_their_turn_need_not_be_waited_for() {
         let (ours, mut theirs) = BareStream::pair().unwrap();
-        let mut socket = Socket::new(ours);
+        let mut socket = Socket::new(ours, None);
         theirs.write_all(b"at once").unwrap();
         let mut until_the_end = pin!({
             let mut socket = socket.clone();
@@ -261,7 +344,7 @@ mod tests {
         let bound = |socket: &Socket| socket.ask(|s| getsockopt(&s, sockopt::SndBuf)).unwrap() == 2 * SEND_BUFFER;
         let new = || {
             let (ours, theirs) = BareStream::pair().unwrap();
-            (Socket::new(ours), theirs)
+            (Socket::new(ours, None), theirs)
         };
         let (mut socket, _theirs) = new();
         socket.write_all(b"first").await.unwrap();

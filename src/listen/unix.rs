@@ -22,6 +22,7 @@ use tokio_util::either::Either;
 use super::listener::{ListenError, Listener};
 use super::own_file::OwnFile;
 use super::unix_acceptor::UnixAcceptor;
+use crate::access::Closer;
 use crate::directory::{Directory, directory_of, file_type};
 use crate::replace::remove;
 
@@ -42,7 +43,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// runtime.
 pub fn bind(path: &Path, mode: u32, passed: Option<StdListener>) -> Result<Listener, ListenError> {
     if let Some(listener) = passed {
-        refuse_descriptors(&listener).map_err(|errno| refused(path, errno.into()))?;
         return Ok(Listener::from_systemd(Either::Left(acceptor(listener, path)?)));
     }
     // Said before what is wrong with the directory for us: to whom it belongs is right for the one that serves.
@@ -131,16 +131,26 @@ fn bind_new(path: &Path, mode: u32) -> io::Result<StdListener> {
 
 /// Has the kernel refuse callers that send a descriptor along, and inherits that to each connection. Nobody here wants one,
 /// and to drop it is to close it, which waits for as long as its sender likes: for a TCP socket with `SO_LINGER` and unsent
-/// data nobody would be served meanwhile. A kernel before Linux 6.16 cannot refuse.
-fn refuse_descriptors(listener: &impl AsFd) -> nix::Result<()> {
+/// data nobody would be served meanwhile. Whether the kernel can: not before Linux 6.16.
+fn refuse_descriptors(listener: &impl AsFd) -> nix::Result<bool> {
     match setsockopt(listener, PassRights, &false) {
-        Err(Errno::ENOPROTOOPT) => Ok(()),
-        done => done,
+        Err(Errno::ENOPROTOOPT) => Ok(false),
+        done => done.map(|()| true),
     }
 }
 
 fn acceptor(listener: StdListener, path: &Path) -> Result<UnixAcceptor, ListenError> {
-    UnixAcceptor::new(listener).map_err(|source| refused(path, source))
+    let accepts = || {
+        let closer = if refuse_descriptors(&listener)? {
+            None
+        } else {
+            // Of credentials the kernel tells as it does of descriptors, which is how those are seen.
+            setsockopt(&listener, sockopt::PassCred, &false)?;
+            Some(Closer::start()?)
+        };
+        UnixAcceptor::new(listener, closer)
+    };
+    accepts().map_err(|source| refused(path, source))
 }
 
 fn refused(path: &Path, source: io::Error) -> ListenError {

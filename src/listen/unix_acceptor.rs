@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::access::Socket;
+use crate::access::{Closer, Socket};
 
 /// A Unix socket that listens. Its connections are not registered with the runtime yet, which tokio's own listener does at
 /// once.
@@ -19,17 +19,20 @@ pub struct UnixAcceptor {
     readiness: UnixStream,
     /// Whether somebody waited the last time we looked, and nobody looked since.
     accepted: bool,
+    /// Where the kernel cannot refuse descriptors.
+    closer: Option<Closer>,
 }
 
 impl UnixAcceptor {
     /// Takes the listener over. To be called inside the runtime.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
+    pub fn new(listener: UnixListener, closer: Option<Closer>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let same = StdStream::from(OwnedFd::from(listener.try_clone()?));
         Ok(Self {
             listener,
             readiness: UnixStream::from_std(same)?,
             accepted: false,
+            closer,
         })
     }
 
@@ -48,7 +51,7 @@ impl UnixAcceptor {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 accepted => {
                     self.accepted = accepted.is_ok();
-                    return Ok(Socket::new(accepted?.0));
+                    return Ok(Socket::new(accepted?.0, self.closer.clone()));
                 }
             }
         }
@@ -74,7 +77,7 @@ mod tests {
     async fn everybody_is_accepted_in_turn_whether_he_came_before_or_after_we_looked() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let mut acceptor = UnixAcceptor::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let mut acceptor = UnixAcceptor::new(UnixListener::bind(&path).unwrap(), None).unwrap();
         let mut number = 0;
         for crowd in [1, 3, 1, 2] {
             let mut callers = Vec::new();
