@@ -141,14 +141,21 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
             if !goes_on && !session.guest.makes_room() {
                 return debug!(uid = session.guest.caller.uid, "connection cut off: it did not read a document that must make room for newer ones");
             }
-            match tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection.as_mut()).await {
-                Ok(end) => end,
-                Err(_) if goes_on => {
+            let is_over = async {
+                tokio::select! {
+                    () = tokio::time::sleep(LAST_REQUEST_TIMEOUT) => {}
+                    () = session.guest.is_cut_off() => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                end = connection.as_mut() => end,
+                () = is_over => {
+                    if !goes_on {
+                        return debug!(uid = session.guest.caller.uid, "connection closed: it made room for another user's");
+                    }
                     connection.as_mut().graceful_shutdown();
                     connection.await
-                }
-                Err(_) => {
-                    return debug!(uid = session.guest.caller.uid, "connection closed: it made room for another user's");
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Caller;
@@ -17,6 +18,8 @@ pub struct Guest {
     last_used: AtomicU64,
     waits: AtomicBool,
     makes_room: AtomicBool,
+    /// Ends it without regard to what it has sent.
+    cut_off: Notify,
 }
 
 impl Guest {
@@ -28,6 +31,7 @@ impl Guest {
             last_used: AtomicU64::new(now),
             waits: AtomicBool::new(false),
             makes_room: AtomicBool::new(false),
+            cut_off: Notify::new(),
         }
     }
 
@@ -53,6 +57,16 @@ impl Guest {
     pub fn make_room(&self) {
         self.makes_room.store(true, Ordering::Relaxed);
         self.end.cancel();
+    }
+
+    /// Ends it at once: too many make room already.
+    pub fn cut_off(&self) {
+        self.cut_off.notify_one();
+    }
+
+    /// Waits until it is cut off.
+    pub async fn is_cut_off(&self) {
+        self.cut_off.notified().await;
     }
 
     /// Whether it ends in favour of another.

@@ -6,7 +6,7 @@
 //! for root, the daemon's user and callers that a rule is for, and no other's newcomer takes a seat from one of these. Who
 //! they are is asked only when it matters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,8 @@ use crate::observe::labels::Rejection;
 
 /// Connections that are told at the same time that there is no seat for them.
 const TOLD_AT_ONCE: usize = 16;
-/// Connections that end at the same time because they have to make room.
+/// Connections that end at the same time because they have to make room. The last place is never waited for: who would take
+/// it has the one that is leaving for longest cut off.
 const LEAVING: usize = 16;
 /// Connections beyond [`Bounds::total`], all of them about to end.
 pub const BEYOND: usize = TOLD_AT_ONCE + LEAVING;
@@ -48,8 +49,8 @@ struct Taken {
     bounds: Bounds,
     total: usize,
     by_uid: HashMap<u32, Vec<Arc<Guest>>>,
-    /// Those that make room and have not ended yet.
-    leaving: usize,
+    /// Those that make room and have not ended yet, the one that began first in front.
+    leaving: VecDeque<Arc<Guest>>,
 }
 
 /// A connection's place; free again when dropped.
@@ -66,7 +67,7 @@ impl Seats {
                 bounds,
                 total: 0,
                 by_uid: HashMap::new(),
-                leaving: 0,
+                leaving: VecDeque::new(),
             }),
             changed: Notify::new(),
             refusals: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
@@ -91,7 +92,7 @@ impl Seats {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.taken.lock().leaving < LEAVING {
+            if self.taken.lock().leaving.len() < LEAVING {
                 return;
             }
             changed.await;
@@ -207,8 +208,10 @@ impl Taken {
 
     fn leave(&mut self, guest: &Arc<Guest>) {
         if self.rise(guest) {
-            self.leaving += 1;
+            self.leaving.push_back(Arc::clone(guest));
             guest.make_room();
+            let over = (self.leaving.len() + 1).saturating_sub(LEAVING);
+            self.leaving.iter().take(over).for_each(|guest| guest.cut_off());
         }
     }
 }
@@ -217,7 +220,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.seats.taken.lock();
         if !taken.rise(&self.guest) {
-            taken.leaving = taken.leaving.saturating_sub(1);
+            taken.leaving.retain(|guest| !Arc::ptr_eq(guest, &self.guest));
         }
         drop(taken);
         self.seats.changed.notify_waiters();
@@ -229,6 +232,7 @@ mod tests {
     use std::cell::Cell;
     use std::time::Duration;
 
+    use futures_util::FutureExt;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -345,13 +349,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_leave_at_once() {
+    async fn only_so_many_leave_at_once_and_the_first_is_cut_off_for_the_next() {
         let seats = seats(100, 100);
-        let heavy = fill(&seats, 1, 88);
+        let mut heavy = fill(&seats, 1, 88);
         let newcomers = fill(&seats, 2, 16);
         assert_eq!(who_left(&heavy).len(), 16);
         let full = tokio::time::timeout(Duration::ZERO, seats.free()).await;
         assert!(full.is_err(), "they have not ended yet");
+        let cut = heavy
+            .iter()
+            .filter(|(guest, _)| guest.is_cut_off().now_or_never().is_some());
+        assert_eq!(cut.count(), 1, "room for who comes next");
+        heavy.remove(0);
+        seats.free().await;
         drop(heavy);
         seats.free().await;
         drop(newcomers);
