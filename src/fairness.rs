@@ -19,9 +19,9 @@ pub fn seats_for_all(all: usize) -> usize {
     all - all / 8
 }
 
-/// Of all fetch slots, one uid's misses take at most so many: all but the last.
-pub fn slots_of_one(all: usize) -> usize {
-    all.saturating_sub(1).max(1)
+/// Of all fetch slots, users whose misses have some already take at most so many together: the last is for who has none.
+pub fn slots_for_more(all: usize) -> usize {
+    all.saturating_sub(1)
 }
 
 /// Of all requests that may be started within a second, one uid's misses start at most so many: four fifths.

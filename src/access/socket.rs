@@ -173,7 +173,8 @@ pub fn bound_unread(socket: &impl AsFd) -> io::Result<()> {
 /// Reads what is there, but nothing with which descriptors come.
 fn recv_without_descriptors(socket: RawFd, piece: &mut [u8]) -> nix::Result<usize> {
     let looked = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-    let seen = recvmsg::<()>(socket, &mut [IoSliceMut::new(piece)], None, looked)?;
+    let mut pieces = [IoSliceMut::new(piece)];
+    let seen = recvmsg::<()>(socket, &mut pieces, None, looked)?;
     // There is something beside the data, for which we have no room.
     if seen.flags.contains(MsgFlags::MSG_CTRUNC) {
         return Err(Errno::EPERM);
@@ -236,6 +237,7 @@ impl Drop for Connection {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut connection = self.0.lock();
+        let connection = &mut *connection;
         if let (Stream::Registered(stream), None) = (&mut connection.stream, &connection.closer) {
             return Pin::new(stream).poll_read(cx, buf);
         }

@@ -3,7 +3,8 @@
 //! The VM's endpoint allows 20 requests a second and 5 at once for the whole machine (`docs/protocol.md`, "Limits", row
 //! "Rate"), so every fetch passes here. Each uid's misses wait in a lane of their own and refreshes share one more;
 //! lanes take turns, so nobody's flood of misses delays anybody else by more than one request a turn. Neither do slow
-//! fetches: no uid's lane has the last slot, nor more than its share of the starts ([`crate::fairness`]).
+//! fetches: no uid that has a slot takes the last one, nor more than its share of the starts ([`crate::fairness`]). So it takes
+//! as many uids with slow fetches as there are slots to make another one wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -145,11 +146,11 @@ impl Governor {
         let Some(used) = self.used_by.get(&uid) else {
             return Some(now);
         };
-        used.may_start_at(
-            now,
-            fairness::slots_of_one(self.max_concurrent),
-            fairness::starts_of_one(self.max_per_second),
-        )
+        let slots = fairness::slots_for_more(self.max_concurrent);
+        if used.slots > 0 && self.used.slots >= slots {
+            return None;
+        }
+        used.may_start_at(now, slots.max(1), fairness::starts_of_one(self.max_per_second))
     }
 
     /// Another upstream is asked from now on; the 429s of the former one do not count.
@@ -322,10 +323,28 @@ mod tests {
         governor.enqueue(&key("c"), Lane::Caller(3), Duration::ZERO);
         assert_eq!(governor.may_start_at(at(20)), Some(at(20)));
         assert_eq!(names(&mut governor, at(20)), ["c"]);
-        assert_eq!(names(&mut governor, at(1100)).len(), 3);
+        assert_eq!(names(&mut governor, at(1100)), ["a8", "a9"], "beside the third's");
         governor.set_bounds(1, 1);
-        finish(&mut governor, &["a8", "a9", "a10", "c"].map(str::to_owned));
-        assert_eq!(names(&mut governor, at(3000)), ["a11"], "of one it may have that one");
+        finish(&mut governor, &["a8", "a9", "c"].map(str::to_owned));
+        assert_eq!(names(&mut governor, at(3000)), ["a10"], "of one it may have that one");
+    }
+
+    #[test]
+    fn who_has_a_slot_does_not_take_the_last() {
+        let mut governor = Governor::new(4, 10);
+        let now = Duration::ZERO;
+        for i in 0..4 {
+            governor.enqueue(&key(&format!("a{i}")), Lane::Caller(1), now);
+            governor.enqueue(&key(&format!("b{i}")), Lane::Caller(2), now);
+        }
+        assert_eq!(names(&mut governor, now), ["a0", "b0", "a1"]);
+        assert_eq!(governor.may_start_at(now), None, "one of theirs must end first");
+        governor.enqueue(&key("c0"), Lane::Caller(3), now);
+        governor.enqueue(&key("c1"), Lane::Caller(3), now);
+        assert_eq!(names(&mut governor, now), ["c0"], "the last one is a third's");
+        finish(&mut governor, &["a0".to_owned()]);
+        governor.enqueue(&key("ahead"), Lane::Refresh, now);
+        assert_eq!(names(&mut governor, now), ["ahead"], "or for what is renewed ahead");
     }
 
     #[test]

@@ -42,19 +42,24 @@ fn one_uids_flood_delays_nobody_else_by_more_than_a_turn() {
 
 /// Each fetch takes as long as the endpoint may take at most.
 #[test]
-fn slow_fetches_of_one_uid_leave_the_last_slot_to_others() {
-    let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(HOUR));
-    c.takes = secs(30);
-    for i in 0..10 {
-        waits(&c.ask_as(1, &format!("slow{i}"), Renewal::No));
-    }
-    assert_eq!(c.fetches.len(), 3);
-    c.run_for(secs(1));
-    c.takes = Duration::from_millis(100);
-    for i in 0..5 {
-        let other = waits(&c.ask_as(2, &format!("other{i}"), Renewal::No));
-        c.run_for(Duration::from_millis(100));
-        assert!(c.answer(other).is_some_and(|(_, answer)| answer.is_ok()), "{i}");
+fn slow_fetches_of_three_uids_leave_the_last_slot_to_others() {
+    for slow in 1..=3 {
+        let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(HOUR));
+        c.takes = secs(30);
+        for i in 0..10 {
+            for uid in 1..=slow {
+                waits(&c.ask_as(uid, &format!("slow{uid}.{i}"), Renewal::No));
+            }
+        }
+        assert_eq!(c.fetches.len(), 3);
+        c.run_for(secs(1));
+        c.takes = Duration::from_millis(100);
+        for i in 0..5 {
+            let other = waits(&c.ask_as(9, &format!("other{i}"), Renewal::No));
+            c.run_for(Duration::from_millis(100));
+            let answer = c.answer(other);
+            assert!(answer.is_some_and(|(_, answer)| answer.is_ok()), "{slow}: {i}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::max;
 use std::time::Duration;
 
-use msi_tokend::broker::{Effect, Entry, Fetch, Note, Policy, Served, Unserved};
+use msi_tokend::broker::{Effect, Entry, Fetch, Note, Served, Unserved};
 use msi_tokend::failure::Class;
 
 use super::model::{Lease, Model, Running, Turn, token_of};
@@ -81,16 +81,6 @@ impl World {
         Ok(())
     }
 
-    /// What one uid's misses may take of the upstream: all slots but the last, and four fifths of the starts.
-    fn shares(&self) -> (usize, usize) {
-        let Policy {
-            max_concurrent,
-            max_per_second,
-            ..
-        } = self.policy;
-        (max(1, max_concurrent - 1), max(1, max_per_second * 4 / 5))
-    }
-
     /// Its running fetches, and its starts that count.
     fn usage(&self, uid: u32) -> (usize, usize) {
         let now = self.now.boot;
@@ -99,21 +89,31 @@ impl World {
         (slots.count(), self.starts.iter().filter(counts).count())
     }
 
+    /// Four fifths of the starts.
+    fn most_starts(&self) -> usize {
+        max(1, self.policy.max_per_second * 4 / 5)
+    }
+
+    /// Who has a slot may have any but the last.
+    fn may_have_a_slot(&self, slots: usize) -> bool {
+        slots == 0 || self.running.len() + 1 < self.policy.max_concurrent
+    }
+
     fn has_its_share(&self, uid: u32) -> bool {
-        let ((slots, starts), (most_slots, most_starts)) = (self.usage(uid), self.shares());
-        slots >= most_slots || starts >= most_starts
+        let (slots, starts) = self.usage(uid);
+        !self.may_have_a_slot(slots) || starts >= self.most_starts()
     }
 
     fn judge_share(&self, fetch: &Fetch) -> Kept {
         let Some(uid) = fetch.uid else { return Ok(()) };
-        let ((slots, starts), (most_slots, most_starts)) = (self.usage(uid), self.shares());
+        let (slots, starts) = self.usage(uid);
         promise!(
-            slots < most_slots,
-            "no uid's misses have the last slot",
+            self.may_have_a_slot(slots),
+            "who has a slot does not take the last",
             "{uid} had {slots} already"
         );
         promise!(
-            starts <= most_starts,
+            starts <= self.most_starts(),
             "no uid's misses have all starts",
             "{uid} has {starts} in a second"
         );
@@ -134,11 +134,10 @@ impl World {
     /// Whether a key in line needs nothing but its turn: somebody waits for it who has not his share, or nobody asked.
     fn may_have_its_turn(&self, key: usize) -> bool {
         let model = &self.models[key];
-        let (slots, _) = self.shares();
-        let has_a_slot = |uid| self.usage(uid).0 < slots;
+        let may_start = |uid| self.may_have_a_slot(self.usage(uid).0);
         let mut waiting = self.waiting.values().filter(|waiting| waiting.key == key);
         let renewed = (model.warm || model.lease.is_some()) && model.asked_by.is_empty();
-        renewed || waiting.any(|waiting| has_a_slot(waiting.uid))
+        renewed || waiting.any(|waiting| may_start(waiting.uid))
     }
 
     pub(super) fn answered(&mut self, id: u64, answer: Result<Served, Unserved>) -> Kept {
