@@ -1,6 +1,6 @@
 //! Who was given or refused which token: one record for each uid, key and hour, and for each unit where the lock observes. A
-//! record names the token by its `uti` claim alone. Where the caller's unit is not known yet the record has the id of its cgroup; the log's thread puts the unit
-//! in its place.
+//! record names the token by its `uti` claim alone. Where the caller's unit is not known yet the record has the id of its
+//! cgroup; the log's thread puts the unit in its place.
 //!
 //! Asking costs a caller nothing, so what is recorded of one user within an hour is bounded, and what is remembered for that
 //! in all; the rest is counted. Nobody can fill the journal, nor hide another's refusal behind his own: the first refusal of
@@ -149,7 +149,11 @@ impl Audit {
 
     /// The caller has been given the token although no rule allows it, because the lock observes.
     pub fn observed(&self, caller: &Caller, key: &Key, token: &Token) {
-        if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(Kind::Observed, caller, key) {
+        if !self.on.load(Ordering::Relaxed) {
+            return;
+        }
+        find_unit(caller);
+        if !self.is_new_refusal(Kind::Observed, caller, key) {
             return;
         }
         record!(
@@ -167,9 +171,13 @@ impl Audit {
 
     /// The lock would answer with a refusal, if it enforced, what the metadata service itself takes.
     pub fn would_break(&self, caller: &Caller, path: &str, reason: &str) {
+        if !self.on.load(Ordering::Relaxed) {
+            return;
+        }
+        find_unit(caller);
         let (unit, cgroup) = caller.unit_or_cgroup();
         let hash = self.hasher.hash_one((caller.uid, unit, cgroup, reason));
-        if !self.on.load(Ordering::Relaxed) || !self.is_new(Kind::Observed, hash, caller) {
+        if !self.is_new(Kind::Observed, hash, caller) {
             return;
         }
         warn!(
@@ -458,6 +466,12 @@ impl Unrecorded {
             );
         }
     }
+}
+
+/// Rules are made of these records, by unit, and a short program and its group are gone when the log's thread looks. A search
+/// is bounded for each user and what it finds is remembered.
+fn find_unit(caller: &Caller) {
+    _ = caller.unit();
 }
 
 fn count(counter: &mut u32) {
