@@ -28,6 +28,7 @@ use users::{ALICE, BOB, as_user};
 
 const OBSERVE: &str = "[lock]\nmode = \"observe\"\n";
 const STATE: &str = "/run/msi-tokend-lock/mode";
+const REQUEST: &str = "/run/msi-tokend/lock-lost";
 
 /// `msi-token lock load` with this configuration, as its unit runs it.
 fn load(config: &str) -> Output {
@@ -231,6 +232,31 @@ fn what_the_lock_cannot_work_with_is_refused_and_changes_nothing() {
         loaded(ENFORCE);
         refused(OBSERVE, "inet tokens", 78);
         run("nft", &["delete", "table", "inet", "tokens"]);
+        loaded(OBSERVE);
+        // The older tables, as the unit leaves them.
+        let legacy = Path::new("/run/msi-tokend-lock/iptables-legacy");
+        write(
+            legacy,
+            "*filter\n-A OUTPUT -d 169.254.169.254/32 -m owner ! --uid-owner 0 -j REJECT\nCOMMIT\n",
+        );
+        refused(OBSERVE, "iptables-legacy closes", 78);
+        loaded(ENFORCE);
+        fs::remove_file(legacy).unwrap();
+        loaded(OBSERVE);
+        // A systemd-imdsd that locks.
+        run("ip", &["route", "add", "prohibit", "169.254.169.254/32"]);
+        refused(OBSERVE, "prohibit route", 78);
+        refused(ENFORCE, "prohibit route", 78);
+        run("ip", &["route", "delete", "prohibit", "169.254.169.254/32"]);
+        loaded(OBSERVE);
+        // Something below the firewall: the daemon misses rules that are there. Rules that are gone are loaded.
+        fs::create_dir_all(Path::new(REQUEST).parent().unwrap()).unwrap();
+        write(Path::new(REQUEST), "lost");
+        refused(OBSERVE, "takes connections away before any firewall rule", 78);
+        run("nft", &["flush", "ruleset"]);
+        loaded(OBSERVE);
+        loaded(OBSERVE);
+        write(Path::new(REQUEST), "mode");
         loaded(OBSERVE);
         // The guest proxy agent.
         let directory = directory();

@@ -2,6 +2,7 @@
 //! connections can make a single one wrong.
 
 use std::fs;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,12 @@ pub const STATE: &str = "/run/msi-tokend-lock/mode";
 pub fn loaded_mode() -> Option<LockMode> {
     LockMode::named(fs::read_to_string(STATE).ok()?.trim())
 }
+
+/// The daemon writes this file where the rules are to be loaded again; what is in it says why. A path unit watches it.
+pub const REQUEST: &str = "/run/msi-tokend/lock-lost";
+
+/// Lost rules are asked for so often as long as they are gone.
+const REPAIR_PERIOD: Duration = Duration::from_secs(30);
 
 /// So many looks in a row must agree.
 const ENOUGH: u8 = 3;
@@ -59,6 +66,52 @@ pub struct Watch {
     standing: Standing,
     last: Reading,
     in_a_row: u8,
+}
+
+/// When the rules are asked for.
+#[derive(Debug, Default)]
+pub struct Repair {
+    lost: Option<Duration>,
+    mismatch: Option<(LockMode, LockMode)>,
+}
+
+/// Why the rules are to be loaded again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// They are gone.
+    Lost,
+    /// The configuration has another mode by now.
+    Mode,
+}
+
+impl Why {
+    /// What the request says.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Mode => "mode",
+        }
+    }
+}
+
+impl Repair {
+    /// Whether to ask now. Rules of another mode are asked for once, as the loader may have its reasons; the pause between
+    /// two requests for lost ones is theirs alone.
+    pub fn wanted(&mut self, now: Duration, is_gone: bool, loaded: LockMode, configured: LockMode) -> Option<Why> {
+        let again = self.lost.is_none_or(|at| now.saturating_sub(at) >= REPAIR_PERIOD);
+        if is_gone && again {
+            self.lost = Some(now);
+            return Some(Why::Lost);
+        }
+        let pair = (loaded, configured);
+        if loaded == configured {
+            self.mismatch = None;
+        } else if self.mismatch != Some(pair) {
+            self.mismatch = Some(pair);
+            return Some(Why::Mode);
+        }
+        None
+    }
 }
 
 impl LockHealth {
@@ -160,6 +213,25 @@ mod tests {
         assert!(!after(&flood).contains(&Standing::Lost), "{:?}", after(&flood));
         assert_eq!(after(&[Locked, Unknown, Unknown, Unknown])[3], Standing::Unknown);
         assert_eq!(after(&[Unknown; 100]).last(), Some(&Standing::Unknown));
+    }
+
+    #[test]
+    fn lost_rules_wait_for_no_other_request_and_another_mode_is_asked_for_once() {
+        let (observe, enforce) = (LockMode::Observe, LockMode::Enforce);
+        let mut repair = Repair::default();
+        let mut at = |second, is_gone, loaded, configured| {
+            repair.wanted(Duration::from_secs(second), is_gone, loaded, configured)
+        };
+        assert_eq!(at(0, false, observe, observe), None);
+        assert_eq!(at(1, false, observe, enforce), Some(Why::Mode));
+        assert_eq!(at(2, true, observe, enforce), Some(Why::Lost), "at once");
+        assert_eq!(at(3, true, observe, enforce), None);
+        assert_eq!(at(31, true, enforce, enforce), None);
+        assert_eq!(at(32, true, enforce, enforce), Some(Why::Lost));
+        assert_eq!(at(33, true, enforce, observe), Some(Why::Mode));
+        assert_eq!(at(34, false, enforce, observe), None, "the loader did not take it over");
+        assert_eq!(at(35, false, observe, observe), None);
+        assert_eq!(at(36, false, observe, enforce), Some(Why::Mode));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::{Request, StatusCode};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::passthrough::PROBE;
@@ -21,7 +21,7 @@ use super::shared::Server;
 use crate::http;
 use crate::listen::{METADATA_HOST, METADATA_SERVICE};
 use crate::observe::events;
-use crate::observe::lock::{LockHealth, Reading, Standing, Watch, loaded_mode};
+use crate::observe::lock::{LockHealth, Reading, Repair, Standing, Watch, loaded_mode};
 use crate::replace::replace_at;
 
 /// Between two looks where nothing is odd.
@@ -30,8 +30,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(1);
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The rules are asked for again so often while they are gone.
-const REPAIR_PERIOD: Duration = Duration::from_secs(30);
 /// DSCP 63, which takes away the exemption that the daemon's user has.
 const MARK: i32 = 0x3f << 2;
 /// Ports that the kernel gives no other request of ours: below `net.ipv4.ip_local_port_range` as it comes. One that was used
@@ -43,14 +41,13 @@ const MAX_BODY: usize = 64 * 1024;
 pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
     let mut watch = Watch::default();
     let mut standing = Standing::Untried;
-    let mut asked: Option<Instant> = None;
-    let mut mismatch = None;
+    let mut repair = Repair::default();
     loop {
         let Some(loaded) = loaded_mode() else {
             // It is switched off, and stays so.
             *server.metrics.lock.write() = None;
             server.look_at_lock();
-            (watch, standing, asked, mismatch) = (Watch::default(), Standing::Untried, None, None);
+            (watch, standing, repair) = (Watch::default(), Standing::Untried, Repair::default());
             sleep(PERIOD).await;
             continue;
         };
@@ -65,17 +62,12 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
             tell(standing, now);
             standing = now;
         }
-        // A reload of the daemon may have brought another mode; one that the loader does not take over is not asked for twice.
-        let pair = (loaded, server.settings().lock.mode);
-        let differs = pair.0 != pair.1 && mismatch != Some(pair);
-        let again = asked.is_none_or(|at| at.elapsed() >= REPAIR_PERIOD);
-        if differs || standing == Standing::Lost && reading == Reading::Open && again {
-            mismatch = Some(pair);
-            asked = Some(Instant::now());
-            // A path unit watches the file.
-            if let Err(error) = replace_at(&lost, b"", 0o644) {
-                warn!(%error, file = %lost.display(), "systemd cannot be asked to load the lock's rules again");
-            }
+        let is_gone = standing == Standing::Lost && reading == Reading::Open;
+        let boot = server.engine.now().boot;
+        if let Some(why) = repair.wanted(boot, is_gone, loaded, server.settings().lock.mode)
+            && let Err(error) = replace_at(&lost, why.text().as_bytes(), 0o644)
+        {
+            warn!(%error, file = %lost.display(), "systemd cannot be asked to load the lock's rules again");
         }
         sleep(if watch.is_settled() { PERIOD } else { SOON }).await;
     }

@@ -2,20 +2,18 @@
 //! metadata service open to everybody.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 
+use super::neighbours::{self, refused};
 use super::nft::nft;
 use super::rules;
 use crate::access::uid_of;
-use crate::client::error::{ClientError, Exit};
+use crate::client::error::ClientError;
 use crate::config::{self, Account, Lock, LockMode};
 use crate::observe::lock::{STATE, loaded_mode};
 use crate::replace::replace_at;
 
-/// Azure's agent that redirects such connections below every firewall rule.
-const PROXY_AGENT: &str = "azure-proxy-agent.service";
 /// Whom systemd asks the metadata service as, from version 261 on.
 const SYSTEMD_USER: &str = "systemd-imds";
 
@@ -52,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     exempt.extend(uid_of(&Account::Name(SYSTEMD_USER.to_owned())));
     exempt.sort_unstable();
     exempt.dedup();
-    check_neighbours(lock.mode)?;
+    neighbours::check(lock.mode)?;
     nft(&["-f", "-"], &rules::text(&exempt, lock.mode))?;
     replace_at(Path::new(STATE), lock.mode.name().as_bytes(), 0o644)
         .map_err(|error| ClientError::system(&format!("write {STATE}"), &error))?;
@@ -83,33 +81,4 @@ fn wanted(path: &Path) -> Result<Lock, ClientError> {
             })
         }
     }
-}
-
-/// Whether others on this machine already do what the lock does, or something that it cannot work beside.
-fn check_neighbours(mode: LockMode) -> Result<(), ClientError> {
-    let is_active = Command::new("systemctl")
-        .args(["is-active", "--quiet", PROXY_AGENT])
-        .status()
-        .is_ok_and(|status| status.success());
-    if is_active {
-        return Err(refused(
-            format!(
-                "{PROXY_AGENT} runs: Azure's guest proxy agent takes such connections away before any firewall rule"
-            ),
-            "Keep one of the two: stop the agent, or disable msi-tokend-lock.service.",
-        ));
-    }
-    if mode == LockMode::Observe
-        && let Some(table) = rules::closed_by(&nft(&["list", "ruleset"], "")?)
-    {
-        return Err(refused(
-            format!("the firewall table {table} closes 169.254.169.254 already, and observing would open it"),
-            "This VM is closed already; use enforce (lock.mode = \"enforce\"), then remove that table.",
-        ));
-    }
-    Ok(())
-}
-
-fn refused(cause: impl Into<String>, advice: &'static str) -> ClientError {
-    ClientError::new(Exit::Configuration, cause, advice)
 }

@@ -3,6 +3,7 @@
 mod counters;
 mod enforce;
 mod load;
+mod neighbours;
 mod nft;
 mod rules;
 mod status;
