@@ -4,11 +4,13 @@ import contextlib
 import itertools
 import resource
 import socket
+import threading
 import time
 import urllib.parse
 
-from checks import PATIENCE
-from unix_http import TOKEN, get_request
+from checks import PATIENCE, wait_for
+from unix_http import TOKEN, RawConnection, get_request, token_target
+from users import UserProcess
 
 # Nearly all seats: all but a few of `limits.max_connections` and of `limits.max_connections_per_uid`.
 CONNECTIONS = 250
@@ -18,6 +20,8 @@ MONITORS = 4
 # anew each second, and at most the other.
 AT_LEAST, AT_MOST = 4, 15
 PROOF = "Metadata: true"
+# Where everybody is slow, the one who must be served has to wait, too.
+LONG = 150
 
 
 def resource_name(number):
@@ -149,3 +153,35 @@ def flood(addresses, what, where, reads, at_height):
             at_height(moved)
             told = True
         time.sleep(0.02)
+
+
+class Other(UserProcess):
+    """A user who asks for a token on a connection of its own, again and again."""
+
+    def __init__(self, uid, path):
+        request = get_request(token_target(resource_name(0)), "Metadata: true")
+
+        def ask(tell):
+            while True:
+                began = time.monotonic()
+                with RawConnection(path) as connection:
+                    connection.socket.settimeout(LONG)
+                    status, _ = connection.ask(request)
+                tell(f"{status} {(time.monotonic() - began) * 1000:.0f}")
+                time.sleep(0.02)
+
+        super().__init__(uid, ask)
+        self.answers = []
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        with contextlib.suppress(ValueError):
+            for line in self.lines:
+                self.answers.append([int(number) for number in line.split()])
+
+    def is_served(self, times):
+        """So many times more, from now on."""
+        goal = len(self.answers) + times
+        with contextlib.suppress(TimeoutError):
+            wait_for("another user's answers", lambda: len(self.answers) >= goal, LONG)
+        return len(self.answers) >= goal and all(status == 200 for status, _ in self.answers)

@@ -1,0 +1,106 @@
+"""A machine of its own: a Debian system with its kernel, in qemu, without acceleration and without a network."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from packages import apt_install
+from places import BINARIES, CACHE, REPOSITORY
+
+TESTS = REPOSITORY / "tests"
+# What runs inside: the standard library is all that these programs need.
+PROGRAMS = [
+    *sorted((TESTS / "machine/guest").iterdir()),
+    *(TESTS / "lib" / name for name in ["checks.py", "unix_http.py", "users.py"]),
+    TESTS / "memory/attack.py",
+    TESTS / "systemd/callers.py",
+]
+END = "END "
+# Of the checks' own exit codes: more after a reboot.
+AGAIN = 100
+
+
+class Unfinished(AssertionError):
+    """The machine hung, or went down before its checks were done; the text has its last words."""
+
+
+def system(suite):
+    """The root file system of this name with a kernel, which stays for the next run."""
+    apt_install("mmdebstrap")
+    subprocess.run([TESTS / "systemd/build-rootfs", f"{suite}-machine"], check=True)
+    return CACHE / "rootfs" / f"{suite}-machine"
+
+
+def play(kernel, userland, package, which, seconds):
+    """Boots the system with the package installed before, and yields what its checks print, line by line."""
+    apt_install("qemu-system-x86", "e2fsprogs")
+    kernel, userland = system(kernel), system(userland)
+    with tempfile.TemporaryDirectory(prefix="machine-", dir=CACHE) as directory:
+        directory = Path(directory)
+        root = directory / "root"
+        subprocess.run(["cp", "--archive", userland, root], check=True)
+        if kernel != userland:
+            shutil.rmtree(root / "usr/lib/modules")
+            shutil.copytree(kernel / "lib/modules", root / "usr/lib/modules", symlinks=True)
+        furnish(root, package, which)
+        disk = directory / "disk"
+        subprocess.run(["truncate", "--size=1500M", disk], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-d", root, disk], check=True)
+        shutil.rmtree(root)
+        yield from boot(directory, kernel, disk, seconds)
+
+
+def furnish(root, package, which):
+    """Puts the package and the checks into the system."""
+    inside = root / "opt/machine"
+    inside.mkdir()
+    for program in PROGRAMS:
+        if program.is_file():
+            shutil.copy(program, inside)
+    shutil.copy(package, root / "root/msi-tokend.deb")
+    shutil.copy(BINARIES / "msi-emulator", root / "usr/local/bin")
+    (root / "etc/fstab").write_text("/dev/vda / ext4 rw 0 1\n")
+    (root / "etc/hostname").write_text("machine\n")
+    # The last line has its second to get out.
+    (inside / "checks").write_text(
+        f"python3 /opt/machine/main.py {which} > /dev/hvc0 2>&1\n"
+        "code=$?\nsync\n"
+        f"if [ $code = {AGAIN} ]; then systemctl reboot; exit; fi\n"
+        f'printf "\\n{END}%s\\n" $code > /dev/hvc0\nsleep 1\nsystemctl poweroff --force --force\n'
+    )
+    path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = subprocess.run(["chroot", root, "/bin/bash", "/opt/machine/setup"], env=path, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the system cannot be set up:\n{done.stdout}{done.stderr}")
+
+
+def boot(directory, kernel, disk, seconds):
+    """What is printed until the end of the checks; nobody but them writes to this console."""
+    serial = directory / "serial"
+    [image], [initrd] = (list((kernel / "boot").glob(f"{name}-*")) for name in ["vmlinuz", "initrd.img"])
+    command = [
+        "nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1500",
+        "-nic", "none", "-display", "none", "-monitor", "none", "-serial", f"file:{serial}",
+        "-kernel", image, "-initrd", initrd,
+        "-append", "root=/dev/vda rw console=ttyS0 quiet loglevel=3 systemd.show_status=0",
+        "-drive", f"file={disk},if=virtio,format=raw,cache=unsafe",
+        "-device", "virtio-serial", "-chardev", "file,id=out,path=/dev/stdout", "-device", "virtconsole,chardev=out",
+    ]
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options) as machine, contextlib.ExitStack() as ends:
+        ends.callback(machine.kill)
+        limit = threading.Timer(seconds, machine.kill)
+        limit.start()
+        ends.callback(limit.cancel)
+        ended = False
+        for line in machine.stdout:
+            ended = ended or line.startswith(END)
+            if not ended and line.strip():
+                yield line.rstrip()
+        if not ended:
+            # The last lines of the kernel and of qemu.
+            words = "\n".join(serial.read_text(errors="replace").splitlines()[-20:]) + machine.stderr.read()
+            raise Unfinished(f"the machine did not come to its end within {seconds} s, or went down:\n{words}")
