@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 /// A document is given to others for this long after it was rendered, unless the cache changes before.
@@ -15,6 +16,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The documents that somebody still reads, or that are given to the next one who asks, may take this much together.
 /// With usual names of resources a document for a hundred keys has some 50 KB.
 pub const MAX_BYTES: usize = 4 << 20;
+/// A document takes the kernel ten times as long as a token. Of a thousand callers who ask for one at the same time only so many
+/// stand between a token and its caller.
+const AT_ONCE: usize = 4;
 
 /// What a document tells, and to whom where that makes a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,8 +54,10 @@ struct Reading {
 }
 
 /// All documents that are in memory.
-#[derive(Default)]
-pub struct Documents(Mutex<Shelf>);
+pub struct Documents {
+    shelf: Mutex<Shelf>,
+    turns: Semaphore,
+}
 
 /// What a rendering is of.
 #[derive(Clone, Copy, Debug)]
@@ -69,23 +75,37 @@ struct Shelf {
     in_memory: VecDeque<Weak<Document>>,
 }
 
+impl Default for Documents {
+    fn default() -> Self {
+        Self {
+            shelf: Mutex::default(),
+            turns: Semaphore::new(AT_ONCE),
+        }
+    }
+}
+
 impl Documents {
+    /// For who asks for a document to wait for. It ends when the answer is made.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
     /// The document as somebody else got it within the last second, or a new one.
     pub fn get(&self, subject: &Subject, now: Moment, render: impl FnOnce() -> Document) -> Arc<Document> {
-        let kept = self.0.lock().latest(subject, now);
+        let kept = self.shelf.lock().latest(subject, now);
         kept.unwrap_or_else(|| self.renew(subject, now, render))
     }
 
     /// A new one, which others are given from then on.
     pub fn renew(&self, subject: &Subject, now: Moment, render: impl FnOnce() -> Document) -> Arc<Document> {
         let document = Arc::new(render());
-        self.0.lock().put(subject.clone(), now, &document);
+        self.shelf.lock().put(subject.clone(), now, &document);
         document
     }
 
     /// The next one who asks gets a new one.
     pub fn forget(&self) {
-        self.0.lock().latest.clear();
+        self.shelf.lock().latest.clear();
     }
 }
 
@@ -168,6 +188,8 @@ impl Drop for Reading {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     const START: Moment = at(100_000);
@@ -210,6 +232,18 @@ mod tests {
         };
         let changed = documents.get(&status(1, &[0]), changed, || document(4));
         assert_eq!(changed.text.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_are_made_at_once_and_the_next_waits_for_one_of_them() {
+        let documents = Documents::default();
+        let mut turns = Vec::new();
+        for _ in 0..AT_ONCE {
+            turns.push(documents.turn().now_or_never().flatten().unwrap());
+        }
+        assert!(documents.turn().now_or_never().is_none());
+        turns.pop();
+        assert!(documents.turn().now_or_never().flatten().is_some());
     }
 
     #[test]

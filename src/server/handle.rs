@@ -136,7 +136,11 @@ fn begin<'s>(
             (passed.map(|response| (response, Outcome::Ok)), Duration::ZERO)
         }))),
         Route::Live => Ok(Progress::Ended(Ok(counted(admin::live(server.is_live()))))),
-        document => Ok(Progress::Ended(Ok(counted(self::document(server, document, session))))),
+        document => Ok(Progress::Waits(Box::pin(async move {
+            let _turn = server.documents.turn().await;
+            let ended = Ok(counted(self::document(server, document, session)));
+            (ended, Duration::ZERO)
+        }))),
     }
 }
 

@@ -61,6 +61,11 @@ def unfinished(host):
     return get_request("/", "X-Long: " + "x" * 15000, host=host)[:-2]
 
 
+def endless(host):
+    """A head beyond any bound, which does not end."""
+    return get_request("/", "X-Long: " + "x" * 500_000, host=host)[:-2]
+
+
 # What each attacker sends, to which listener, and how much of the answers it reads.
 ATTACKS = {
     "documents, unread": (documents, "socket", "nothing"),
@@ -69,6 +74,7 @@ ATTACKS = {
     "tokens, unread": (tokens, "socket", "nothing"),
     "errors, unread": (errors, "socket", "nothing"),
     "unfinished requests": (unfinished, "socket", "nothing"),
+    "endless requests": (endless, "socket", "nothing"),
     "SDK listener, unread": (everything, "sdk", "nothing"),
     "SDK listener, half read": (everything, "sdk", "a little"),
     "SDK listener, unfinished requests": (unfinished, "sdk", "nothing"),
@@ -135,7 +141,7 @@ def senders(addresses, what, where, reads):
         to = addresses[place]
         host = f"{to[0]}:{to[1]}" if isinstance(to, tuple) else "localhost"
         data = documents(host) if place == "monitor" else what(host)
-        again = what is not unfinished
+        again = what not in (unfinished, endless)
         yield Sender(to, Data(data * (20 if again else 1), again), way)
 
 
