@@ -252,10 +252,11 @@ fn status_lists_what_the_caller_may_have_and_never_a_token() {
     assert_wrong(&doctor(&daemon.socket(), &[]), 77, what, "msi-token explain --uid 0");
     let rule = format!("[[allow]]\nusers = [\"{STRANGER}\"]\nresources = [\"{STORAGE}\"]\n");
     let daemon = Daemon::start(&emulator, &rule);
+    assert!(msi_token(&daemon, &["status"]).out.ends_with("\nno token is cached\n"));
+    let strangers = as_user(&programs, STRANGER, &daemon.socket(), &["status"]).out;
     assert!(
-        msi_token(&daemon, &["status"])
-            .out
-            .contains("no token is cached that you may have")
+        strangers.ends_with("\nno token is cached that you may have\n"),
+        "{strangers}"
     );
     let token = daemon.token(STORAGE).access_token();
     daemon.token(MANAGEMENT);
@@ -574,7 +575,8 @@ fn the_json_form_of_status_is_the_one_that_the_manual_describes() {
     for name in &all {
         assert!(described.contains(&name.as_str()), "{name} is not described");
     }
-    for name in described {
+    // The lock is off here.
+    for name in described.into_iter().filter(|name| !name.starts_with("lock")) {
         assert!(all.iter().any(|member| member == name), "{name} does not exist");
     }
 }

@@ -119,7 +119,9 @@ fn the_caller_is_told_who_he_is_and_where_to_look_and_nothing_of_the_rules() {
         assert_eq!(status, 403);
         let (who, where_to) = (
             named(uid),
-            format!("`journalctl -u msi-tokend OUTCOME=denied UID={uid}`"),
+            format!(
+                "`journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain --uid {uid} --resource RESOURCE`."
+            ),
         );
         assert!(text.starts_with(&format!("No rule allows {who}")), "{text}");
         assert!(

@@ -34,7 +34,10 @@ fn a_reload_succeeds_or_says_why_not() {
     );
 
     for (bad, cause) in [
-        (format!("{warm}\n[limits]\nmax_conections = 5\n"), "max_conections"),
+        (
+            format!("{warm}\n[limits]\nmax_conections = 5\n"),
+            "did you mean max_connections?\n",
+        ),
         (
             format!("{warm}\n[listen]\nmonitor = \"127.0.0.1:0\"\n"),
             "restart needed",
@@ -45,7 +48,7 @@ fn a_reload_succeeds_or_says_why_not() {
         let said = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(78), "{said}");
         assert!(said.contains(cause), "{said}");
-        daemon.logs(cause);
+        daemon.logs(cause.trim_end());
         assert_eq!(
             daemon.get("/status").json()["tokens"][0]["resource"],
             "https://vault.azure.net"

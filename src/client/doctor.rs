@@ -145,7 +145,7 @@ fn rules(status: &Status) -> Finding {
     let caller = &status.caller;
     match (caller.privileged, caller.rules) {
         (true, _) => Finding::Well(format!(
-            "uid {} may have every token; `msi-token explain` judges for another user",
+            "uid {} may have every token; `msi-token explain --uid USER --resource RESOURCE` judges for another user",
             caller.uid
         )),
         (false, 0) if status.units_unknown.is_some() => Finding::Note(

@@ -137,9 +137,10 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = printable(self.cause.trim_end_matches('.'));
+        let stop = if cause.ends_with('?') { "" } else { "." };
         match &*self.advice {
-            "" => write!(f, "{cause}."),
-            advice => write!(f, "{cause}. {advice}"),
+            "" => write!(f, "{cause}{stop}"),
+            advice => write!(f, "{cause}{stop} {advice}"),
         }
     }
 }

@@ -59,6 +59,7 @@ impl Listing {
         let count = |state| self.0.tokens.iter().filter(|token| state_of(token) == state).count();
         let (missing, failing) = (count(TokenState::Missing), count(TokenState::Failing));
         let tokens = match self.0.tokens.len() {
+            0 if self.0.caller.privileged => "no token is cached".to_owned(),
             0 => "no token is cached that you may have".to_owned(),
             1 => "1 token".to_owned(),
             all => format!("{all} tokens"),

@@ -153,7 +153,7 @@ impl Problem {
             Denial::NoRule,
             format!(
                 "No rule allows {who} a token for {what}.{also_root} An administrator finds this refusal{and_rule} by \
-                 `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain`."
+                 `journalctl -u msi-tokend OUTCOME=denied UID={uid}` and by `msi-token explain --uid {uid} --resource RESOURCE`."
             ),
         )
     }
