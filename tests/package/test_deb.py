@@ -9,7 +9,11 @@ from service import RESOURCE, Callers, active, add_surroundings, configure, get,
 KEEP = "msi-token-keep@member.service"
 # It asks for an identity that there is none of, so it never becomes ready.
 KEEP_WAITING = "msi-token-keep@stranger.service"
+KEEP_FAILED = "msi-token-keep@games.service"
 FAULT = "/etc/msi-tokend/conf.d/90-fault.toml"
+# What is off as shipped.
+SWITCHES = ["msi-tokend-sdk.socket", "msi-tokend-lock.service", "msi-tokend-textfile.timer"]
+METRICS = "/var/lib/prometheus/node-exporter/msi-tokend.prom"
 STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "/run/msi-token", "-xdev", "(", "-name",
          "*msi-token*", "-o", "-lname", "*msi-token*", ")"]
 
@@ -145,10 +149,37 @@ def test_disabled(machine, built):
     machine.run("systemctl", "enable", "--now", "msi-tokend.socket", "msi-tokend.service")
 
 
+def switch_all_on(machine):
+    machine.run("mkdir", "--parents", METRICS.rpartition("/")[0])
+    machine.run("systemctl", "enable", "--now", *SWITCHES)
+    # There are no settings for it.
+    assert machine.try_("systemctl", "start", KEEP_FAILED).returncode != 0
+    assert all(active(machine, unit) for unit in SWITCHES), machine.try_("systemctl", "--failed")
+    assert "msi_tokend" in machine.run("nft", "list", "tables")
+    wait_for("the metrics are written", lambda: machine.try_("test", "-e", METRICS).returncode == 0)
+    assert open_ports(machine) == [343, 169]
+
+
+def open_ports(machine):
+    """Of those of the listener for SDKs and of the lock."""
+    listening = machine.run("ss", "--listening", "--tcp", "--numeric")
+    return [port for port in (343, 169) if f"127.0.0.1:{port} " in listening]
+
+
+def assert_all_off(machine):
+    for unit in ["msi-tokend.service", "msi-tokend.socket", "msi-tokend-lock.socket", "msi-tokend-lock-repair.path", *SWITCHES]:
+        assert not active(machine, unit), unit
+    assert "msi_tokend" not in machine.run("nft", "list", "tables")
+    assert machine.try_("test", "-e", METRICS).returncode != 0
+    assert open_ports(machine) == []
+    assert machine.run("systemctl", "--failed", "--no-legend") == ""
+
+
 def test_remove(machine, built):
-    """removed, it runs no more and its configuration stays; installed again, it runs with that"""
+    """removed, nothing of it runs, also of what was switched on, and its configuration stays; installed again, it runs with that"""
+    switch_all_on(machine)
     apt(machine, "remove", "msi-tokend")
-    assert not active(machine) and not active(machine, "msi-tokend.socket")
+    assert_all_off(machine)
     assert machine.try_("test", "-e", "/run/msi-tokend").returncode != 0
     assert not active(machine, KEEP) and machine.try_("test", "-e", "/run/msi-token").returncode != 0
     machine.run("test", "-e", "/etc/msi-tokend/conf.d/50-mine.toml")
@@ -158,8 +189,10 @@ def test_remove(machine, built):
 
 
 def test_purge(machine, built):
-    """purged, nothing stays but the system user"""
+    """purged with all of it switched on, nothing stays but the system user"""
+    switch_all_on(machine)
     apt(machine, "purge", "msi-tokend")
+    assert_all_off(machine)
     left = set(machine.try_(*STATE).stdout.splitlines()) - machine.before
     assert not left, left
     assert machine.try_("test", "-e", "/etc/msi-tokend").returncode != 0
