@@ -80,6 +80,27 @@ fn no_line_is_longer_than_the_terminal_is_wide_and_without_colour_nothing_is_esc
 }
 
 #[test]
+fn a_failure_is_broken_between_words_on_a_terminal_and_one_line_elsewhere() {
+    let (_emulator, daemon) = stage();
+    let arguments = ["get", "--resource", STORAGE, "--client-id", UNKNOWN];
+    let told = run(&mut at(&daemon.socket(), &arguments)).err;
+    assert_eq!(told.lines().count(), 1, "{told}");
+    let socket = daemon.socket();
+    let shown = on_terminal(
+        80,
+        &format!("( {TOKEN} --socket {} {} 2>&1 )", socket.display(), arguments.join(" ")),
+    );
+    assert!(
+        shown.lines().count() > 1 && shown.lines().all(|line| line.trim_end().len() <= 80),
+        "{shown}"
+    );
+    assert_eq!(
+        shown.split_whitespace().collect::<Vec<_>>(),
+        told.split_whitespace().collect::<Vec<_>>()
+    );
+}
+
+#[test]
 fn the_same_words_are_printed_at_every_width_and_whole_lines_where_no_terminal_reads() {
     let (_emulator, daemon) = stage();
     let socket = daemon.socket();

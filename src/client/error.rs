@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use serde::Deserialize;
 
+use super::terminal::{self, wrapped};
 use crate::failure::Codes;
 use crate::http::Response;
 
@@ -151,9 +152,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Writes one line to stderr. An error is ignored: there is no other place to report it.
+/// Writes a line to stderr, broken where a terminal ends. An error is ignored: there is no other place to report it.
 pub fn tell(line: &str) {
-    _ = writeln!(io::stderr(), "msi-token: {line}");
+    let width = terminal::width_of(io::stderr());
+    _ = writeln!(io::stderr(), "{}", wrapped(&format!("msi-token: {line}"), width, 0));
 }
 
 /// Replaces control characters by spaces, so that text from elsewhere is one line and cannot control a terminal.

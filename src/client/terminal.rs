@@ -1,12 +1,18 @@
 //! Lines for the terminal that they are printed on.
 
 use std::io::stdout;
+use std::os::fd::AsFd;
 
 use terminal_size::{Width, terminal_size_of};
 
-/// How many columns it has; none where no terminal reads, which wants its lines whole.
+/// How many columns the terminal of standard output has; none where no terminal reads, which wants its lines whole.
 pub fn width() -> Option<usize> {
-    terminal_size_of(stdout()).map(|(Width(columns), _)| columns.into())
+    width_of(stdout())
+}
+
+/// Likewise for another stream.
+pub fn width_of(stream: impl AsFd) -> Option<usize> {
+    terminal_size_of(stream).map(|(Width(columns), _)| columns.into())
 }
 
 /// The line, broken between words where it is too long, with what follows indented by `hanging`. What stands between
