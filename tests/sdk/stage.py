@@ -10,6 +10,7 @@ import places
 from checks import PATIENCE
 from daemon import Daemon, configuration
 from endpoint import Endpoint
+from tokens import claims_of
 from users import FRIEND, as_user
 
 HERE = Path(__file__).resolve().parent
@@ -20,6 +21,12 @@ USER = {
     "client_id": "22222222-0000-4000-8000-000000000002",
     "resource_id": "/subscriptions/S/resourcegroups/RG/providers/Microsoft.ManagedIdentity/userAssignedIdentities/APP",
 }
+MANAGED = {"credential": "managed"}
+SELECTORS = {
+    "none": ({}, SYSTEM),
+    "client id": ({"client_id": USER["client_id"]}, USER),
+    "resource id": ({"resource_id": USER["resource_id"]}, USER),
+}
 # As in 2017, so that commands from then work unchanged. The network namespace is ours, and so are its ports.
 PORT = 50342
 
@@ -28,21 +35,21 @@ GO = ["azidentity for Go", "MSAL for Go", "adal"]
 JAVA = ["azure-identity for Java", "msal4j", "the JDK's HttpClient"]
 
 
+def assert_token(answer, identity, resource="https://storage.azure.com"):
+    """The answer is a token of this identity for this resource."""
+    assert "token" in answer, answer
+    claims = claims_of(answer["token"])
+    assert claims["appid"] == identity["client_id"], claims
+    assert claims["aud"].rstrip("/") == resource, claims
+
+
 class Stage:
     """`directory` is open to all users and vanishes with the test. A rule allows FRIEND."""
 
     def __init__(self, directory):
         self.directory = directory
         self._place_clients()
-        identities = directory / "identities.toml"
-        identities.write_text(
-            "".join(
-                f'[[identity]]\nclient_id = "{identity["client_id"]}"\nobject_id = "{identity["client_id"][::-1]}"\n'
-                f'resource_id = "{identity["resource_id"]}"\nsystem_assigned = {json.dumps(identity is SYSTEM)}\n'
-                for identity in (SYSTEM, USER)
-            )
-        )
-        self.endpoint = Endpoint("--identities", identities)
+        self.endpoint = Endpoint("--identities", self._place_identities())
         listen, more = f'sdk = "127.0.0.1:{PORT}"', f'[[allow]]\nusers = ["{FRIEND}"]\n'
         self.daemon = Daemon(directory, configuration(self.endpoint, directory / "msi-tokend.sock", listen=listen, more=more))
         self.daemon.start()
@@ -62,6 +69,17 @@ class Stage:
             shutil.copy(HERE / name, self.directory)
             (self.directory / name).chmod(0o644)
         (self.directory / "node_modules").symlink_to(CACHE / "node/node_modules")
+
+    def _place_identities(self):
+        identities = self.directory / "identities.toml"
+        identities.write_text(
+            "".join(
+                f'[[identity]]\nclient_id = "{identity["client_id"]}"\nobject_id = "{identity["client_id"][::-1]}"\n'
+                f'resource_id = "{identity["resource_id"]}"\nsystem_assigned = {json.dumps(identity is SYSTEM)}\n'
+                for identity in (SYSTEM, USER)
+            )
+        )
+        return identities
 
     def upstream_requests(self):
         """How many token requests the endpoint has had."""

@@ -15,16 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 import pages
 from checks import checking, run
 from places import REPOSITORY, open_directory
-from stage import CACHE, GO, JAVA, PORT, SYSTEM, USER, Stage
-from tokens import claims_of
+from stage import CACHE, GO, JAVA, MANAGED, PORT, SELECTORS, SYSTEM, Stage, assert_token
 from users import STRANGER
 
-MANAGED = {"credential": "managed"}
-SELECTORS = {
-    "none": ({}, SYSTEM),
-    "client id": ({"client_id": USER["client_id"]}, USER),
-    "resource id": ({"resource_id": USER["resource_id"]}, USER),
-}
 LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity"]
 # Those that are tried by sdk.env alone.
 LED = GO + JAVA
@@ -39,14 +32,6 @@ def variables(stage):
         "AZURE_POD_IDENTITY_AUTHORITY_HOST": {"AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{PORT}"},
         "MSI_ENDPOINT": {"MSI_ENDPOINT": f"http://127.0.0.1:{PORT}/oauth2/token"},
     }
-
-
-def assert_token(answer, identity, resource="https://storage.azure.com"):
-    """The answer is a token of this identity for this resource."""
-    assert "token" in answer, answer
-    claims = claims_of(answer["token"])
-    assert claims["appid"] == identity["client_id"], claims
-    assert claims["aud"].rstrip("/") == resource, claims
 
 
 def identities(stage):

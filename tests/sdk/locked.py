@@ -1,0 +1,147 @@
+"""What unmodified SDKs get where the lock leads them: no variable, no change. Run by `run`, which gives it a network of its
+own, in which 169.254.169.254 is the stand-in and nothing else is there."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+from checks import checking, run
+from daemon import Daemon
+from endpoint import Endpoint
+from places import BINARIES, open_directory
+from stage import MANAGED, SELECTORS, SYSTEM, Stage, assert_token
+from users import DAEMON, FRIEND, STRANGER
+
+ADDRESS = "169.254.169.254:80"
+LISTENER = ("127.0.0.1", 169)
+LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity", "azidentity for Go", "MSAL for Go",
+             "azure-identity for Java", "msal4j"]
+DEFAULT = ["azure-identity", "@azure/identity", "azidentity for Go", "azure-identity for Java"]
+NETWORK = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/msi-tokend-lock
+ip link set lo up
+ip address add 10.0.0.4/32 dev lo
+ip address add 169.254.169.254/32 dev lo
+ip route replace table local local 169.254.169.254 dev lo src 10.0.0.4
+"""
+
+
+class AtItsAddress(Endpoint):
+    """The stand-in in the metadata service's place."""
+
+    def start(self):
+        self.address = ADDRESS
+        super().start()
+
+
+class Locked(Daemon):
+    """A daemon to which systemd has passed the lock's socket. Its endpoint is the real address, in this network of ours."""
+
+    def __init__(self, directory, config):
+        self.listener = socket.create_server(LISTENER)
+        super().__init__(directory, config, user=DAEMON, group=DAEMON, extra_groups=[],
+                         pass_fds=[self.listener.fileno()])
+
+    def configure(self, text):
+        self.socket = self.config.with_name("msi-tokend.sock")
+        self.config.write_text(text)
+        self.config.chmod(0o644)
+
+    @property
+    def command(self):
+        passed = f"exec 3<&{self.listener.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=lock"
+        return ["bash", "-c", f'{passed}; exec "$0" --config "$1"', self.program, self.config]
+
+
+class LockedStage(Stage):
+    """As [`Stage`], with the lock in place of the loopback listener."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self._place_clients()
+        subprocess.run(["sh", "-c", NETWORK], check=True)
+        self.endpoint = AtItsAddress("--any-address", "--identities", self._place_identities())
+        sockets = directory / "daemon"
+        sockets.mkdir()
+        os.chown(sockets, DAEMON, DAEMON)
+        config = (f'[upstream]\nendpoint = "{self.endpoint.url}"\n[listen]\nsocket = "{sockets}/msi-tokend.sock"\n'
+                  f'[lock]\nmode = "enforce"\n[[allow]]\nusers = ["{FRIEND}"]\n')
+        self.daemon = Locked(directory, config)
+        self.daemon.socket = sockets / "msi-tokend.sock"
+        load = [BINARIES / "msi-token", "lock", "load", "--user", str(DAEMON), "--config", self.daemon.config]
+        subprocess.run(load, check=True)
+        self.daemon.start()
+
+    def refusals(self):
+        """How many token requests no rule allowed."""
+        text = self.daemon.ask("/metrics").text
+        return int(re.search(r'^msi_tokend_denied_total\{reason="no_rule"\} (\d+)$', text, re.M)[1])
+
+
+def allowed(stage):
+    before = stage.upstream_requests()
+    for library in LIBRARIES:
+        for name, (selector, identity) in SELECTORS.items():
+            with checking(f"{library} without any variable, selector: {name}"):
+                with stage.application(library, MANAGED | selector, {}) as application:
+                    assert_token(application.get(), identity)
+    for library in DEFAULT:
+        with checking(f"{library} without any variable, DefaultAzureCredential"):
+            with stage.application(library, {"credential": "default"}, {}) as application:
+                assert_token(application.get(), SYSTEM)
+    with checking("all of them together caused one upstream request for each selector"):
+        assert stage.upstream_requests() - before == len(SELECTORS), stage.upstream_requests() - before
+
+
+def denied(stage):
+    before = stage.upstream_requests()
+    for library in LIBRARIES:
+        with checking(f"{library}: another user is refused at once, and told what is missing"):
+            refusals = stage.refusals()
+            with stage.application(library, MANAGED, {}, uid=STRANGER) as application:
+                error = application.get().get("error", "a token")
+            for part in (str(STRANGER), "journalctl -u msi-tokend", "msi-token explain"):
+                assert part in error, error
+            # An SDK that took it for something that passes would ask again and again.
+            assert stage.refusals() - refusals == 1, stage.refusals() - refusals
+    for library in DEFAULT:
+        with checking(f"{library}, DefaultAzureCredential: another user is refused, and asks no more than once"):
+            refusals = stage.refusals()
+            with stage.application(library, {"credential": "default"}, {}, uid=STRANGER) as application:
+                assert "error" in application.get()
+            assert stage.refusals() - refusals <= 1, stage.refusals() - refusals
+    with checking("no refusal reached the endpoint"):
+        assert stage.upstream_requests() == before
+
+
+def with_curl(stage):
+    url = f"http://{ADDRESS.split(':')[0]}/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://storage.azure.com"
+    command = ["curl", "--silent", "--header", "Metadata: true", url]
+    with checking("curl with the address built in"):
+        assert_token({"token": json.loads(stage.run(command).stdout)["access_token"]}, SYSTEM)
+    with checking("curl of another user prints who asked for what and where an administrator looks"):
+        answer = json.loads(stage.run(command, uid=STRANGER).stdout)
+        assert answer["error"] == "access_denied", answer
+        for part in (str(STRANGER), "https://storage.azure.com", "journalctl -u msi-tokend"):
+            assert part in answer["error_description"], answer
+
+
+def main():
+    with open_directory() as directory:
+        stage = LockedStage(directory)
+        try:
+            for part in (allowed, with_curl, denied):
+                part(stage)
+        finally:
+            stage.end()
+
+
+run(main)
