@@ -1,44 +1,16 @@
 """The lock on a machine that runs already: observing changes nothing for anybody, and what it saw makes enforcing deny nobody
-but those who were told of.
-
-The metadata service is in a network of its own behind the machine's interface, as on a VM, and a container on a bridge is a
-network namespace behind another.
-"""
+but those who were told of."""
 
 import json
 import re
 
 from checks import wait_for
-from service import configure, installed
+from fabric import installed_behind
 
 UNIT = "msi-tokend-lock.service"
 SOCKET = "/run/msi-tokend/msi-tokend.sock"
 RULES = "/etc/msi-tokend/conf.d/50-lock.toml"
 CURL = ["curl", "--silent", "--max-time", "60", "--header", "Metadata: true", "--output", "/dev/null", "--write-out", "%{http_code}"]
-NETWORK = """
-set -e
-ip netns add fabric
-ip link add eth0 type veth peer name eth0 netns fabric
-ip address add 10.0.0.4/24 dev eth0
-ip link set eth0 up
-in_fabric() { nsenter --net=/run/netns/fabric "$@"; }
-in_fabric ip link set lo up
-in_fabric ip address add 169.254.169.254/32 dev lo
-in_fabric ip address add 10.0.0.1/24 dev eth0
-in_fabric ip link set eth0 up
-in_fabric ip route add 172.17.0.0/16 via 10.0.0.4
-ip route add 169.254.169.254 via 10.0.0.1
-ip link add docker0 type bridge
-ip address add 172.17.0.1/16 dev docker0
-ip link set docker0 up
-ip netns add box
-ip link add box type veth peer name eth0 netns box
-ip link set box master docker0 up
-nsenter --net=/run/netns/box ip address add 172.17.0.2/16 dev eth0
-nsenter --net=/run/netns/box ip link set eth0 up
-nsenter --net=/run/netns/box ip route add default via 172.17.0.1
-echo 1 > /proc/sys/net/ipv4/ip_forward
-"""
 SERVICES = {
     # What each runs as, and what its systemd-run gets beside that.
     "billing.service": ("billing", ()),
@@ -97,10 +69,7 @@ def lock(machine):
 
 def test_observe(machine):
     """observing changes nothing for services, containers with and without the machine's network, a cron job, and root"""
-    machine.run("sh", "-c", NETWORK)
-    machine.write("/etc/systemd/system/emulator.service.d/fabric.conf",
-                  "[Service]\nExecStartPre=\nNetworkNamespacePath=/run/netns/fabric\n")
-    installed(machine)
+    installed_behind(machine)
     for user in [user for user, _ in SERVICES.values() if user] + ["jobs"]:
         machine.run("useradd", user)
     before = everybody(machine)
