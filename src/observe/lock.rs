@@ -95,9 +95,13 @@ impl Why {
 }
 
 impl Repair {
-    /// Whether to ask now. Rules of another mode are asked for once, as the loader may have its reasons; the pause between
-    /// two requests for lost ones is theirs alone.
-    pub fn wanted(&mut self, now: Duration, is_gone: bool, loaded: LockMode, configured: LockMode) -> Option<Why> {
+    /// Whether to ask now. Rules of another mode are asked for once, as the loader may have its reasons. The pause between two
+    /// requests for lost ones is theirs alone, and over when they are there.
+    pub fn wanted(&mut self, now: Duration, watch: &Watch, loaded: LockMode, configured: LockMode) -> Option<Why> {
+        if watch.last == Reading::Locked {
+            self.lost = None;
+        }
+        let is_gone = (watch.standing, watch.last) == (Standing::Lost, Reading::Open);
         let again = self.lost.is_none_or(|at| now.saturating_sub(at) >= REPAIR_PERIOD);
         if is_gone && again {
             self.lost = Some(now);
@@ -219,8 +223,19 @@ mod tests {
     fn lost_rules_wait_for_no_other_request_and_another_mode_is_asked_for_once() {
         let (observe, enforce) = (LockMode::Observe, LockMode::Enforce);
         let mut repair = Repair::default();
+        let watch = |standing, last| Watch {
+            standing,
+            last,
+            in_a_row: ENOUGH,
+        };
         let mut at = |second, is_gone, loaded, configured| {
-            repair.wanted(Duration::from_secs(second), is_gone, loaded, configured)
+            // While they are gone there may be no answer.
+            let watch = match (is_gone, second % 2) {
+                (true, 1) if second < 30 => watch(Standing::Lost, Unknown),
+                (true, _) => watch(Standing::Lost, Open),
+                (false, _) => watch(Standing::Locked, Locked),
+            };
+            repair.wanted(Duration::from_secs(second), &watch, loaded, configured)
         };
         assert_eq!(at(0, false, observe, observe), None);
         assert_eq!(at(1, false, observe, enforce), Some(Why::Mode));
@@ -232,6 +247,7 @@ mod tests {
         assert_eq!(at(34, false, enforce, observe), None, "the loader did not take it over");
         assert_eq!(at(35, false, observe, observe), None);
         assert_eq!(at(36, false, observe, enforce), Some(Why::Mode));
+        assert_eq!(at(37, true, observe, enforce), Some(Why::Lost), "lost anew");
     }
 
     #[test]

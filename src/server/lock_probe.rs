@@ -62,14 +62,16 @@ pub async fn watch_lock(server: Arc<Server>, lost: PathBuf) {
             tell(standing, now);
             standing = now;
         }
-        let is_gone = standing == Standing::Lost && reading == Reading::Open;
         let boot = server.engine.now().boot;
-        if let Some(why) = repair.wanted(boot, is_gone, loaded, server.settings().lock.mode)
+        let wanted = repair.wanted(boot, &watch, loaded, server.settings().lock.mode);
+        if let Some(why) = wanted
             && let Err(error) = replace_at(&lost, why.text().as_bytes(), 0o644)
         {
             warn!(%error, file = %lost.display(), "systemd cannot be asked to load the lock's rules again");
         }
-        sleep(if watch.is_settled() { PERIOD } else { SOON }).await;
+        // What was asked for is soon there.
+        let is_quiet = watch.is_settled() && wanted.is_none();
+        sleep(if is_quiet { PERIOD } else { SOON }).await;
     }
 }
 

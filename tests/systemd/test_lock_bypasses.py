@@ -43,17 +43,17 @@ def test_bypasses(machine):
 
 
 def test_other_programs(machine):
-    """a reload or restart of nftables loads the lock with it, and what flushes the rules is made up for"""
-    machine.run("systemctl", "start", "nftables.service")
-    wait_for("the rules are there again", lambda: table(machine))
-    for verb in ("reload", "restart"):
+    """a start, reload or restart of nftables loads the lock with it, and what flushes the rules is made up for"""
+    for verb in ("start", "reload", "restart"):
         machine.run("systemctl", verb, "nftables.service")
         wait_for(f"they survive a {verb}", lambda: table(machine))
         assert ask(machine, "stranger") == "403"
+    lost = ("MESSAGE_ID=7117bfa0b5b8f9dc494d1fea3d240559",)
+    assert not machine.journal(*lost), "the daemon has not missed them"
     machine.run("nft", "-f", "/etc/nftables.conf")
     assert not table(machine)
     wait_for("the rules are there again", lambda: table(machine))
-    assert ask(machine, "stranger") == "403"
+    assert ask(machine, "stranger") == "403" and len(machine.journal(*lost)) == 1
 
 
 def test_killed(machine):
