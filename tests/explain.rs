@@ -26,6 +26,28 @@ fn explain(config: &Path, arguments: &[&str]) -> Ran {
 }
 
 #[test]
+fn an_account_alone_is_said_to_have_no_unit_where_a_rule_wants_one() {
+    let directory = directory();
+    let config = directory.path().join("config.toml");
+    let note = "note:   an account has no unit: --unit UNIT or --pid PID";
+    let uid = FRIEND.to_string();
+    for (rule, arguments, noted) in [
+        ("units = [\"a.service\"]", vec!["--uid", &uid], true),
+        (
+            "units = [\"a.service\"]",
+            vec!["--uid", &uid, "--unit", "b.service"],
+            false,
+        ),
+        ("units = [\"a.service\"]", vec![], false),
+        ("users = [\"1\"]", vec!["--uid", &uid], false),
+    ] {
+        write(&config, &format!("[[allow]]\n{rule}\n"));
+        let ran = explain(&config, &arguments);
+        assert_eq!(ran.out.contains(note), noted, "{rule} {arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn it_judges_who_runs_it_or_a_process_that_is_named() {
     if !geteuid().is_root() {
         return eprintln!("skipped: only root can be another user");

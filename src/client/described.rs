@@ -92,6 +92,9 @@ impl CallerOptions {
         let unknown = rules.need_units().then(|| self.units_unknown()).flatten();
         let unit_is_unknown = unknown.is_some();
         notes.extend(unknown);
+        if self.uid.is_some() && unit.is_none() && rules.need_units() {
+            notes.push("an account has no unit: --unit UNIT or --pid PID tries the rules with units, too".to_owned());
+        }
         let names: Vec<String> = groups.iter().map(|gid| group(*gid)).collect();
         let text = format!(
             "uid {}, {}{whose}, {}",
