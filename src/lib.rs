@@ -32,6 +32,7 @@
 //! | [`replace`], [`directory`] | a file replaced whole, and a directory in which nobody else can put a file in place of ours |
 //! | [`environment`] | what leads programs to the loopback listener |
 //! | [`harden`] | what the process asks the kernel to keep others from |
+//! | [`memory_limit`] | how much memory the kernel allows, and how much is used |
 //! | [`descriptors`] | room for callers, and some kept from them |
 //! | [`http`] | one HTTP exchange as a client |
 //! | [`token`], [`failure`], [`key`], [`heartbeat`], [`clock`] | the values that the others speak in |
@@ -60,6 +61,7 @@ pub mod http;
 pub mod key;
 pub mod listen;
 pub mod memory;
+pub mod memory_limit;
 pub mod observe;
 pub mod replace;
 pub mod server;

@@ -4,13 +4,12 @@
 //! What is measured here was measured by `tests/memory/run` in a cgroup of its own.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use crate::access::SEND_BUFFER;
 use crate::config::Config;
 use crate::key::{MAX_IDENTITY, MAX_RESOURCE};
 use crate::listen::RECEIVE_BUFFER;
+use crate::memory_limit::Limit;
 use crate::observe::{evidence, log};
 use crate::server;
 use crate::upstream;
@@ -52,13 +51,6 @@ pub struct Budget([Item; 9]);
 /// Bytes for people; rounded up, so that nothing looks as if it would fit that does not.
 struct Mebibytes(usize);
 
-/// The bound that the kernel puts on the process's cgroup or on one above it.
-#[derive(Debug, PartialEq, Eq)]
-struct Limit {
-    bytes: usize,
-    cgroup: PathBuf,
-}
-
 impl Budget {
     /// With every listener switched on, since the units can do that without touching the configuration.
     pub fn of(config: &Config) -> Self {
@@ -93,8 +85,7 @@ impl Budget {
 
     /// What to tell the administrator where the kernel allows less.
     pub fn warning(&self) -> Option<String> {
-        let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        self.warning_for(&limit(&cgroups, Path::new("/sys/fs/cgroup"))?)
+        self.warning_for(&Limit::of_process()?)
     }
 
     fn warning_for(&self, limit: &Limit) -> Option<String> {
@@ -131,38 +122,10 @@ impl fmt::Display for Mebibytes {
     }
 }
 
-/// The lowest limit on a process in these cgroups (the text of `/proc/PID/cgroup`, cgroups(7)), where the hierarchies are
-/// mounted below `root`: the unified one there or in `unified`, the memory controller of the first version in `memory`.
-fn limit(cgroups: &str, root: &Path) -> Option<Limit> {
-    let mut limits = Vec::new();
-    for line in cgroups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let (mounts, file): (&[&str], _) = match controllers {
-            "" => (&["", "unified"], "memory.max"),
-            _ if controllers.split(',').any(|name| name == "memory") => (&["memory"], "memory.limit_in_bytes"),
-            _ => continue,
-        };
-        for (mount, cgroup) in mounts
-            .iter()
-            .flat_map(|mount| Path::new(path).ancestors().map(move |cgroup| (mount, cgroup)))
-        {
-            let inside = cgroup.strip_prefix("/").unwrap_or(cgroup);
-            let text = fs::read_to_string(root.join(mount).join(inside).join(file));
-            // "max" is no limit.
-            if let Some(bytes) = text.ok().and_then(|text| text.trim().parse().ok()) {
-                let cgroup = cgroup.to_path_buf();
-                limits.push(Limit { bytes, cgroup });
-            }
-        }
-    }
-    limits.into_iter().min_by_key(|limit| limit.bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const UNIT: &str = include_str!("../systemd/msi-tokend.service");
@@ -195,37 +158,6 @@ mod tests {
         assert!(sum(|config| config.upstream.max_concurrent += 1) > before);
     }
 
-    fn write(root: &Path, path: &str, text: &str) {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    #[test]
-    fn the_lowest_limit_of_all_cgroups_above_counts_in_each_version() {
-        let limit = |files: &[(&str, &str)], cgroups| {
-            let root = tempfile::tempdir().unwrap();
-            for (path, text) in files {
-                write(root.path(), path, text);
-            }
-            limit(cgroups, root.path()).map(|limit| (limit.bytes, limit.cgroup.display().to_string()))
-        };
-        let found = |bytes, cgroup: &str| Some((bytes, cgroup.to_owned()));
-        let unified = "0::/system.slice/msi-tokend.service\n";
-        let own = ("system.slice/msi-tokend.service/memory.max", "5000\n");
-        let above = ("system.slice/memory.max", "4000\n");
-        assert_eq!(limit(&[own], unified), found(5000, "/system.slice/msi-tokend.service"));
-        assert_eq!(limit(&[own, above], unified), found(4000, "/system.slice"));
-        assert_eq!(limit(&[("memory.max", "max\n")], "0::/\n"), None);
-        assert_eq!(limit(&[], unified), None);
-
-        let first = "3:cpu,cpuacct:/x\n4:memory:/a\n0::/b\n";
-        let of_first = ("memory/a/memory.limit_in_bytes", "3000\n");
-        let hybrid = ("unified/b/memory.max", "2000\n");
-        assert_eq!(limit(&[of_first], first), found(3000, "/a"));
-        assert_eq!(limit(&[of_first, hybrid], first), found(2000, "/b"));
-    }
-
     #[test]
     fn a_limit_below_the_sum_is_told_and_one_above_is_not() {
         let budget = Budget::of(&Config::default());
@@ -233,6 +165,7 @@ mod tests {
             budget.warning_for(&Limit {
                 bytes,
                 cgroup: "/a.service".into(),
+                usage: PathBuf::new(),
             })
         };
         assert_eq!(warning(budget.sum()), None);

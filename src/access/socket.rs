@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, recvmsg, send, setsockopt, sockopt};
+use nix::getsockopt_impl;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, getsockopt, recv, recvmsg, send, setsockopt, sockopt};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -35,6 +37,17 @@ use super::closer::Closer;
 pub const SEND_BUFFER: usize = 4096;
 /// A request of the usual length is read at once.
 const PIECE: usize = 4096;
+
+/// What the kernel holds for a socket: of what came in, at most of that, of what was sent and is unread (`sk_get_meminfo`).
+#[derive(Clone, Copy)]
+struct MemInfo;
+getsockopt_impl!(
+    MemInfo,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 3],
+    sockopt::GetStruct<[u32; 3]>
+);
 
 thread_local! {
     /// For one read at a time.
@@ -132,6 +145,30 @@ impl Socket {
         Ok(connection.await)
     }
 
+    /// Waits until the other end has read all that was sent, or is gone.
+    ///
+    /// # Errors
+    /// Of [`Socket::register`] and the kernel.
+    pub async fn until_read(&self) -> io::Result<()> {
+        self.register()?;
+        while !self.ask(is_read)? {
+            self.forget_readiness();
+            poll_fn(|cx| match &self.0.lock().stream {
+                Stream::Registered(stream) => stream.poll_write_ready(cx),
+                Stream::Bare { .. } | Stream::Lost => Poll::Ready(Ok(())),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What the runtime knows of it is older than what the kernel says.
+    fn forget_readiness(&self) {
+        if let Stream::Registered(stream) = &self.0.lock().stream {
+            _ = stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+
     fn look_again(&self) {
         if let Stream::Bare { drained, .. } = &mut self.0.lock().stream {
             *drained = false;
@@ -163,6 +200,13 @@ fn at_once(result: nix::Result<usize>) -> Poll<io::Result<usize>> {
         Err(Errno::EAGAIN) => Poll::Pending,
         result => Poll::Ready(Ok(result?)),
     }
+}
+
+/// Whether the other end has read all that was sent.
+fn is_read(socket: BorrowedFd<'_>) -> nix::Result<bool> {
+    let [_, _, sent] = getsockopt(&socket, MemInfo)?;
+    // The kernel lets go of the last byte only after it has told that there is room.
+    Ok(sent <= 1)
 }
 
 /// Bounds what the kernel holds of unread answers. A connection of a Unix socket does not inherit it from the listener.
@@ -286,7 +330,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::pin::pin;
 
-    use nix::sys::socket::getsockopt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -339,6 +382,32 @@ mod tests {
         assert_eq!(length.unwrap().unwrap(), 7);
         assert!(!is_registered(&socket));
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "the end stays the end");
+    }
+
+    #[tokio::test]
+    async fn whether_what_was_sent_is_read_can_be_waited_for() {
+        for length in [200, SEND_BUFFER] {
+            for is_registered in [false, true] {
+                let (ours, mut theirs) = BareStream::pair().unwrap();
+                let mut socket = Socket::new(ours, None);
+                if is_registered {
+                    socket.register().unwrap();
+                }
+                socket.write_all(&vec![0; length]).await.unwrap();
+                let mut read = pin!(socket.until_read());
+                for _ in 0..3 {
+                    assert!(once(read.as_mut()).await.is_pending(), "{length}");
+                    tokio::task::yield_now().await;
+                }
+                theirs.read_exact(&mut vec![0; length]).unwrap();
+                read.await.unwrap();
+            }
+        }
+        let (ours, theirs) = BareStream::pair().unwrap();
+        let mut socket = Socket::new(ours, None);
+        socket.write_all(&[0; 200]).await.unwrap();
+        drop(theirs);
+        socket.until_read().await.unwrap();
     }
 
     #[tokio::test]

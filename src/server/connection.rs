@@ -29,7 +29,7 @@ use super::seats::Seats;
 use super::session::Session;
 use super::shared::Server;
 use super::write_timeout::WriteTimeout;
-use crate::access::{Caller, Machine, NOBODY};
+use crate::access::{Caller, Machine, NOBODY, Socket};
 use crate::listen::{self, Stream};
 use crate::observe::labels::Rejection;
 
@@ -79,16 +79,29 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
             Either::Left(socket) => Some(socket.clone()),
             Either::Right(_) => None,
         };
+        let guest = Arc::clone(&session.guest);
         let serving = pin!(serve(&shared, stream, session));
         match unix {
-            Some(socket) => socket
-                .drive(serving)
-                .await
-                .unwrap_or_else(|error| cannot_wait(uid, &error)),
+            Some(socket) => {
+                let driven = socket.clone().drive(serving).await;
+                driven.unwrap_or_else(|error| cannot_wait(uid, &error));
+                if shared.unread.must_be_read() {
+                    Box::pin(keep_until_read(&shared, &socket, &guest)).await;
+                }
+            }
             None => serving.await,
         }
         drop(seat);
     });
+}
+
+/// Keeps the seat of a connection that is over until its caller has read what was sent, or another needs the seat.
+async fn keep_until_read(server: &Server, socket: &Socket, guest: &Guest) {
+    tokio::select! {
+        read = socket.until_read() => read.unwrap_or_else(|error| cannot_wait(guest.caller.uid, &error)),
+        () = guest.room_is_wanted() => {}
+        () = server.stopping.cancelled() => {}
+    }
 }
 
 fn cannot_wait(uid: u32, error: &io::Error) {
@@ -104,6 +117,10 @@ async fn turn_away(server: &Server, stream: Stream, reason: Rejection, uid: u32,
         reason = reason.name(),
         "connection refused: there is no seat for it"
     );
+    // Of who has all its seats it is not known whether it would read.
+    if server.unread.is_short() {
+        return;
+    }
     let Some(_place) = seats.refusal_place() else { return };
     if let Either::Left(socket) = &stream
         && let Err(error) = socket.register()

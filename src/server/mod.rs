@@ -23,6 +23,7 @@ mod seats;
 mod session;
 mod shared;
 mod slots;
+mod unread;
 mod write_timeout;
 
 pub use self::accept::accept;

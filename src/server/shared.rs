@@ -13,10 +13,12 @@ use tokio_util::task::TaskTracker;
 use super::documents::Documents;
 use super::seats::{Bounds, Seats};
 use super::slots::{SLOTS, Slots};
+use super::unread::Unread;
 use crate::access::{Machine, Rules, UnitsUnknown};
 use crate::config::Lock;
 use crate::engine::Engine;
 use crate::heartbeat::Heartbeat;
+use crate::memory_limit::Limit;
 use crate::observe::audit::Audit;
 use crate::observe::evidence::Evidence;
 use crate::observe::health::{Front, Health};
@@ -73,6 +75,7 @@ pub struct Server {
     pub(super) heartbeats: Mutex<Vec<Arc<Heartbeat>>>,
     /// Requests so far.
     requests: AtomicU64,
+    pub(super) unread: Unread,
     pub(super) stopping: CancellationToken,
     pub(super) connections: TaskTracker,
 }
@@ -105,6 +108,7 @@ impl Server {
             sdk,
             reloads,
             requests: AtomicU64::new(0),
+            unread: Unread::new(Limit::of_process()),
             stopping: CancellationToken::new(),
             connections: TaskTracker::new(),
         })

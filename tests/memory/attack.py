@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import resource
+import select
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from users import UserProcess
 CONNECTIONS = 250
 # The monitor's seats are 16, 8 for each user.
 MONITORS = 4
+# What is left of as many would fill the cgroup, from four users.
+ONE_BY_ONE = 6000
 # An attack is at its height when nothing moves any more, but lasts at least the one time, since documents are rendered
 # anew each second, and at most the other.
 AT_LEAST, AT_MOST = 4, 15
@@ -56,6 +59,11 @@ def everything(host):
     return tokens(host) + documents(host) + errors(host)
 
 
+def last_error(host):
+    """One answer, after which the daemon closes."""
+    return get_request("/msi/token?resource=" + "x" * 1000, PROOF, "Connection: close", host=host)
+
+
 def unfinished(host):
     """A head that is nearly as long as any may be, and does not end."""
     return get_request("/", "X-Long: " + "x" * 15000, host=host)[:-2]
@@ -73,6 +81,7 @@ ATTACKS = {
     "documents, read": (documents, "socket", "all"),
     "tokens, unread": (tokens, "socket", "nothing"),
     "errors, unread": (errors, "socket", "nothing"),
+    "one connection after the other, unread": (last_error, "socket", "nothing"),
     "unfinished requests": (unfinished, "socket", "nothing"),
     "endless requests": (endless, "socket", "nothing"),
     "SDK listener, unread": (everything, "sdk", "nothing"),
@@ -145,10 +154,28 @@ def senders(addresses, what, where, reads):
         yield Sender(to, Data(data * (20 if again else 1), again), way)
 
 
+def one_by_one(to, request, at_height):
+    """Connections that the daemon has answered and closed, none of them read or closed at this end."""
+    held = []
+    for _ in range(ONE_BY_ONE):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(to)
+        with contextlib.suppress(BrokenPipeError):
+            held[-1].send(request)
+        # Whoever floods the queue is another test's.
+        answered = select.poll()
+        answered.register(held[-1], select.POLLIN)
+        answered.poll(PATIENCE * 1000)
+    at_height(ONE_BY_ONE * len(request))
+    time.sleep(PATIENCE)
+
+
 def flood(addresses, what, where, reads, at_height):
     """Calls `at_height` with the bytes sent when the attack is at its height, and goes on."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * CONNECTIONS), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(4 * CONNECTIONS, 2 * ONE_BY_ONE)), hard))
+    if what is last_error:
+        return one_by_one(addresses[where], what("localhost"), at_height)
     connections = list(senders(addresses, what, where, reads))
     began, moved, still, told = time.monotonic(), 0, 0, False
     while True:
