@@ -56,4 +56,4 @@ def test_wall_clock():
     assert left - 600 < back <= left, (left, back)
     assert 0 < int(token(SHORT)["expires_in"]) <= LIFE
     assert show("msi-tokend.service", "NRestarts") == restarts
-    run("msi-token", "health")
+    run("msi-token", "health", "--warning", "1m", "--critical", "30s")

@@ -2,7 +2,7 @@
 
 import json
 
-from inside import LOOPBACK, NAMES_UNITS, SOCKET, as_user, curl, in_unit, run, status, try_
+from inside import LOOPBACK, NAMES_UNITS, SOCKET, as_user, curl, in_unit, journal, run, status, try_
 from unix_http import STORAGE
 
 GET = ["msi-token", "get", STORAGE]
@@ -56,9 +56,5 @@ def test_explain():
         return try_("msi-token", "explain", STORAGE, "--uid", "carl", "--unit", "app.service", "--listener", listener).returncode
 
     assert [judged("socket"), judged("sdk")] == [0 if NAMES_UNITS else REFUSED, 0]
-    for said in [try_("msi-token", "doctor").stdout, try_("msi-tokend", "--check").stderr, journal_of_the_daemon()]:
+    for said in [try_("msi-token", "doctor").stdout, try_("msi-tokend", "--check").stderr, journal("--boot", "--unit=msi-tokend.service")]:
         assert ("SO_PEERPIDFD" in said) != NAMES_UNITS, said
-
-
-def journal_of_the_daemon():
-    return run("journalctl", "--boot", "--unit=msi-tokend", "--output=cat")
