@@ -1,12 +1,15 @@
-//! Every configuration that we show to people is one that the daemon takes.
+//! Every configuration that we show to people is one that the daemon takes, and the programs that we name were tried.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use msi_tokend::config::{Account, Config, Loaded, keep, load};
+use serde::Deserialize;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -155,4 +158,54 @@ fn what_the_documents_show_loads() {
         }
     }
     assert!(count >= 5, "{count} blocks found");
+}
+
+/// What `tests/programs/run` tries.
+#[derive(Deserialize)]
+struct Programs {
+    program: Vec<Program>,
+}
+
+#[derive(Deserialize)]
+struct Program {
+    name: String,
+    pip: Vec<String>,
+    write: String,
+    #[serde(default)]
+    does_not_work: String,
+}
+
+/// What it noted of a program that it tried.
+#[derive(Deserialize)]
+struct Proven {
+    pip: Vec<String>,
+    date: String,
+}
+
+#[test]
+fn the_table_of_programs_says_what_was_tried_and_when() {
+    let read = |path| fs::read_to_string(repository(path)).unwrap();
+    let programs: Programs = toml::from_str(&read("tests/programs/programs.toml")).unwrap();
+    let mut proven: BTreeMap<String, Proven> = toml::from_str(&read("tests/programs/proven.toml")).unwrap();
+    let mut table =
+        "| program | version | what to write, and for a client id | what does not work | tried |\n".to_owned();
+    table.push_str("|---|---|---|---|---|\n");
+    for program in programs.program {
+        let name = program.name;
+        let again = format!("`tests/programs/run --record {name}` tries this version");
+        let Proven { pip, date } = proven.remove(&name).expect(&again);
+        assert_eq!(pip, program.pip, "{again}");
+        let (_, version) = pip[0].split_once("==").unwrap();
+        let (write, fails) = (program.write, program.does_not_work);
+        writeln!(table, "| {name} | {version} | {write} | {fails} | {date} |").unwrap();
+    }
+    assert!(
+        proven.is_empty(),
+        "tried, and not in programs.toml: {:?}",
+        proven.keys()
+    );
+    assert!(
+        read("docs/sdks.md").contains(&format!("\n{table}\n")),
+        "docs/sdks.md wants this table:\n{table}"
+    );
 }

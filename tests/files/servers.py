@@ -7,11 +7,12 @@ import base64
 import http.server
 import json
 import os
-import ssl
 import subprocess
 import threading
 import time
 import urllib.parse
+
+from authority import Authority
 
 # Who is called by which name, and whom a token must be for there.
 AUDIENCES = {
@@ -43,22 +44,9 @@ class Servers:
     def __init__(self, directory):
         self.directory, self.seen = directory, {name: [] for name in AUDIENCES}
         self.names = [*AUDIENCES, DATABASE, PROJECTS]
-        self.authority, self.certificate, self.key = (directory / name for name in ("ca.pem", "cert.pem", "key.pem"))
+        self.authority = Authority(directory, self.names)
         self.repositories = directory / "git"
-        self._certificates()
         self._repository()
-
-    def _certificates(self):
-        def openssl(*arguments):
-            subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=self.directory)
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 1,
-                "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", self.authority)
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=test",
-                "-keyout", self.key, "-out", "cert.csr")
-        names = self.directory / "names"
-        names.write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in self.names))
-        openssl("x509", "-req", "-in", "cert.csr", "-CA", self.authority, "-CAkey", "ca.key", "-days", 1,
-                "-extfile", names, "-out", self.certificate)
 
     def _repository(self):
         bare = self.repositories / "organisation/project/_git/repository"
@@ -73,9 +61,7 @@ class Servers:
 
     def start(self):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 443), type("Handler", (Handler,), {"servers": self}))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, self.key)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = self.authority.wrap(server.socket)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def admit(self, name, token):

@@ -1,6 +1,7 @@
-"""Debian's packages."""
+"""Debian's packages, and Python's."""
 
 import os
+import shutil
 import subprocess
 
 
@@ -18,3 +19,16 @@ def apt_install(*packages):
     if subprocess.run(install, stderr=subprocess.DEVNULL, **options).returncode != 0:
         subprocess.run([*apt, "update"], check=True, **options)
         subprocess.run(install, check=True, **options)
+
+
+def python_install(venv, requirements):
+    """An environment with just these packages, each `NAME==VERSION`; quick where it is there. It is made with Debian's own
+    interpreter, which other users can run."""
+    stamp, wanted = venv / ".installed", "\n".join(requirements)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(venv, ignore_errors=True)
+    apt_install("python3-venv")
+    subprocess.run(["/usr/bin/python3", "-m", "venv", venv], check=True)
+    subprocess.run([venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
+    stamp.write_text(wanted)

@@ -1,0 +1,81 @@
+"""clients.py PROGRAM [CLIENT_ID]: what somebody would write who uses the program, as docs/sdks.md tells it. Prints what it
+read from the stand-in, or the token. Each function is a program, and imports it alone."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
+
+
+def obstore(client_id):
+    from obstore.store import AzureStore
+
+    selector = {"client_id": client_id} if client_id else {}
+    return AzureStore(CONTAINER, account_name=ACCOUNT, **selector).get(BLOB).bytes().to_bytes().decode()
+
+
+def adlfs(client_id):
+    from adlfs import AzureBlobFileSystem
+
+    if client_id:
+        os.environ["AZURE_CLIENT_ID"] = client_id
+    return AzureBlobFileSystem(account_name=ACCOUNT, anon=False).cat(f"{CONTAINER}/{BLOB}").decode()
+
+
+def polars(client_id):
+    import polars
+
+    options = {"account_name": ACCOUNT} | ({"client_id": client_id} if client_id else {})
+    return str(polars.read_csv(f"az://{CONTAINER}/{BLOB}", storage_options=options))
+
+
+def deltalake(client_id):
+    from deltalake import DeltaTable
+
+    options = {"account_name": ACCOUNT} | ({"client_id": client_id} if client_id else {})
+    return str(DeltaTable(f"az://{CONTAINER}/table", storage_options=options).schema())
+
+
+def opendal(client_id):
+    import opendal
+
+    if client_id:
+        os.environ["AZURE_CLIENT_ID"] = client_id
+    operator = opendal.Operator("azblob", container=CONTAINER, endpoint=f"https://{ACCOUNT}.blob.core.windows.net",
+                                account_name=ACCOUNT)
+    return operator.read(BLOB).decode()
+
+
+def pyarrow(client_id):
+    from pyarrow.fs import AzureFileSystem
+
+    selector = {"client_id": client_id} if client_id else {}
+    with AzureFileSystem(ACCOUNT, **selector).open_input_stream(f"{CONTAINER}/{BLOB}") as stream:
+        return stream.read().decode()
+
+
+def duckdb(client_id):
+    import duckdb
+    import duckdb_extension_azure
+
+    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    [extension] = pathlib.Path(duckdb_extension_azure.__file__).parent.rglob("azure.duckdb_extension")
+    connection.execute(f"LOAD '{extension}'")
+    connection.execute("SET azure_transport_option_type = 'curl'")
+    selector = f", CLIENT_ID '{client_id}'" if client_id else ""
+    connection.execute(f"CREATE SECRET (TYPE azure, PROVIDER managed_identity, ACCOUNT_NAME '{ACCOUNT}'{selector})")
+    return str(connection.execute(f"SELECT content FROM read_text('az://{CONTAINER}/{BLOB}')").fetchall())
+
+
+def rclone(client_id):
+    selector = ["--azureblob-msi-client-id", client_id] if client_id else []
+    done = subprocess.run(["rclone", "--config", "", "cat", f":azureblob:{CONTAINER}/{BLOB}", "--azureblob-account", ACCOUNT,
+                           "--azureblob-use-msi", *selector, "--retries", "1", "--low-level-retries", "1"],
+                          capture_output=True, text=True)
+    sys.stderr.write(done.stderr)
+    return done.stdout
+
+
+print(globals()[sys.argv[1]](*sys.argv[2:] or [None]))

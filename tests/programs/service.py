@@ -1,0 +1,109 @@
+"""What the programs ask besides the daemon: a storage account with one container, by the protocols of Blob and Data Lake
+Storage, behind the names that Azure gives it. It takes any token, and remembers who came with which."""
+
+import http.server
+import socket
+import threading
+import urllib.parse
+
+ACCOUNT, CONTAINER = "account", "container"
+BLOB, DATA_LAKE = f"{ACCOUNT}.blob.core.windows.net", f"{ACCOUNT}.dfs.core.windows.net"
+# Nobody has to ask these: a managed identity needs no sign-in.
+SIGN_IN = ["login.microsoftonline.com", "login.windows.net", "management.azure.com"]
+HELLO = b"text\nhello\n"
+DELTA = (
+    b'{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}\n'
+    b'{"metaData":{"id":"5fba94ed-9794-4965-ba6e-6ee3c0d22af9","format":{"provider":"parquet","options":{}},'
+    b'"schemaString":"{\\"type\\":\\"struct\\",\\"fields\\":[{\\"name\\":\\"hello\\",\\"type\\":\\"string\\",'
+    b'\\"nullable\\":true,\\"metadata\\":{}}]}","partitionColumns":[],"configuration":{},"createdTime":1}}\n'
+)
+BLOBS = {"hello.csv": HELLO, "table/_delta_log/00000000000000000000.json": DELTA}
+DATE = "Sat, 28 Nov 2026 00:00:00 GMT"
+
+
+class Service:
+    names = [BLOB, DATA_LAKE, *SIGN_IN]
+
+    def __init__(self, authority):
+        # Each request as its host, its first line and its Authorization header.
+        self.seen = []
+        for port, wrap in ((443, authority.wrap), (80, lambda listener: listener)):
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), {"service": self}))
+            server.socket = wrap(server.socket)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    service = None
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        host, token = self.headers["Host"].split(":")[0], self.headers.get("Authorization")
+        self.service.seen.append((host, self.requestline, token))
+        url = urllib.parse.urlsplit(self.path)
+        self.query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        path = urllib.parse.unquote(url.path).removeprefix(f"/{CONTAINER}").removeprefix("/")
+        if not (token or "").startswith("Bearer ") or host in SIGN_IN:
+            self.send(401, b"", {"WWW-Authenticate": "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"})
+        elif self.query.get("comp") == "list":
+            self.send(200, self.listing().encode(), {"Content-Type": "application/xml"})
+        elif path in BLOBS:
+            self.blob(BLOBS[path])
+        elif path == "":
+            self.send(200, b"", {"x-ms-namespace-enabled": "false", "x-ms-has-immutability-policy": "false"})
+        else:
+            error = b"<?xml version='1.0'?><Error><Code>BlobNotFound</Code><Message>none</Message></Error>"
+            self.send(404, error, {"Content-Type": "application/xml", "x-ms-error-code": "BlobNotFound"})
+
+    do_HEAD = do_GET
+
+    def listing(self):
+        prefix = self.query.get("prefix", "")
+        blobs = "".join(
+            f"<Blob><Name>{name}</Name><Properties><Creation-Time>{DATE}</Creation-Time><Last-Modified>{DATE}</Last-Modified>"
+            f"<Etag>0x1</Etag><Content-Length>{len(data)}</Content-Length><Content-Type>text/csv</Content-Type>"
+            "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+            for name, data in BLOBS.items() if name.startswith(prefix)
+        )
+        return (
+            f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://{BLOB}/" '
+            f'ContainerName="{CONTAINER}"><Prefix>{prefix}</Prefix><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>'
+        )
+
+    def blob(self, data):
+        wanted = self.headers.get("x-ms-range") or self.headers.get("Range")
+        status, headers = 200, {"Content-Type": "text/csv", "Accept-Ranges": "bytes", "ETag": '"0x1"', "Last-Modified": DATE,
+                                "x-ms-blob-type": "BlockBlob", "x-ms-creation-time": DATE, "x-ms-server-encrypted": "true",
+                                "x-ms-resource-type": "file", "x-ms-lease-state": "available", "x-ms-lease-status": "unlocked"}
+        if wanted and self.command == "GET":
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(first or 0), min(int(last or len(data) - 1), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            status, data = 206, data[first:last + 1]
+        self.send(status, data, headers)
+
+    def send(self, status, body, headers):
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body), "x-ms-version": "2021-08-06", "x-ms-request-id": "r"} | headers).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+class Address:
+    """169.254.169.254 in the namespace, where a program comes that was not led elsewhere. It only counts."""
+
+    def __init__(self):
+        self.visitors = 0
+        self.listener = socket.create_server(("169.254.169.254", 80))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            visitor, _ = self.listener.accept()
+            self.visitors += 1
+            visitor.close()
