@@ -25,7 +25,7 @@ use crate::failure::Failure;
 use crate::key::{Key, Resource};
 use crate::observe::health::TokenHealth;
 use crate::observe::lock::{LockHealth, Standing};
-use crate::observe::status::Status;
+use crate::observe::status::{CallerStatus, Status};
 
 /// The time-out of what the daemon answers from memory.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -88,6 +88,7 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
             .into_iter()
             .flat_map(|lock| locked(lock, |path| fs::read_to_string(path).ok())),
     );
+    findings.extend(ready.lock.and_then(|_| root_passes(&status.caller)));
     if let Some(resource) = &arguments.resource {
         let key = Key::new(resource.clone(), arguments.selector.identity());
         findings.push(asked(daemon, &key, status.caller.uid).await);
@@ -302,6 +303,18 @@ fn locked(lock: LockHealth, read: impl Fn(&str) -> Option<String>) -> Vec<Findin
     findings
 }
 
+/// Whoever set `access.root` to "rules" meant root to need one.
+fn root_passes(caller: &CallerStatus) -> Option<Finding> {
+    (caller.uid == 0 && !caller.privileged).then(|| {
+        Finding::Note(
+            "root needs a rule here (access.root = \"rules\"), and the lock leaves root alone".to_owned(),
+            "A process of root's gets every token from the metadata service itself, also one in a container with the \
+             machine's network."
+                .to_owned(),
+        )
+    })
+}
+
 async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
     let Err(failure) = get::once(daemon, key, Mode::Get).await else {
         return Finding::Well(format!("you get a token for {key}"));
@@ -444,6 +457,20 @@ mod tests {
         let max = ("/proc/sys/net/netfilter/nf_conntrack_max", "1000\n");
         assert_eq!(lines(lock(Standing::Locked), &[count("799\n"), max]).len(), 1);
         assert!(lines(lock(Standing::Locked), &[count("800\n"), max])[1].contains("800 connections of at most 1000"));
+    }
+
+    #[test]
+    fn that_the_lock_leaves_root_alone_is_told_where_root_needs_a_rule() {
+        let told = |uid, privileged| {
+            root_passes(&CallerStatus {
+                uid,
+                privileged,
+                rules: 0,
+            })
+            .is_some()
+        };
+        assert!(told(0, false));
+        assert!(!told(0, true) && !told(1000, false));
     }
 
     #[test]
