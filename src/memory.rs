@@ -124,8 +124,6 @@ impl fmt::Display for Mebibytes {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     const UNIT: &str = include_str!("../systemd/msi-tokend.service");
@@ -165,7 +163,7 @@ mod tests {
             budget.warning_for(&Limit {
                 bytes,
                 cgroup: "/a.service".into(),
-                usage: PathBuf::new(),
+                usage: Vec::new(),
             })
         };
         assert_eq!(warning(budget.sum()), None);

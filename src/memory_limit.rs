@@ -10,8 +10,8 @@ pub struct Limit {
     pub bytes: usize,
     /// Whose it is.
     pub cgroup: PathBuf,
-    /// The file that tells how much is used.
-    pub usage: PathBuf,
+    /// The files that tell how much is used, some of which may not be there.
+    pub usage: Vec<PathBuf>,
 }
 
 impl Limit {
@@ -23,10 +23,9 @@ impl Limit {
 
     /// Whether more than half of it is used.
     pub fn is_half_used(&self) -> bool {
-        let used = fs::read_to_string(&self.usage)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
-        used.is_some_and(|used: usize| used > self.bytes / 2)
+        let texts = self.usage.iter().filter_map(|file| fs::read_to_string(file).ok());
+        let used: usize = texts.filter_map(|text| text.trim().parse::<usize>().ok()).sum();
+        used > self.bytes / 2
     }
 }
 
@@ -39,10 +38,12 @@ fn limit(cgroups: &str, root: &Path) -> Option<Limit> {
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
             continue;
         };
-        let (mounts, file, usage): (&[&str], _, _) = match controllers {
-            "" => (&["", "unified"], "memory.max", "memory.current"),
+        let (mounts, file, usage): (&[&str], _, &[&str]) = match controllers {
+            "" => (&["", "unified"], "memory.max", &["memory.current"]),
             _ if controllers.split(',').any(|name| name == "memory") => {
-                (&["memory"], "memory.limit_in_bytes", "memory.usage_in_bytes")
+                // TCP has an account apart.
+                let usage = &["memory.usage_in_bytes", "memory.kmem.tcp.usage_in_bytes"];
+                (&["memory"], "memory.limit_in_bytes", usage)
             }
             _ => continue,
         };
@@ -58,7 +59,7 @@ fn limit(cgroups: &str, root: &Path) -> Option<Limit> {
                 limits.push(Limit {
                     bytes,
                     cgroup: cgroup.to_path_buf(),
-                    usage: directory.join(usage),
+                    usage: usage.iter().map(|file| directory.join(file)).collect(),
                 });
             }
         }

@@ -44,6 +44,12 @@ const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
 pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, seats: &Arc<Seats>) {
+    if let Either::Right(tcp) = &stream
+        && server.unread.is_short()
+        && let Err(error) = tcp.set_zero_linger()
+    {
+        return debug!(%error, "connection refused: memory is short, and what it leaves unread would stay");
+    }
     let caller = match caller_of(&stream, listener, &server.machine) {
         Ok(caller) => caller,
         Err(error) => {
@@ -81,15 +87,15 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
         };
         let guest = Arc::clone(&session.guest);
         let serving = pin!(serve(&shared, stream, session));
-        match unix {
-            Some(socket) => {
-                let driven = socket.clone().drive(serving).await;
-                driven.unwrap_or_else(|error| cannot_wait(uid, &error));
-                if shared.unread.must_be_read() {
-                    Box::pin(keep_until_read(&shared, &socket, &guest)).await;
-                }
+        if let Some(socket) = unix {
+            let driven = socket.clone().drive(serving).await;
+            driven.unwrap_or_else(|error| cannot_wait(uid, &error));
+            if shared.unread.must_be_read() {
+                Box::pin(keep_until_read(&shared, &socket, &guest)).await;
             }
-            None => serving.await,
+        } else {
+            serving.await;
+            shared.unread.must_be_read();
         }
         drop(seat);
     });

@@ -4,7 +4,8 @@
 //! and charges it to the daemon's memory cgroup: whoever asks on one connection after the other and reads nothing would use
 //! it up. To look whether an answer was read costs each connection some system calls, so that is done only while half of
 //! the memory that the cgroup may have is used. From then on a connection keeps its seat until its answers are read, and
-//! of seats each user has its share.
+//! of seats each user has its share. Over TCP the kernel can be told to drop at the close what is unread, and is told so for
+//! connections that come while memory is short.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -60,7 +61,7 @@ mod tests {
         let limit = Limit {
             bytes: 1000,
             cgroup,
-            usage: usage.clone(),
+            usage: vec![usage.clone()],
         };
         let unread = Unread::new(Some(limit));
         let ends_of = |bytes| {

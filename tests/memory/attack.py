@@ -85,6 +85,7 @@ ATTACKS = {
     "unfinished requests": (unfinished, "socket", "nothing"),
     "endless requests": (endless, "socket", "nothing"),
     "SDK listener, unread": (everything, "sdk", "nothing"),
+    "SDK listener, one connection after the other, unread": (last_error, "sdk", "nothing"),
     "SDK listener, half read": (everything, "sdk", "a little"),
     "SDK listener, unfinished requests": (unfinished, "sdk", "nothing"),
     "monitor, unread": (documents, "monitor", "nothing"),
@@ -158,9 +159,11 @@ def one_by_one(to, request, at_height):
     """Connections that the daemon has answered and closed, none of them read or closed at this end."""
     held = []
     for _ in range(ONE_BY_ONE):
-        held.append(socket.socket(socket.AF_UNIX))
-        held[-1].connect(to)
-        with contextlib.suppress(BrokenPipeError):
+        held.append(socket.socket(socket.AF_INET if isinstance(to, tuple) else socket.AF_UNIX))
+        # Little room at this end, so that answers over TCP stay at the daemon's.
+        held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        with contextlib.suppress(ConnectionError):
+            held[-1].connect(to)
             held[-1].send(request)
         # Whoever floods the queue is another test's.
         answered = select.poll()
@@ -175,7 +178,8 @@ def flood(addresses, what, where, reads, at_height):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(4 * CONNECTIONS, 2 * ONE_BY_ONE)), hard))
     if what is last_error:
-        return one_by_one(addresses[where], what("localhost"), at_height)
+        to = addresses[where]
+        return one_by_one(to, what(f"{to[0]}:{to[1]}" if isinstance(to, tuple) else "localhost"), at_height)
     connections = list(senders(addresses, what, where, reads))
     began, moved, still, told = time.monotonic(), 0, 0, False
     while True:
