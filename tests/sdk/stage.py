@@ -18,7 +18,8 @@ CACHE = places.CACHE / "azure-sdks"
 
 SYSTEM = {"client_id": "11111111-0000-4000-8000-000000000001", "resource_id": "/subscriptions/S/virtualMachines/VM"}
 USER = {
-    "client_id": "22222222-0000-4000-8000-000000000002",
+    # The one that README.md's program names.
+    "client_id": "73444643-8088-4d70-9532-c3a0fdc190fa",
     "resource_id": "/subscriptions/S/resourcegroups/RG/providers/Microsoft.ManagedIdentity/userAssignedIdentities/APP",
 }
 MANAGED = {"credential": "managed"}

@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 import pages
 from checks import checking, run
 from places import REPOSITORY, open_directory
-from stage import CACHE, GO, JAVA, MANAGED, PORT, SELECTORS, SYSTEM, Stage, assert_token
+from stage import CACHE, GO, JAVA, MANAGED, PORT, SELECTORS, SYSTEM, USER, Stage, assert_token
 from users import STRANGER
 
 LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity"]
@@ -178,14 +178,14 @@ def readme(stage):
     shown = dict(pages.blocks(pages.section(page, "## Azure SDKs over the Unix socket")))
     programs = {language: shown[language] for language in ("python", "js", "rust")}
 
-    def gets_token(command, environment=None):
+    def gets_token(command, environment=None, identity=SYSTEM):
         done = stage.run(command, environment)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert_token({"token": done.stdout.strip()}, SYSTEM)
+        assert_token({"token": done.stdout.strip()}, identity)
 
     with checking("README.md: Python by sdk.env"):
         (stage.directory / "readme.py").write_text(program)
-        gets_token([CACHE / "python/bin/python", "readme.py"], stage.sdk_env())
+        gets_token([CACHE / "python/bin/python", "readme.py"], stage.sdk_env(), USER)
     with checking("docs/sdks.md: Python over the Unix socket"):
         (stage.directory / "page.py").write_text(programs["python"])
         gets_token([CACHE / "python/bin/python", "page.py"])
