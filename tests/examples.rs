@@ -169,7 +169,7 @@ struct Programs {
 #[derive(Deserialize)]
 struct Program {
     name: String,
-    pip: Vec<String>,
+    packages: Vec<String>,
     write: String,
     #[serde(default)]
     does_not_work: String,
@@ -178,7 +178,7 @@ struct Program {
 /// What it noted of a program that it tried.
 #[derive(Deserialize)]
 struct Proven {
-    pip: Vec<String>,
+    packages: Vec<String>,
     date: String,
 }
 
@@ -193,9 +193,9 @@ fn the_table_of_programs_says_what_was_tried_and_when() {
     for program in programs.program {
         let name = program.name;
         let again = format!("`tests/programs/run --record {name}` tries this version");
-        let Proven { pip, date } = proven.remove(&name).expect(&again);
-        assert_eq!(pip, program.pip, "{again}");
-        let (_, version) = pip[0].split_once("==").unwrap();
+        let Proven { packages, date } = proven.remove(&name).expect(&again);
+        assert_eq!(packages, program.packages, "{again}");
+        let version = packages[0].rsplit(['=', '@']).next().unwrap();
         let (write, fails) = (program.write, program.does_not_work);
         writeln!(table, "| {name} | {version} | {write} | {fails} | {date} |").unwrap();
     }

@@ -22,8 +22,9 @@ class Authority:
     def _openssl(self, *arguments):
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=self.directory)
 
-    def wrap(self, listener):
-        """The listener with TLS, whose handshakes are made by those who read."""
+    def wrap(self, listener, protocols=()):
+        """The listener with TLS, whose handshakes are made by those who read; `protocols` are offered by ALPN."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(protocols)
         context.load_cert_chain(self.certificate, self.key)
         return context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)

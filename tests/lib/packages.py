@@ -1,5 +1,6 @@
-"""Debian's packages, and Python's."""
+"""Debian's packages, Python's and Node's."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,13 +23,33 @@ def apt_install(*packages):
 
 
 def python_install(venv, requirements):
-    """An environment with just these packages, each `NAME==VERSION`; quick where it is there. It is made with Debian's own
-    interpreter, which other users can run."""
-    stamp, wanted = venv / ".installed", "\n".join(requirements)
+    """An environment with just these packages, each `NAME==VERSION`. It is made with Debian's own interpreter, which other
+    users can run."""
+    with _once(venv, requirements) as missing:
+        if missing:
+            apt_install("python3-venv")
+            subprocess.run(["/usr/bin/python3", "-m", "venv", venv], check=True)
+            subprocess.run([venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
+
+
+def npm_install(directory, packages):
+    """A directory with just these packages, each `NAME@VERSION`."""
+    with _once(directory, packages) as missing:
+        if missing:
+            if not shutil.which("npm"):
+                apt_install("nodejs", "npm")
+            npm = ["npm", "install", "--prefix", directory, "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
+            subprocess.run([*npm, *packages], check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def _once(directory, packages):
+    """Whether they are to be installed there; an install that was broken off or has other versions is made anew."""
+    stamp, wanted = directory / ".installed", "\n".join(packages)
     if stamp.exists() and stamp.read_text() == wanted:
+        yield False
         return
-    shutil.rmtree(venv, ignore_errors=True)
-    apt_install("python3-venv")
-    subprocess.run(["/usr/bin/python3", "-m", "venv", venv], check=True)
-    subprocess.run([venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    yield True
     stamp.write_text(wanted)

@@ -69,6 +69,24 @@ def duckdb(client_id):
     return str(connection.execute(f"SELECT content FROM read_text('az://{CONTAINER}/{BLOB}')").fetchall())
 
 
+def icechunk(client_id):
+    import icechunk
+
+    if client_id:
+        os.environ["AZURE_CLIENT_ID"] = client_id
+    storage = icechunk.azure_storage(account=ACCOUNT, container=CONTAINER, prefix="none", from_env=True)
+    # It looks there and finds none.
+    return "hello" if not icechunk.Repository.exists(storage) else ""
+
+
+def mssql_python(client_id):
+    import mssql_python
+
+    selector = f"UID={client_id};" if client_id else ""
+    mssql_python.connect("Server=server.database.windows.net;Encrypt=strict;Authentication=ActiveDirectoryMSI;" + selector)
+    return "hello"
+
+
 def rclone(client_id):
     selector = ["--azureblob-msi-client-id", client_id] if client_id else []
     done = subprocess.run(["rclone", "--config", "", "cat", f":azureblob:{CONTAINER}/{BLOB}", "--azureblob-account", ACCOUNT,
@@ -78,4 +96,4 @@ def rclone(client_id):
     return done.stdout
 
 
-print(globals()[sys.argv[1]](*sys.argv[2:] or [None]))
+print(globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:] or [None]))

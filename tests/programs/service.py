@@ -1,10 +1,12 @@
 """What the programs ask besides the daemon: a storage account with one container, by the protocols of Blob and Data Lake
-Storage, behind the names that Azure gives it. It takes any token, and remembers who came with which."""
+Storage, and a database, behind the names that Azure gives them. They take any token, and remember who came with which."""
 
 import http.server
 import socket
 import threading
 import urllib.parse
+
+from database import DATABASE, Database
 
 ACCOUNT, CONTAINER = "account", "container"
 BLOB, DATA_LAKE = f"{ACCOUNT}.blob.core.windows.net", f"{ACCOUNT}.dfs.core.windows.net"
@@ -22,11 +24,12 @@ DATE = "Sat, 28 Nov 2026 00:00:00 GMT"
 
 
 class Service:
-    names = [BLOB, DATA_LAKE, *SIGN_IN]
+    names = [BLOB, DATA_LAKE, DATABASE, *SIGN_IN]
 
     def __init__(self, authority):
         # Each request as its host, its first line and its Authorization header.
         self.seen = []
+        Database(authority, self.seen)
         for port, wrap in ((443, authority.wrap), (80, lambda listener: listener)):
             server = http.server.ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), {"service": self}))
             server.socket = wrap(server.socket)
