@@ -22,7 +22,7 @@ use super::request::Route;
 use super::response::{self, ResponseBody};
 use super::session::Session;
 use super::shared::Server;
-use super::slots::Slot;
+use super::slots::TakenSlot;
 use crate::config::{Lock, LockMode, Pass};
 use crate::failure::{Cause, Class, Failure};
 use crate::http;
@@ -260,7 +260,7 @@ async fn connect() -> io::Result<TcpStream> {
 }
 
 /// The answer as the caller gets it: the metadata service's own, but for what is about the connection to that.
-fn relayed(answer: Answer, slot: Slot) -> Response<ResponseBody> {
+fn relayed(answer: Answer, slot: TakenSlot) -> Response<ResponseBody> {
     let (head, body) = answer.into_parts();
     let body = Timed::new(body, BODY_TIMEOUT, Some(slot));
     let mut relayed = response::passed_through(head.status, body.boxed_unsync());
@@ -278,11 +278,11 @@ struct Timed<B> {
     body: B,
     end: Pin<Box<Sleep>>,
     /// Free when the body is gone.
-    _slot: Option<Slot>,
+    _slot: Option<TakenSlot>,
 }
 
 impl<B> Timed<B> {
-    fn new(body: B, time: Duration, slot: Option<Slot>) -> Self {
+    fn new(body: B, time: Duration, slot: Option<TakenSlot>) -> Self {
         Self {
             body,
             end: Box::pin(sleep(time)),

@@ -19,7 +19,7 @@ pub struct Slots {
 }
 
 /// A place; free again when dropped.
-pub struct Slot {
+pub struct TakenSlot {
     slots: Arc<Slots>,
     uid: u32,
 }
@@ -34,7 +34,7 @@ impl Slots {
     }
 
     /// A place for this user, unless it has its share or all are taken.
-    pub fn take(self: &Arc<Self>, uid: u32) -> Option<Slot> {
+    pub fn take(self: &Arc<Self>, uid: u32) -> Option<TakenSlot> {
         let mut by_uid = self.by_uid.lock();
         let taken: usize = by_uid.values().sum();
         let mine = by_uid.get(&uid).copied().unwrap_or_default();
@@ -44,11 +44,11 @@ impl Slots {
         by_uid.insert(uid, mine + 1);
         drop(by_uid);
         let slots = Arc::clone(self);
-        Some(Slot { slots, uid })
+        Some(TakenSlot { slots, uid })
     }
 }
 
-impl Drop for Slot {
+impl Drop for TakenSlot {
     fn drop(&mut self) {
         let mut by_uid = self.slots.by_uid.lock();
         if let Some(mine) = by_uid.get_mut(&self.uid) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use super::counters::Counters;
 use super::nft::{nft, systemd};
+use super::packet_counts::PacketCounts;
 use super::status::{beside, missing, observed};
 use crate::client::connection::Daemon;
 use crate::client::error::{ClientError, Exit, tell};
@@ -85,7 +85,7 @@ fn check(lock: &LockStatus, force: bool) -> Result<(), ClientError> {
         tell("Enforcing would refuse requests that the metadata service answers: `msi-token lock status` shows them.");
     }
     if let Ok(table) = nft(&["list", "table", "ip", "msi_tokend"], "") {
-        for line in beside(Counters::of(&table)) {
+        for line in beside(PacketCounts::of(&table)) {
             tell(&line);
         }
     }

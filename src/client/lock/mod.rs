@@ -1,10 +1,10 @@
 //! `lock`: the firewall rules that lead to the daemon what programs send to the metadata service by themselves.
 
-mod counters;
 mod enforce;
 mod load;
 mod neighbours;
 mod nft;
+mod packet_counts;
 mod rules;
 mod status;
 mod trial;

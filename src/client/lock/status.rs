@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 
-use super::counters::Counters;
 use super::nft::nft;
+use super::packet_counts::PacketCounts;
 use crate::client::connection::Daemon;
 use crate::client::error::ClientError;
 use crate::client::{output, ready, status, table};
@@ -32,7 +32,7 @@ pub async fn run(daemon: &Daemon) -> Result<ExitCode, ClientError> {
         lines.extend(seen(&lock));
     }
     if let Ok(table) = nft(&["list", "table", "ip", "msi_tokend"], "") {
-        lines.extend(beside(Counters::of(&table)));
+        lines.extend(beside(PacketCounts::of(&table)));
     }
     output::line(&[lines.join("\n").as_bytes()])?;
     Ok(ExitCode::from(code))
@@ -135,8 +135,8 @@ pub fn missing(missing: &[MissingRule]) -> Vec<String> {
 }
 
 /// What msi-tokend's rules are not about.
-pub fn beside(counters: Counters) -> Vec<String> {
-    let Counters { forwarded, others } = counters;
+pub fn beside(counters: PacketCounts) -> Vec<String> {
+    let PacketCounts { forwarded, others } = counters;
     let mut lines = Vec::new();
     if forwarded > 0 {
         lines.push(format!(

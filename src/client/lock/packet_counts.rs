@@ -2,14 +2,14 @@
 
 /// Packets that no rule of msi-tokend can help.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct PacketCounts {
     /// That bridges forward to the address, from containers or virtual machines.
     pub forwarded: u64,
     /// To other ports of the address, by other protocols, and of connections that are older than the lock.
     pub others: u64,
 }
 
-impl Counters {
+impl PacketCounts {
     /// Those of the lock's table.
     pub fn of(table: &str) -> Self {
         let mut counters = Self::default();
@@ -56,8 +56,8 @@ mod tests {
 		ip daddr 169.254.169.254 counter packets 5 bytes 300 accept
 	}
 }";
-        let counters = Counters::of(table);
+        let counters = PacketCounts::of(table);
         assert_eq!((counters.forwarded, counters.others), (5, 9));
-        assert_eq!(Counters::of(""), Counters::default());
+        assert_eq!(PacketCounts::of(""), PacketCounts::default());
     }
 }
