@@ -1,11 +1,14 @@
 """clients.py PROGRAM [CLIENT_ID]: what somebody would write who uses the program, as docs/sdks.md tells it. Prints what it
 read from the stand-in, or the token. Each function is a program, and imports it alone."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+# What Prometheus says of the virtual machine that it found.
+FOUND = 'msg="Found virtual machines during Azure discovery." count=1'
 ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
 
 
@@ -85,6 +88,43 @@ def mssql_python(client_id):
     selector = f"UID={client_id};" if client_id else ""
     mssql_python.connect("Server=server.database.windows.net;Encrypt=strict;Authentication=ActiveDirectoryMSI;" + selector)
     return "hello"
+
+
+def google_auth(client_id):
+    from google.auth import identity_pool
+    from google.auth.transport.requests import Request
+
+    query = "api-version=2018-02-01&resource=api://AzureADTokenExchange" + (f"&client_id={client_id}" if client_id else "")
+    credential = {
+        "type": "external_account", "token_url": "https://sts.googleapis.com/v1/token",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/POOL/providers/PROVIDER",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "credential_source": {
+            "url": f"http://127.0.0.1:343/metadata/identity/oauth2/token?{query}", "headers": {"Metadata": "true"},
+            "format": {"type": "json", "subject_token_field_name": "access_token"},
+        },
+    }
+    credentials = identity_pool.Credentials.from_info(credential, scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    credentials.refresh(Request())
+    return credentials.token
+
+
+def prometheus(client_id):
+    discovery = {"subscription_id": "S", "authentication_method": "ManagedIdentity", "port": 9100}
+    discovery |= {"client_id": client_id} if client_id else {}
+    pathlib.Path("prometheus.yml").write_text(json.dumps(
+        {"scrape_configs": [{"job_name": "azure", "scrape_interval": "1h", "azure_sd_configs": [discovery]}]}
+    ))
+    command = ["prometheus", "--config.file=prometheus.yml", "--web.listen-address=127.0.0.1:9090", "--log.level=debug",
+               "--storage.tsdb.path=data"]
+    said = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            said += line
+            if FOUND in line or "Unable to refresh target groups" in line:
+                break
+        process.kill()
+    return said.replace(FOUND, "hello")
 
 
 def rclone(client_id):

@@ -1,7 +1,9 @@
 """What the programs ask besides the daemon: a storage account with one container, by the protocols of Blob and Data Lake
-Storage, and a database, behind the names that Azure gives them. They take any token, and remember who came with which."""
+Storage, a database, a list of virtual machines, and Google's exchange of tokens, behind their real names. They take any token,
+and remember who came with which."""
 
 import http.server
+import json
 import socket
 import threading
 import urllib.parse
@@ -11,7 +13,8 @@ from database import DATABASE, Database
 ACCOUNT, CONTAINER = "account", "container"
 BLOB, DATA_LAKE = f"{ACCOUNT}.blob.core.windows.net", f"{ACCOUNT}.dfs.core.windows.net"
 # Nobody has to ask these: a managed identity needs no sign-in.
-SIGN_IN = ["login.microsoftonline.com", "login.windows.net", "management.azure.com"]
+SIGN_IN = ["login.microsoftonline.com", "login.windows.net"]
+MANAGEMENT, GOOGLE = "management.azure.com", "sts.googleapis.com"
 HELLO = b"text\nhello\n"
 DELTA = (
     b'{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}\n'
@@ -20,11 +23,16 @@ DELTA = (
     b'\\"nullable\\":true,\\"metadata\\":{}}]}","partitionColumns":[],"configuration":{},"createdTime":1}}\n'
 )
 BLOBS = {"hello.csv": HELLO, "table/_delta_log/00000000000000000000.json": DELTA}
+VIRTUAL_MACHINES = {"value": [{
+    "id": "/subscriptions/S/resourceGroups/RG/providers/Microsoft.Compute/virtualMachines/hello", "name": "hello",
+    "type": "Microsoft.Compute/virtualMachines", "location": "westeurope", "tags": {},
+    "properties": {"storageProfile": {"osDisk": {"osType": "Linux"}}, "networkProfile": {"networkInterfaces": []}},
+}]}
 DATE = "Sat, 28 Nov 2026 00:00:00 GMT"
 
 
 class Service:
-    names = [BLOB, DATA_LAKE, DATABASE, *SIGN_IN]
+    names = [BLOB, DATA_LAKE, DATABASE, MANAGEMENT, GOOGLE, *SIGN_IN]
 
     def __init__(self, authority):
         # Each request as its host, its first line and its Authorization header.
@@ -43,6 +51,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_POST(self):
+        """Google's exchange of tokens: the one that is exchanged counts."""
+        form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+        self.service.seen.append((self.headers["Host"], self.requestline, f"Bearer {form['subject_token']}"))
+        self.send_json({"access_token": "hello from Google", "token_type": "Bearer", "expires_in": 3600,
+                        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
+
     def do_GET(self):
         host, token = self.headers["Host"].split(":")[0], self.headers.get("Authorization")
         self.service.seen.append((host, self.requestline, token))
@@ -51,6 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = urllib.parse.unquote(url.path).removeprefix(f"/{CONTAINER}").removeprefix("/")
         if not (token or "").startswith("Bearer ") or host in SIGN_IN:
             self.send(401, b"", {"WWW-Authenticate": "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"})
+        elif host == MANAGEMENT:
+            self.send_json(VIRTUAL_MACHINES if path.endswith("/virtualMachines") else {"value": []})
         elif self.query.get("comp") == "list":
             self.send(200, self.listing().encode(), {"Content-Type": "application/xml"})
         elif path in BLOBS:
@@ -87,6 +104,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
             status, data = 206, data[first:last + 1]
         self.send(status, data, headers)
+
+    def send_json(self, body):
+        self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def send(self, status, body, headers):
         self.send_response(status)
