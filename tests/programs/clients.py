@@ -10,6 +10,7 @@ import sys
 # What Prometheus says of the virtual machine that it found.
 FOUND = 'msg="Found virtual machines during Azure discovery." count=1'
 ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
+DATABASE = "server.database.windows.net"
 
 
 def obstore(client_id):
@@ -86,8 +87,28 @@ def mssql_python(client_id):
     import mssql_python
 
     selector = f"UID={client_id};" if client_id else ""
-    mssql_python.connect("Server=server.database.windows.net;Encrypt=strict;Authentication=ActiveDirectoryMSI;" + selector)
+    mssql_python.connect(f"Server={DATABASE};Encrypt=strict;Authentication=ActiveDirectoryMSI;{selector}")
     return "hello"
+
+
+def msodbcsql(client_id):
+    """By ODBC itself: what else pyodbc and others ask of a database is more than the stand-in knows."""
+    import ctypes
+    import mssql_python_odbc
+
+    there = pathlib.Path(mssql_python_odbc.__file__).parent / f"libs/linux/debian_ubuntu/{os.uname().machine}"
+    [driver] = there.glob("lib/libmsodbcsql*")
+    selector = f"UID={client_id};" if client_id else ""
+    wanted = f"Driver={driver};Server={DATABASE};Encrypt=strict;Authentication=ActiveDirectoryMsi;{selector}".encode()
+    odbc, environment, connection = ctypes.CDLL("libodbc.so.2"), ctypes.c_void_p(), ctypes.c_void_p()
+    odbc.SQLAllocHandle(1, None, ctypes.byref(environment))
+    odbc.SQLSetEnvAttr(environment, 200, ctypes.c_void_p(3), 0)
+    odbc.SQLAllocHandle(2, environment, ctypes.byref(connection))
+    if odbc.SQLDriverConnect(connection, None, wanted, len(wanted), None, 0, None, 0) in (0, 1):
+        return "hello"
+    state, said = ctypes.create_string_buffer(6), ctypes.create_string_buffer(4096)
+    odbc.SQLGetDiagRec(2, connection, 1, state, ctypes.byref(ctypes.c_int()), said, len(said), None)
+    return said.value.decode()
 
 
 def google_auth(client_id):
