@@ -65,7 +65,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         path = urllib.parse.unquote(url.path).removeprefix(f"/{CONTAINER}").removeprefix("/")
         if not (token or "").startswith("Bearer ") or host in SIGN_IN:
-            self.send(401, b"", {"WWW-Authenticate": "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"})
+            sign_in = "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"
+            self.send(401, b"", {"WWW-Authenticate": sign_in})
         elif host == MANAGEMENT:
             self.send_json(VIRTUAL_MACHINES if path.endswith("/virtualMachines") else {"value": []})
         elif self.query.get("comp") == "list":
@@ -110,7 +111,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send(self, status, body, headers):
         self.send_response(status)
-        for name, value in ({"Content-Length": len(body), "x-ms-version": "2021-08-06", "x-ms-request-id": "r"} | headers).items():
+        always = {"Content-Length": len(body), "x-ms-version": "2021-08-06", "x-ms-request-id": "r"}
+        for name, value in (always | headers).items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
