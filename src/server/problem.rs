@@ -14,7 +14,7 @@ use super::protocol::Protocol;
 use crate::access::{Caller, NOBODY, UnitsUnknown};
 use crate::broker::{Bound, Unserved};
 use crate::failure::{Cause, Class, Codes, ErrorClass, Failure};
-use crate::key::Key;
+use crate::key::{Identity, Key};
 use crate::observe::labels::{Denial, Outcome};
 
 /// An error answer.
@@ -360,7 +360,7 @@ impl Problem {
                 ..Self::new(
                     StatusCode::BAD_REQUEST,
                     refusal.error.as_deref().unwrap_or("invalid_request"),
-                    &*refusal.error_description,
+                    refused(key, &refusal.error_description),
                 )
             },
             Class::Throttled(_) => retry(StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
@@ -392,10 +392,24 @@ impl Problem {
     }
 }
 
+/// The endpoint's own words (`docs/protocol.md`, "Errors", row "Identity"), which clients look for, and what may be behind
+/// them: some programs, such as Microsoft's ODBC driver, send whatever id they are given as a client id.
+fn refused(key: &Key, words: &str) -> String {
+    if matches!(key.identity, Identity::ClientId(_)) && words.contains("Identity not found") {
+        format!(
+            "{}. The request named it by a client id: if the id is an object id (principal id), write the client id instead.",
+            words.trim_end_matches('.')
+        )
+    } else {
+        words.to_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{Identity, Resource};
+    use crate::failure::Refusal;
+    use crate::key::Resource;
 
     #[test]
     fn no_403_says_the_word_that_sdks_take_for_a_missing_endpoint() {
@@ -415,6 +429,32 @@ mod tests {
             text.contains("uid 1000 in a.service") && text.contains("https://a/ for client_id:b"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_identity_that_is_not_found_by_a_client_id_may_be_meant_by_an_object_id() {
+        let told = |identity, words: &str| {
+            let key = Key::new(Resource::new("https://a/").unwrap(), identity);
+            let refusal = Refusal {
+                error: None,
+                error_description: words.to_owned(),
+            };
+            let failure = Failure::new(Class::Refused(refusal), Cause::Status, words);
+            Problem::unserved(&key, &Unserved::Failed(failure.into(), Duration::ZERO)).description
+        };
+        let client = || Identity::client_id("b").unwrap();
+        let advised = told(client(), "Identity not found");
+        assert!(
+            advised.starts_with("Identity not found. ") && advised.contains("object id"),
+            "{advised}"
+        );
+        for (identity, words) in [
+            (Identity::Default, "Identity not found"),
+            (Identity::object_id("b").unwrap(), "Identity not found"),
+            (client(), "Resource not found"),
+        ] {
+            assert_eq!(told(identity, words), words);
+        }
     }
 
     #[test]
