@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 /// A document is given to others for this long after it was rendered, unless the cache changes before.
@@ -16,9 +15,6 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The documents that somebody still reads, or that are given to the next one who asks, may take this much together.
 /// With usual names of resources a document for a hundred keys has some 50 KB.
 pub const MAX_BYTES: usize = 4 << 20;
-/// A document takes the kernel ten times as long as a token. Of a thousand callers who ask for one at the same time only so many
-/// stand between a token and its caller.
-const AT_ONCE: usize = 4;
 
 /// What a document tells, and to whom where that makes a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,9 +50,10 @@ struct Reading {
 }
 
 /// All documents that are in memory.
+#[derive(Default)]
 pub struct Documents {
     shelf: Mutex<Shelf>,
-    turns: Semaphore,
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What a rendering is of.
@@ -75,19 +72,12 @@ struct Shelf {
     in_memory: VecDeque<Weak<Document>>,
 }
 
-impl Default for Documents {
-    fn default() -> Self {
-        Self {
-            shelf: Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
-        }
-    }
-}
-
 impl Documents {
-    /// For who asks for a document to wait for. It ends when the answer is made.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.acquire().await.ok()
+    /// For who asks for a document to wait for; it ends when the answer is made. A document takes the kernel ten times as
+    /// long as a token, and of a thousand callers who ask for one at the same time one at most stands between a token and
+    /// its caller.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// The document as somebody else got it within the last second, or a new one.
@@ -235,15 +225,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_are_made_at_once_and_the_next_waits_for_one_of_them() {
+    async fn who_asks_waits_until_the_one_before_has_his() {
         let documents = Documents::default();
-        let mut turns = Vec::new();
-        for _ in 0..AT_ONCE {
-            turns.push(documents.turn().now_or_never().flatten().unwrap());
-        }
+        let turn = documents.turn().await;
         assert!(documents.turn().now_or_never().is_none());
-        turns.pop();
-        assert!(documents.turn().now_or_never().flatten().is_some());
+        drop(turn);
+        assert!(documents.turn().now_or_never().is_some());
     }
 
     #[test]
