@@ -309,6 +309,7 @@ fn a_refusal_is_told_with_the_rule_that_is_missing_and_tried_again() {
 }
 
 #[test]
+#[ignore = "waits until a token has expired; tests/run --all runs it"]
 fn a_restart_takes_away_what_the_settings_no_longer_have_and_what_expires_meanwhile() {
     let emulator = Emulator::start(&["--lifetime", "12s"]);
     let mut daemon = Daemon::start(&emulator, "");

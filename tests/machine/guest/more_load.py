@@ -1,8 +1,12 @@
 """What takes longer than a short run has."""
 
+import contextlib
 import os
+import signal
+import socket
+import struct
 
-from inside import run, show
+from inside import SOCKET, curl, run, show, status
 from load import callers, withstands
 
 
@@ -27,3 +31,26 @@ def test_sdk():
 def test_all():
     """so it is with everything at every listener, some of it read"""
     withstands("all at once")
+
+
+def test_lingering():
+    """a descriptor that takes an hour to close, which somebody sends, makes nobody wait"""
+    before = [show("msi-tokend.service", what) for what in ("MainPID", "NRestarts")]
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as attacker:
+        slow = socket.create_connection(listener.getsockname())
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        slow.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while slow.send(bytes(16384)):
+                pass
+        attacker.connect(SOCKET)
+        # The daemon's copy is to be the last one.
+        os.kill(int(before[0]), signal.SIGSTOP)
+        with contextlib.suppress(PermissionError):
+            socket.send_fds(attacker, [b"GET "], [slow.fileno()])
+        slow.close()
+        attacker.close()
+        os.kill(int(before[0]), signal.SIGCONT)
+        assert status(curl(SOCKET)) == 200
+    # A daemon that waits is started anew by the watchdog.
+    assert [show("msi-tokend.service", what) for what in ("MainPID", "NRestarts")] == before
