@@ -4,7 +4,6 @@ and remember who came with which."""
 
 import http.server
 import json
-import socket
 import threading
 import urllib.parse
 
@@ -117,18 +116,3 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-class Address:
-    """169.254.169.254 in the namespace, where a program comes that was not led elsewhere. It only counts."""
-
-    def __init__(self):
-        self.visitors = 0
-        self.listener = socket.create_server(("169.254.169.254", 80))
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            visitor, _ = self.listener.accept()
-            self.visitors += 1
-            visitor.close()

@@ -4,10 +4,8 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,6 +15,7 @@ from checks import checking, run
 from places import REPOSITORY, open_directory
 from stage import CACHE, GO, JAVA, MANAGED, PORT, SELECTORS, SYSTEM, USER, Stage, assert_token
 from users import STRANGER
+from visitors import Visitors
 
 LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity"]
 # Those that are tried by sdk.env alone.
@@ -128,35 +127,20 @@ def strangers(stage):
         assert stage.upstream_requests() == before
 
 
-class Proxy:
-    """Counts who comes, and hangs up."""
-
-    def __init__(self):
-        self.visitors = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            visitor, _ = self.listener.accept()
-            self.visitors += 1
-            visitor.close()
-
-
 def proxies(stage):
-    proxy = Proxy()
-    through = {"HTTP_PROXY": proxy.url, "http_proxy": proxy.url}
+    proxy = Visitors(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{proxy.listener.getsockname()[1]}"
+    through = {"HTTP_PROXY": url, "http_proxy": url}
     for library in LIBRARIES + LED:
         with checking(f"{library}: sdk.env keeps requests away from a proxy"):
             with stage.application(library, MANAGED, stage.sdk_env() | through) as application:
                 assert_token(application.get(), SYSTEM)
-            assert proxy.visitors == 0
+            assert proxy.count == 0
     with checking("(and without its NO_PROXY the proxy would have got it)"):
         bare = {key: value for key, value in stage.sdk_env().items() if key.lower() != "no_proxy"}
         with stage.application("azure-identity", MANAGED, bare | through) as application:
             assert "error" in application.get()
-        assert proxy.visitors > 0
+        assert proxy.count > 0
 
 
 def old_commands(stage):
