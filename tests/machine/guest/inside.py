@@ -54,6 +54,11 @@ def show(unit, name):
     return run("systemctl", "show", "--value", f"--property={name}", unit)
 
 
+def life():
+    """Which process the service is, and how often systemd has started it anew."""
+    return [show("msi-tokend.service", what) for what in ("MainPID", "NRestarts")]
+
+
 def is_active(unit):
     return try_("systemctl", "is-active", unit).stdout.strip() == "active"
 
