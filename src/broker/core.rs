@@ -87,7 +87,7 @@ impl Broker {
                 });
                 drop(slot);
                 let id = self.wait(now, &key, ask.uid, until);
-                self.enqueue(&key, Lane::Caller(ask.uid));
+                self.line_up(&key);
                 self.start_fetches(now, effects);
                 Decision::Wait(id)
             }
@@ -229,13 +229,19 @@ impl Broker {
             since: now.boot,
             bypass: false,
         });
+        drop(slot);
+        self.line_up(key);
+    }
+
+    /// Puts a key in the lanes of all who wait for it, among them those who were held until its next try.
+    fn line_up(&mut self, key: &Arc<Key>) {
+        let Some(slot) = self.store.get(key) else { return };
         let lanes = if slot.waiters.is_empty() {
             vec![slot.lane()]
         } else {
             let waiters = slot.waiters.iter().filter_map(|id| self.waiters.get(*id));
             waiters.map(|waiter| Lane::Caller(waiter.uid)).collect()
         };
-        drop(slot);
         for lane in lanes {
             self.enqueue(key, lane);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use msi_tokend::broker::{Decision, Policy, Renewal};
+use msi_tokend::failure::Class;
 
 use crate::clockwork::{Clockwork, HOUR, Says, names, policy, secs};
 
@@ -61,6 +62,25 @@ fn slow_fetches_of_three_uids_leave_the_last_slot_to_others() {
             assert!(answer.is_some_and(|(_, answer)| answer.is_ok()), "{slow}: {i}");
         }
     }
+}
+
+/// Where the endpoint restarts callers are held until the next try. Who asks just then makes that try, and has his share.
+#[test]
+fn who_was_held_has_his_turn_also_when_another_makes_the_next_try() {
+    let mut c = Clockwork::new(policy(), |_, _| Says::Fails(Class::Restarting));
+    let held = waits(&c.ask_as(2, "shared", Renewal::No));
+    c.run_for(Duration::ZERO);
+    c.upstream(|_, _| Says::Fresh(HOUR));
+    c.takes = secs(10);
+    for i in 0..3 {
+        waits(&c.ask_as(1, &format!("slow{i}"), Renewal::No));
+    }
+    // The wake-up for the next try is late, so that the caller is first.
+    c.sleep(secs(1));
+    c.takes = Duration::ZERO;
+    waits(&c.ask_as(1, "shared", Renewal::No));
+    c.run_for(Duration::ZERO);
+    assert!(c.answer(held).is_some_and(|(_, answer)| answer.is_ok()));
 }
 
 /// Whoever asks for endless keys under a rule of one resource, by `xms_cc`, has four fifths of the budget.
@@ -146,7 +166,7 @@ fn a_thousand_callers_of_one_key_cause_one_request_also_when_it_fails() {
             if good {
                 Says::Fresh(HOUR)
             } else {
-                Says::Fails(msi_tokend::failure::Class::Faulty)
+                Says::Fails(Class::Faulty)
             }
         });
         c.takes = secs(1);

@@ -1,8 +1,8 @@
 //! Years of faults, clock steps, suspends and callers, in seconds: the broker is told what happens and keeps its promises.
 //!
 //! Each run is made from its seed and 2,000 ops long; a failure names the seed and prints the shortest list of ops found
-//! that breaks the same promise. `MSI_SIM_SEED=N` starts with that run, `MSI_SIM_SECONDS=N` goes on for so long,
-//! `MSI_SIM_RUNS=N` ends after so many runs.
+//! that breaks the same promise. `MSI_SIM_SEED=N` starts with that run, a new one unless said; `MSI_SIM_RUNS=N` ends after so
+//! many runs, else `MSI_SIM_SECONDS=N` after so long, three seconds unless said.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
@@ -92,11 +92,11 @@ fn number(name: &str) -> Option<u64> {
 fn every_promise_is_kept() {
     let first = number("MSI_SIM_SEED").unwrap_or_else(|| fastrand::u64(..1 << 48));
     let most = Duration::from_secs(number("MSI_SIM_SECONDS").unwrap_or(3));
-    let runs = number("MSI_SIM_RUNS").unwrap_or(u64::MAX);
+    let runs = number("MSI_SIM_RUNS");
     println!("simulation: first seed {first}");
     let began = std::time::Instant::now();
     let (mut tally, mut done) = (Tally::default(), 0);
-    while done < runs && (done == 0 || began.elapsed() < most) {
+    while runs.map_or(done == 0 || began.elapsed() < most, |runs| done < runs) {
         let seed = first.wrapping_add(done);
         let run = Run::new(seed, LENGTH);
         if let Some((length, broken)) = first_broken(&run, &mut tally) {
