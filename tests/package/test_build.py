@@ -96,7 +96,8 @@ def test_contents(built):
                  "usr/share/zsh/vendor-completions/_msi-token", "usr/share/fish/vendor_completions.d/msi-token.fish",
                  "usr/share/doc/msi-tokend/examples/storage-backup.toml", "usr/share/doc/msi-tokend/changelog.gz",
                  *(f"usr/share/doc/msi-tokend/{page.name}" for page in [*REPOSITORY.glob("docs/*.md"), REPOSITORY / "CHANGELOG.md"]),
-                 "usr/share/doc/msi-tokend/copyright", "usr/share/doc/msi-tokend/examples/azure-arc.conf"]:
+                 "usr/share/doc/msi-tokend/copyright", "usr/share/doc/msi-tokend/examples/azure-arc.conf",
+                 "usr/share/doc/msi-tokend/examples/grafana-dashboard.json"]:
         assert f" ./{path}\n" in listed, path
     assert "emulator" not in listed, listed
     assert re.search(r"^-rwx--x--x (?:root/root|0/0) .* \./usr/bin/msi-tokend$", listed, re.MULTILINE), listed

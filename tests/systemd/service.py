@@ -27,7 +27,7 @@ def install(machine):
         assets = tomllib.load(file)["package"]["metadata"]["deb"]["assets"]
     for asset in assets:
         for source in sorted(REPOSITORY.glob(asset["source"])) or [REPOSITORY / asset["source"]]:
-            if source.suffix == ".json":
+            if source.name == "msi-tokend.cdx.json":
                 continue  # the list of what the programs are made of, which only build-deb makes
             if source.parent.name == "release":
                 source = BINARIES / source.name
