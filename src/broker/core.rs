@@ -176,6 +176,12 @@ impl Broker {
 
     fn keep_warm(&mut self, now: Duration) {
         self.store.keep_warm(&self.policy.warm, self.policy.idle_drop, now);
+        // One that is in line for its callers has no need of their share any more.
+        let slots = self.policy.warm.iter().filter_map(|key| self.store.get(key));
+        let in_line = slots.filter(|slot| self.governor.is_in_line(&slot.key));
+        for key in in_line.map(|slot| slot.key.clone()).collect::<Vec<_>>() {
+            self.enqueue(&key, Lane::Refresh);
+        }
     }
 
     fn wait(&mut self, now: Now, key: &Arc<Key>, uid: u32, deadline: Duration) -> WaiterId {

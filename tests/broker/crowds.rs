@@ -5,7 +5,7 @@ use std::time::Duration;
 use msi_tokend::broker::{Decision, Policy, Renewal};
 use msi_tokend::failure::Class;
 
-use crate::clockwork::{Clockwork, HOUR, Says, names, policy, secs};
+use crate::clockwork::{Clockwork, HOUR, Says, names, policy, secs, warm};
 
 fn waits(decision: &Decision) -> u64 {
     match decision {
@@ -81,6 +81,17 @@ fn who_was_held_has_his_turn_also_when_another_makes_the_next_try() {
     waits(&c.ask_as(1, "shared", Renewal::No));
     c.run_for(Duration::ZERO);
     assert!(c.answer(held).is_some_and(|(_, answer)| answer.is_ok()));
+}
+
+#[test]
+fn a_key_that_is_to_be_kept_waits_no_longer_for_the_share_of_its_callers() {
+    let mut c = Clockwork::new(policy(), |_, _| Says::Nothing);
+    for i in 0..5 {
+        waits(&c.ask_as(1, &i.to_string(), Renewal::No));
+    }
+    assert_eq!(names(&c.fetches), ["0", "1", "2"]);
+    c.reconfigure(warm("4"));
+    assert_eq!(names(&c.fetches), ["0", "1", "2", "4"]);
 }
 
 /// Whoever asks for endless keys under a rule of one resource, by `xms_cc`, has four fifths of the budget.

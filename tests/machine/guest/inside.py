@@ -59,6 +59,11 @@ def life():
     return [show("msi-tokend.service", what) for what in ("MainPID", "NRestarts")]
 
 
+def systemd_said():
+    """What systemd told of the service since the boot."""
+    return journal("--boot", "--lines=20", "UNIT=msi-tokend.service")
+
+
 def is_active(unit):
     return try_("systemctl", "is-active", unit).stdout.strip() == "active"
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from attack import ATTACKS, Other, flood, resource_name
-from inside import HERE, LOOPBACK, SOCKET, as_user, life, run, show, token
+from inside import HERE, LOOPBACK, SOCKET, as_user, life, run, show, systemd_said, token
 from users import UserProcess
 
 CGROUP = Path("/sys/fs/cgroup/system.slice/msi-tokend.service")
@@ -62,7 +62,7 @@ def withstands(name):
         now = int((CGROUP / "memory.current").read_text())
     print(f"   {name}: {now / 2**20:.1f} MiB of {limit >> 20}, {sent / 2**20:.1f} MiB of requests, {len(other.answers)} answers of another")
     assert now < limit and held("oom_kill") == 0 and held("max") == 0, (CGROUP / "memory.events").read_text()
-    assert life() == before
+    assert life() == before, systemd_said()
 
 
 def test_unread():

@@ -6,7 +6,7 @@ import signal
 import socket
 import struct
 
-from inside import SOCKET, curl, life, run, show, status
+from inside import SOCKET, curl, life, run, show, status, systemd_said
 from load import callers, withstands
 
 
@@ -53,4 +53,4 @@ def test_lingering():
         os.kill(int(before[0]), signal.SIGCONT)
         assert status(curl(SOCKET)) == 200
     # A daemon that waits is started anew by the watchdog.
-    assert life() == before
+    assert life() == before, systemd_said()
