@@ -3,7 +3,7 @@ a network namespace behind another interface."""
 
 from service import installed
 
-NETWORK = """
+NETWORK = """#!/bin/sh
 set -e
 ip netns add fabric
 ip link add eth0 type veth peer name eth0 netns fabric
@@ -30,7 +30,11 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 
 
 def installed_behind(machine):
-    machine.run("sh", "-c", NETWORK)
+    machine.write("/usr/local/lib/fabric", NETWORK, mode=0o755)
+    machine.write("/etc/systemd/system/fabric.service",
+                  "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/local/lib/fabric\n")
     machine.write("/etc/systemd/system/emulator.service.d/fabric.conf",
+                  "[Unit]\nRequires=fabric.service\nAfter=fabric.service\n"
                   "[Service]\nExecStartPre=\nNetworkNamespacePath=/run/netns/fabric\n")
+    machine.run("systemctl", "daemon-reload")
     installed(machine)

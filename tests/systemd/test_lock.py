@@ -1,29 +1,8 @@
 """The lock: systemd switches it on and off, and puts it back when its firewall rules are lost."""
 
-import json
-
 from checks import wait_for
-from service import RESOURCE, active, configure, installed, main_pid, upstream_requests
-
-UNIT = "msi-tokend-lock.service"
-SOCKET = "/run/msi-tokend/msi-tokend.sock"
-TOKEN = f"http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}"
-
-
-def ask(machine, user):
-    """The status that a program gets which has the metadata service's address built in."""
-    return machine.try_("curl", "--silent", "--max-time", "30", "--header", "Metadata: true", "--output", "/dev/null",
-                        "--write-out", "%{http_code}", TOKEN, user=user).stdout
-
-
-def state(machine):
-    """What `/ready` says of the lock; None where it is off."""
-    text = machine.run("curl", "--silent", "--unix-socket", SOCKET, "http://localhost/ready")
-    return json.loads(text).get("lock", {}).get("state")
-
-
-def table(machine):
-    return machine.try_("nft", "list", "table", "ip", "msi_tokend").returncode == 0
+from lock import LOST, UNIT, ask, state, table
+from service import active, configure, installed, main_pid, upstream_requests
 
 
 def test_off(machine):
@@ -65,9 +44,9 @@ def test_lost(machine):
     machine.run("nft", "flush", "ruleset")
     wait_for("the rules are there again", lambda: table(machine))
     wait_for("the daemon sees it", lambda: state(machine) == "locked")
-    records = machine.journal("MESSAGE_ID=7117bfa0b5b8f9dc494d1fea3d240559")
+    records = machine.journal(LOST)
     assert len(records) == 1, records
-    shown = machine.run("journalctl", "--catalog", "MESSAGE_ID=7117bfa0b5b8f9dc494d1fea3d240559")
+    shown = machine.run("journalctl", "--catalog", LOST)
     assert "The lock of the metadata service is lost" in shown
     assert ask(machine, "stranger") == "403"
 

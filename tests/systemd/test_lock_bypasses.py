@@ -2,9 +2,8 @@
 
 from booted import HERE
 from checks import wait_for
-from fabric import installed_behind
-from service import configure, main_pid, upstream_requests
-from test_lock import UNIT, ask, state, table
+from lock import LOST, UNIT, ask, installed_enforcing, table
+from service import main_pid, upstream_requests
 
 # What a token request got, or why it was not even made. None of them is a token, and none hangs but what is said to.
 REFUSED = {403, "ECONNREFUSED", "ECONNRESET", "EPERM", "EACCES", "ENETUNREACH", "EHOSTUNREACH", "failed", "closed"}
@@ -14,12 +13,7 @@ MAY_BE_MISSING = {"MPTCP": {"EPROTONOSUPPORT", "ENOPROTOOPT", "EINVAL"}, "SMC": 
 
 def test_enforced(machine):
     """the lock enforces, and whom a rule allows gets a token"""
-    installed_behind(machine)
-    configure(machine, "90-lock", '[lock]\nmode = "enforce"\n')
-    machine.run("systemctl", "reload", "msi-tokend.service")
-    machine.run("systemctl", "enable", "--now", UNIT)
-    wait_for("it is there", lambda: state(machine) == "locked")
-    assert ask(machine, "member") == "200" and ask(machine, "stranger") == "403"
+    installed_enforcing(machine)
 
 
 def test_bypasses(machine):
@@ -48,12 +42,11 @@ def test_other_programs(machine):
         machine.run("systemctl", verb, "nftables.service")
         wait_for(f"they survive a {verb}", lambda: table(machine))
         assert ask(machine, "stranger") == "403"
-    lost = ("MESSAGE_ID=7117bfa0b5b8f9dc494d1fea3d240559",)
-    assert not machine.journal(*lost), "the daemon has not missed them"
+    assert not machine.journal(LOST), "the daemon has not missed them"
     machine.run("nft", "-f", "/etc/nftables.conf")
     assert not table(machine)
     wait_for("the rules are there again", lambda: table(machine))
-    assert ask(machine, "stranger") == "403" and len(machine.journal(*lost)) == 1
+    assert ask(machine, "stranger") == "403" and len(machine.journal(LOST)) == 1
 
 
 def test_killed(machine):

@@ -6,9 +6,8 @@ import re
 
 from checks import wait_for
 from fabric import installed_behind
+from lock import SOCKET, UNIT
 
-UNIT = "msi-tokend-lock.service"
-SOCKET = "/run/msi-tokend/msi-tokend.sock"
 RULES = "/etc/msi-tokend/conf.d/50-lock.toml"
 CURL = ["curl", "--silent", "--max-time", "60", "--header", "Metadata: true", "--output", "/dev/null", "--write-out", "%{http_code}"]
 SERVICES = {
