@@ -282,6 +282,18 @@ fn what_the_lock_cannot_work_with_is_refused_and_changes_nothing() {
         let without_nft = with_path("/nonexistent");
         assert_eq!(without_nft.status.code(), Some(70), "{without_nft:?}");
         assert!(stderr(&without_nft).contains("apt install nftables"));
+        // An nft that fails says at what.
+        write(&systemctl, "#!/bin/sh\nexit 3\n");
+        let nft = directory.path().join("nft");
+        write(&nft, "#!/bin/sh\necho why not >&2\nexit 1\n");
+        run("chmod", &["755", &nft.display().to_string()]);
+        for (mode, verb) in [(OBSERVE, "list"), (ENFORCE, "load")] {
+            write(&config, mode);
+            let failed = with_path(&format!("{}:/usr/bin:/bin", directory.path().display()));
+            assert_eq!(failed.status.code(), Some(70), "{failed:?}");
+            let says = format!("nft does not {verb} the firewall rules: why not");
+            assert!(stderr(&failed).contains(&says), "{failed:?}");
+        }
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use super::nft::{nft, systemd};
+use super::nft::{list_table, systemd};
 use super::packet_counts::PacketCounts;
 use super::status::{beside, missing, observed};
 use crate::client::connection::Daemon;
@@ -84,7 +84,7 @@ fn check(lock: &LockStatus, force: bool) -> Result<(), ClientError> {
     if !lock.breaks.is_empty() {
         tell("Enforcing would refuse requests that the metadata service answers: `msi-token lock status` shows them.");
     }
-    if let Ok(table) = nft(&["list", "table", "ip", "msi_tokend"], "") {
+    if let Ok(table) = list_table() {
         for line in beside(PacketCounts::of(&table)) {
             tell(&line);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::neighbours::{self, refused};
-use super::nft::nft;
+use super::nft;
 use super::rules;
 use crate::access::uid_of;
 use crate::client::error::ClientError;
@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ClientError> {
     exempt.sort_unstable();
     exempt.dedup();
     neighbours::check(lock.mode)?;
-    nft(&["-f", "-"], &rules::text(&exempt, lock.mode))?;
+    nft::load(&rules::text(&exempt, lock.mode))?;
     replace_at(Path::new(STATE), lock.mode.name().as_bytes(), 0o644)
         .map_err(|error| ClientError::system(&format!("write {STATE}"), &error))?;
     println!("the lock is loaded: {}", lock.mode.name());

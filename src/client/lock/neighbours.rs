@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use super::nft::nft;
+use super::nft::{is_active, list, list_table};
 use super::rules;
 use crate::client::error::{ClientError, Exit};
 use crate::config::LockMode;
@@ -19,11 +18,7 @@ const NETWORKS: &str = "/run/systemd/network";
 
 /// Refuses where others already do what the lock does, or something that it cannot work beside.
 pub fn check(mode: LockMode) -> Result<(), ClientError> {
-    let is_active = Command::new("systemctl")
-        .args(["is-active", "--quiet", PROXY_AGENT])
-        .status()
-        .is_ok_and(|status| status.success());
-    if is_active {
+    if is_active(PROXY_AGENT) {
         return Err(refused(
             format!(
                 "{PROXY_AGENT} runs: Azure's guest proxy agent takes such connections away before any firewall rule"
@@ -47,8 +42,7 @@ pub fn check(mode: LockMode) -> Result<(), ClientError> {
         ));
     }
     if mode == LockMode::Observe {
-        let table =
-            rules::closed_by(&nft(&["list", "ruleset"], "")?).map(|table| format!("the firewall table {table}"));
+        let table = rules::closed_by(&list(&["ruleset"])?).map(|table| format!("the firewall table {table}"));
         let legacy = fs::read_to_string(LEGACY).unwrap_or_default();
         let legacy = is_closed_by_iptables(&legacy).then(|| "a rule of iptables-legacy".to_owned());
         if let Some(what) = table.or(legacy) {
@@ -70,7 +64,7 @@ fn are_passed_by() -> bool {
     let modified = |path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let is_missed = fs::read_to_string(REQUEST).is_ok_and(|why| why == Why::Lost.text())
         && modified(STATE).is_some_and(|loaded| modified(REQUEST) > Some(loaded));
-    is_missed && nft(&["list", "table", "ip", "msi_tokend"], "").is_ok_and(|table| table.contains("redirect to :169"))
+    is_missed && list_table().is_ok_and(|table| table.contains("redirect to :169"))
 }
 
 /// Whether a route of the main table rejects the address, in `/proc/net/route`: numbers are hexadecimal, addresses in the

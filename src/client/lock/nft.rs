@@ -2,12 +2,39 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use crate::client::error::{ClientError, Exit};
 
-/// Runs nft with a text on its standard input; what it printed.
-pub fn nft(arguments: &[&str], input: &str) -> Result<String, ClientError> {
+/// Loads rules, all or none.
+pub fn load(rules: &str) -> Result<(), ClientError> {
+    let output = run_nft(&["-f", "-"], rules)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let advice = "This is for root, and the kernel needs nf_tables with nat and redirect: `modprobe nft_redir`.";
+    Err(failed("load", &output, advice))
+}
+
+/// What `nft list` prints of this.
+pub fn list(what: &[&str]) -> Result<String, ClientError> {
+    let output = run_nft(&[&["list"], what].concat(), "")?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(failed(
+        "list",
+        &output,
+        "This is for root, and the kernel needs nf_tables.",
+    ))
+}
+
+/// The lock's own table.
+pub fn list_table() -> Result<String, ClientError> {
+    list(&["table", "ip", "msi_tokend"])
+}
+
+fn run_nft(arguments: &[&str], input: &str) -> Result<Output, ClientError> {
     let run = || -> io::Result<Output> {
         let mut child = Command::new("nft")
             .args(arguments)
@@ -16,32 +43,39 @@ pub fn nft(arguments: &[&str], input: &str) -> Result<String, ClientError> {
             .stderr(Stdio::piped())
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes())?;
+            // Where it does not read on, it says why.
+            _ = stdin.write_all(input.as_bytes());
         }
         child.wait_with_output()
     };
-    let output = run().map_err(|error| {
+    run().map_err(|error| {
         let advice = "Install it: `apt install nftables`.";
         ClientError::new(Exit::Other, format!("cannot run nft: {error}"), advice)
-    })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
+    })
+}
+
+fn failed(verb: &str, output: &Output, advice: &'static str) -> ClientError {
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(ClientError::new(
-        Exit::Other,
-        format!("nft does not load the rules: {}", text.trim()),
-        "This is for root, and the kernel needs nf_tables with nat and redirect: `modprobe nft_redir`.",
-    ))
+    let cause = format!("nft does not {verb} the firewall rules: {}", text.trim());
+    ClientError::new(Exit::Other, cause, advice)
 }
 
 /// Runs a program of systemd's that has to succeed. What it says is seen.
 pub fn systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<(), ClientError> {
-    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();
-    let status = status.map_err(|error| ClientError::system(&format!("run {program}"), &error))?;
+    let status =
+        run_systemd(program, arguments).map_err(|error| ClientError::system(&format!("run {program}"), &error))?;
     if status.success() {
         return Ok(());
     }
     let advice = "`systemctl status msi-tokend-lock.service` and its journal tell more; this is for root.";
     Err(ClientError::new(Exit::Other, format!("{program} failed"), advice))
+}
+
+/// Whether a unit runs; where systemd cannot be asked, none does.
+pub fn is_active(unit: &str) -> bool {
+    run_systemd("systemctl", &["is-active", "--quiet", unit]).is_ok_and(|status| status.success())
+}
+
+fn run_systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> io::Result<ExitStatus> {
+    Command::new(program).args(arguments).stdin(Stdio::null()).status()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 
-use super::nft::nft;
+use super::nft::list_table;
 use super::packet_counts::PacketCounts;
 use crate::client::connection::Daemon;
 use crate::client::error::ClientError;
@@ -31,7 +31,7 @@ pub async fn run(daemon: &Daemon) -> Result<ExitCode, ClientError> {
     {
         lines.extend(seen(&lock));
     }
-    if let Ok(table) = nft(&["list", "table", "ip", "msi_tokend"], "") {
+    if let Ok(table) = list_table() {
         lines.extend(beside(PacketCounts::of(&table)));
     }
     output::line(&[lines.join("\n").as_bytes()])?;
