@@ -83,7 +83,7 @@ fn while_the_lock_observes_nobody_is_denied_a_token_here_and_everywhere_else_the
 fn only_metadata_true_and_the_services_own_name_are_let_in() {
     in_namespace("admission", || {
         let emulator = stand_in();
-        let _locked = Locked::start("");
+        let _locked = Locked::start(ENFORCE);
         let (host, metadata) = ("Host: 169.254.169.254", "Metadata: true");
         let (token, compute) = (
             imds(STORAGE),
@@ -215,6 +215,87 @@ fn what_could_be_a_token_request_never_reaches_the_service_however_it_is_spelt()
             ask(BOB, "GET", "/metadata/identity/info", &["Metadata: true"]).status,
             403
         );
+        assert!(requests.try_recv().is_err(), "the service was asked");
+    });
+}
+
+#[test]
+fn while_the_lock_observes_what_it_would_refuse_is_the_services_to_judge() {
+    in_namespace("let through", || {
+        let requests = service(|stream| write_all(stream, "HTTP/1.1 418 Judged\r\nContent-Length: 0\r\n\r\n"));
+        let locked = Locked::start("");
+        let (host, metadata) = ("Host: 169.254.169.254", "Metadata: true");
+        let token = imds(STORAGE);
+        let odd: Vec<(&str, String, Vec<&str>)> = vec![
+            ("GET", format!("{token}&odd=1"), vec![host, metadata]),
+            ("GET", format!("{token}&resource=b"), vec![host, metadata]),
+            ("GET", format!("{token}&client_id=a&object_id=b"), vec![host, metadata]),
+            ("GET", token.clone(), vec!["Host: metadata.example", metadata]),
+            ("GET", token.clone(), vec![host, metadata, "Origin: http://x"]),
+            ("GET", token.clone(), vec![host, metadata, "Via: 1.1 x"]),
+            ("POST", token.clone(), vec![host, metadata]),
+            (
+                "GET",
+                "/metadata/identity/oauth2//token;x".to_owned(),
+                vec![host, metadata],
+            ),
+            ("GET", "/metadata/instance/%61".to_owned(), vec![host, metadata]),
+            ("GET", "/metadata/instance/../x".to_owned(), vec![host]),
+            (
+                "GET",
+                "/metadata/instance".to_owned(),
+                vec!["Host: metadata.example", metadata],
+            ),
+            ("PUT", "/metadata/instance".to_owned(), vec![host, metadata]),
+            (
+                "POST",
+                "/metadata/identity/issuecredential".to_owned(),
+                vec![host, metadata],
+            ),
+            ("GET", "/%6detadata/instance".to_owned(), vec![host, metadata]),
+            ("GET", "/".to_owned(), vec![host]),
+        ];
+        for (method, target, headers) in &odd {
+            let reply = send(BOB, &text(method, target, headers, ""));
+            assert_eq!(reply.status, 418, "{method} {target} {headers:?}: {reply:?}");
+            let seen = requests.recv().unwrap().to_lowercase();
+            assert!(
+                seen.starts_with(&format!("{method} {target} http/1.1\r\n").to_lowercase()),
+                "{seen}"
+            );
+            for header in headers.iter().filter(|header| !header.starts_with("Via")) {
+                assert!(
+                    seen.contains(&format!("{header}\r\n").to_lowercase()),
+                    "{header}: {seen}"
+                );
+            }
+        }
+        // What may be two requests, and what the service itself refuses.
+        let never = [
+            (token.clone(), vec![host, "Host: x", metadata], 400),
+            (token.clone(), vec![host, metadata, "Transfer-Encoding: gzip"], 400),
+            (format!("http://169.254.169.254{token}"), vec![host, metadata], 400),
+            (format!("{token}&odd=1"), vec![host], 400),
+            (token.clone(), vec![host, metadata, "X-Forwarded-For: x"], 403),
+            (
+                "/metadata/instance".to_owned(),
+                vec![host, metadata, "X-Forwarded-For: x"],
+                403,
+            ),
+        ];
+        for (target, headers, status) in &never {
+            let reply = send(BOB, &text("GET", target, headers, ""));
+            assert_eq!(reply.status, *status, "{target} {headers:?}: {reply:?}");
+        }
+        assert!(requests.try_recv().is_err(), "the service was asked");
+        locked.reload(ENFORCE);
+        for (method, target, headers) in &odd {
+            let reply = send(BOB, &text(method, target, headers, ""));
+            assert!(
+                [400, 403, 404, 405].contains(&reply.status),
+                "{method} {target} {headers:?}: {reply:?}"
+            );
+        }
         assert!(requests.try_recv().is_err(), "the service was asked");
     });
 }

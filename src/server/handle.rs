@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::admin;
-use super::admission::{ListenerKind, admit, is_for_the_service};
+use super::admission::{ListenerKind, admit};
 use super::documents::{Moment, Subject};
 use super::form::read_form;
 use super::guest::Guest;
@@ -30,7 +30,7 @@ use crate::access::Caller;
 use crate::broker::{Answer, Ask};
 use crate::config::LockMode;
 use crate::engine::Asked;
-use crate::observe::labels::{Denial, Outcome};
+use crate::observe::labels::{Denial, Outcome, PassedThrough};
 
 /// An answer that is there at once, or comes later.
 pub type Handling<'s> = Either<Ready<Handled>, Pin<Box<dyn Future<Output = Handled> + Send + 's>>>;
@@ -68,49 +68,34 @@ fn answer<'s>(server: &'s Server, session: &'s Session, request: Request<Incomin
     let route = session.listener.route(request.uri().path());
     let protocol = Protocol::of(route);
     let mut metrics = RequestMetrics::start(&server.metrics, route);
-    let observed = observed_path(server, session, &request);
     let progress = begin(server, session, route, request);
     match progress.unwrap_or_else(|problem| Progress::Ended(Err(problem))) {
         Progress::Ended(ended) => {
-            note_for_lock(server, session, route, observed.as_deref(), &ended);
+            note_for_lock(server, session, &ended);
             Either::Left(ready(Ok(finish(server, session, protocol, ended, metrics))))
         }
         Progress::Waits(rest) => Either::Right(Box::pin(async move {
             let (ended, waited) = rest.await;
             metrics.waited(waited);
-            note_for_lock(server, session, route, observed.as_deref(), &ended);
+            note_for_lock(server, session, &ended);
             Ok(finish(server, session, protocol, ended, metrics))
         })),
     }
 }
 
-/// The path of a request that the metadata service itself would answer, while the lock observes.
-fn observed_path(server: &Server, session: &Session, request: &Request<Incoming>) -> Option<Box<str>> {
-    let observes =
-        matches!(*session.listener, ListenerKind::Lock) && server.settings.read().lock.mode == LockMode::Observe;
-    (observes && is_for_the_service(request.headers())).then(|| request.uri().path().into())
-}
-
-/// What the administrator is told of the lock's callers. `observed` is the path of a request that would break.
-fn note_for_lock(server: &Server, session: &Session, route: Option<Route>, observed: Option<&str>, ended: &Ended) {
+/// What the administrator is told of the lock's callers.
+fn note_for_lock(server: &Server, session: &Session, ended: &Ended) {
     if !matches!(*session.listener, ListenerKind::Lock) {
         return;
     }
     let uid = session.guest.caller.uid;
-    match (ended, route) {
-        (Ok(_), Some(Route::Token(_))) => server.evidence.count(uid, |tally| &mut tally.tokens),
-        (Ok(_), _) => server.evidence.count(uid, |tally| &mut tally.passed_on),
-        (Err(problem), _) if problem.status == StatusCode::FORBIDDEN => {
+    match ended {
+        Ok((_, Outcome::Hit | Outcome::Miss)) => server.evidence.count(uid, |tally| &mut tally.tokens),
+        Ok(_) => server.evidence.count(uid, |tally| &mut tally.passed_on),
+        Err(problem) if problem.status == StatusCode::FORBIDDEN => {
             server.evidence.count(uid, |tally| &mut tally.refused);
         }
-        _ => {}
-    }
-    if let (Some(path), Err(problem)) = (observed, ended)
-        && problem.is_ours()
-    {
-        server
-            .audit
-            .would_break(&session.guest.caller, path, &problem.description);
+        Err(_) => {}
     }
 }
 
@@ -121,7 +106,7 @@ fn begin<'s>(
     request: Request<Incoming>,
 ) -> Result<Progress<'s>, Problem> {
     if let ListenerKind::Lock = *session.listener {
-        check_loop(server, session, &request)?;
+        return begin_on_lock(server, session, route, request);
     }
     match admit(&session.listener, route, &request)? {
         Route::Token(protocol) if request.method() == Method::POST => Ok(Progress::Waits(Box::pin(post_token(
@@ -131,10 +116,6 @@ fn begin<'s>(
         Route::Reload => Ok(Progress::Waits(Box::pin(async {
             (reload(server, &session.guest.caller).await, Duration::ZERO)
         }))),
-        Route::Metadata => Ok(Progress::Waits(Box::pin(async {
-            let passed = passthrough::pass(server, session, request).await;
-            (passed.map(|response| (response, Outcome::Ok)), Duration::ZERO)
-        }))),
         Route::Live => Ok(Progress::Ended(Ok(counted(admin::live(server.is_live()))))),
         document => Ok(Progress::Waits(Box::pin(async move {
             let _turn = server.documents.turn().await;
@@ -142,6 +123,36 @@ fn begin<'s>(
             (ended, Duration::ZERO)
         }))),
     }
+}
+
+/// Tokens come from the cache, and everything else from the metadata service.
+fn begin_on_lock<'s>(
+    server: &'s Server,
+    session: &'s Session,
+    route: Option<Route>,
+    request: Request<Incoming>,
+) -> Result<Progress<'s>, Problem> {
+    check_loop(server, session, &request)?;
+    let begun = admit(&session.listener, route, &request).and_then(|route| match route {
+        // Its one method here is GET.
+        Route::Token(protocol) => get_token(server, session, protocol, &request).map(Some),
+        _ => passthrough::check(&request, server.settings.read().lock.pass).map(|()| None),
+    });
+    match begun {
+        Ok(Some(begun)) => return Ok(begun),
+        Ok(None) => {}
+        Err(refusal) if passthrough::is_let_through(server, session, route, &request, &refusal) => {}
+        Err(refusal) => {
+            if route == Some(Route::Metadata) {
+                server.metrics.passed_through.inc(PassedThrough::Refused);
+            }
+            return Err(refusal);
+        }
+    }
+    Ok(Progress::Waits(Box::pin(async {
+        let passed = passthrough::pass(server, session, request).await;
+        (passed.map(|response| (response, Outcome::Ok)), Duration::ZERO)
+    })))
 }
 
 /// The daemon's own requests are not led here, but for the one that finds out whether the lock is there.

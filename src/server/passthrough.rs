@@ -1,6 +1,7 @@
 //! What comes in at the lock's listener and is no token request: passed on to the metadata service, both bodies as they
 //! come. The request is built anew from a checked method, path and query and the headers that are known to mean something
-//! there, so that nothing can be smuggled past the rules in it.
+//! there, so that nothing can be smuggled past the rules in it. While the lock observes there is nothing to smuggle past: what
+//! it would refuse is passed on, too.
 
 use std::io;
 use std::pin::Pin;
@@ -23,10 +24,10 @@ use super::response::{self, ResponseBody};
 use super::session::Session;
 use super::shared::Server;
 use super::slots::TakenSlot;
-use crate::config::{Lock, LockMode, Pass};
+use crate::config::{LockMode, Pass};
 use crate::failure::{Cause, Class, Failure};
 use crate::http;
-use crate::listen::{METADATA_HOST, METADATA_SERVICE};
+use crate::listen::METADATA_SERVICE;
 use crate::observe::labels::PassedThrough;
 
 /// What a slot's connection to the metadata service may have in the kernel, each way.
@@ -43,13 +44,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(150);
 /// For the body of an answer. They have some kilobytes; the largest, an attested document, has ten.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Headers of a request that mean something to the metadata service, in order of their names.
-const KNOWN_HEADERS: [&str; 8] = [
+/// Headers of a request that mean something to the metadata service, in order of their names. `origin` is there only while the
+/// lock observes.
+const KNOWN_HEADERS: [&str; 9] = [
     "accept",
     "accept-encoding",
     "content-encoding",
     "content-type",
     "metadata",
+    "origin",
     "user-agent",
     "x-ms-client-request-id",
     "x-ms-version",
@@ -65,13 +68,33 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Which tokens bound to the caller's key are asked for, outside every rule of ours.
-const BOUND_TOKENS: [(&Method, &str); 2] = [
-    (&Method::GET, "/metadata/identity/getplatformmetadata"),
-    (&Method::POST, "/metadata/identity/issuecredential"),
-];
 /// Which identities the VM has, and not a token.
 const IDENTITY_INFO: &str = "/metadata/identity/info";
+
+/// Whether a request that the lock refuses goes on to the metadata service all the same, because the lock observes. What the
+/// service takes is recorded. Not passed on is what could be taken for more than one request, and what the service itself
+/// refuses: what a proxy led here, and a token request without proof.
+pub fn is_let_through(
+    server: &Server,
+    session: &Session,
+    route: Option<Route>,
+    request: &Request<impl Body>,
+    refusal: &Problem,
+) -> bool {
+    if server.settings.read().lock.mode != LockMode::Observe {
+        return false;
+    }
+    let headers = request.headers();
+    let is_taken = is_for_the_service(headers);
+    if is_taken && refusal.is_ours() {
+        let path = request.uri().path();
+        server
+            .audit
+            .would_break(&session.guest.caller, path, &refusal.description);
+    }
+    let is_judged = is_taken || route == Some(Route::Metadata) && !headers.contains_key("x-forwarded-for");
+    is_judged && !refusal.close
+}
 
 /// Gives the metadata service's answer, as it comes.
 pub async fn pass(
@@ -81,18 +104,6 @@ pub async fn pass(
 ) -> Result<Response<ResponseBody>, Problem> {
     let counted = |outcome| server.metrics.passed_through.inc(outcome);
     let settings = server.settings();
-    if let Err(problem) = check(&request, &settings.lock) {
-        counted(PassedThrough::Refused);
-        return Err(problem);
-    }
-    if settings.lock.mode == LockMode::Observe && is_for_the_service(request.headers()) {
-        let path = request.uri().path();
-        if let Err(problem) = check_path(request.method(), path, LockMode::Enforce, settings.lock.pass) {
-            server
-                .audit
-                .would_break(&session.guest.caller, path, &problem.description);
-        }
-    }
     let Some(slot) = server.slots.take(session.guest.caller.counts_as) else {
         counted(PassedThrough::Full);
         return Err(Problem::too_many_passed_through(session.guest.caller.uid));
@@ -109,9 +120,9 @@ pub async fn pass(
 }
 
 /// Whether the request may be passed on.
-fn check(request: &Request<impl Body>, lock: &Lock) -> Result<(), Problem> {
-    let (method, path) = (request.method(), request.uri().path());
-    check_path(method, path, lock.mode, lock.pass)?;
+pub fn check(request: &Request<impl Body>, pass: Pass) -> Result<(), Problem> {
+    let method = request.method();
+    check_path(request.uri().path(), pass)?;
     if ![Method::GET, Method::HEAD, Method::POST].contains(method) {
         return Err(Problem::method_not_allowed("GET, HEAD, POST"));
     }
@@ -127,12 +138,10 @@ fn check(request: &Request<impl Body>, lock: &Lock) -> Result<(), Problem> {
 
 /// Only what can be read in one way, and nothing that a token could be had from: what is not passed on is a 403 below
 /// `/metadata/`, which no SDK repeats (`docs/protocol.md`, "What SDKs do", row "Key-bound tokens").
-fn check_path(method: &Method, path: &str, mode: LockMode, pass: Pass) -> Result<(), Problem> {
-    let observes = mode == LockMode::Observe;
+fn check_path(path: &str, pass: Pass) -> Result<(), Problem> {
     let lower = path.to_ascii_lowercase();
     if lower.contains("identity") || lower.contains("token") {
-        let is_bound = BOUND_TOKENS.contains(&(method, path));
-        if !(is_bound && observes || path == IDENTITY_INFO) {
+        if path != IDENTITY_INFO {
             return Err(Problem::not_passed_on(
                 "msi-tokend passes no request on that a token could be had from: tokens are served at \
                  /metadata/identity/oauth2/token.",
@@ -147,7 +156,7 @@ fn check_path(method: &Method, path: &str, mode: LockMode, pass: Pass) -> Result
     } else {
         return Err(Route::none_at(path));
     }
-    if pass == Pass::None && !observes {
+    if pass == Pass::None {
         return Err(Problem::not_passed_on(
             "On this VM nothing but tokens is to be had from the metadata service (lock.pass is \"none\").",
         ));
@@ -173,17 +182,20 @@ type Passed = Either<Empty<Bytes>, Timed<Incoming>>;
 /// The request as the metadata service gets it.
 fn rebuilt(request: Request<Incoming>, body_timeout: Duration) -> Request<Passed> {
     let (head, body) = request.into_parts();
-    let body = if head.method == Method::POST {
-        Either::Right(Timed::new(body, body_timeout, None))
-    } else {
+    let body = if body.is_end_stream() && head.method != Method::POST {
         Either::Left(Empty::new())
+    } else {
+        Either::Right(Timed::new(body, body_timeout, None))
     };
     let mut rebuilt = Request::new(body);
     *rebuilt.method_mut() = head.method;
     // Of a URI that came as a path only path and query are sent.
     *rebuilt.uri_mut() = head.uri;
     let headers = rebuilt.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static(METADATA_HOST));
+    // Checked, but while the lock observes.
+    if let Some(host) = head.headers.get(HOST) {
+        headers.insert(HOST, host.clone());
+    }
     let named = named_by_connection(&head.headers);
     for (name, value) in &head.headers {
         if KNOWN_HEADERS.contains(&name.as_str()) && !named.contains(name) {
