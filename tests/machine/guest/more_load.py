@@ -51,6 +51,6 @@ def test_lingering():
         slow.close()
         attacker.close()
         os.kill(int(before[0]), signal.SIGCONT)
+        # A daemon that waits answers nobody.
         assert status(curl(SOCKET)) == 200
-    # A daemon that waits is started anew by the watchdog.
     assert life() == before, systemd_said()
