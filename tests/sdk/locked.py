@@ -7,11 +7,12 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
-from checks import checking, run
+from checks import check, checking, run
 from daemon import Daemon
 from endpoint import Endpoint
 from places import BINARIES, open_directory
@@ -86,38 +87,53 @@ class LockedStage(Stage):
         return int(re.search(r'^msi_tokend_denied_total\{reason="no_rule"\} (\d+)$', text, re.M)[1])
 
 
+def timed(application):
+    """What it says, and after how many seconds."""
+    began = time.monotonic()
+    return application.get(), time.monotonic() - began
+
+
 def allowed(stage):
-    before = stage.upstream_requests()
+    """After how many seconds the slowest had its first token."""
+    before, slowest = stage.upstream_requests(), 0
     for library in LIBRARIES:
         for name, (selector, identity) in SELECTORS.items():
             with checking(f"{library} without any variable, selector: {name}"):
                 with stage.application(library, MANAGED | selector, {}) as application:
-                    assert_token(application.get(), identity)
+                    answer, seconds = timed(application)
+                    assert_token(answer, identity)
+                    slowest = max(seconds, slowest)
     for library in DEFAULT:
         with checking(f"{library} without any variable, DefaultAzureCredential"):
             with stage.application(library, {"credential": "default"}, {}) as application:
                 assert_token(application.get(), SYSTEM)
     with checking("all of them together caused one upstream request for each selector"):
         assert stage.upstream_requests() - before == len(SELECTORS), stage.upstream_requests() - before
+    return slowest
 
 
-def denied(stage):
+def denied(stage, slowest):
+    """None hangs: an SDK that tries again does so for half a minute and more."""
     before = stage.upstream_requests()
     for library in LIBRARIES:
         with checking(f"{library}: another user is refused at once, and told what is missing"):
             refusals = stage.refusals()
             with stage.application(library, MANAGED, {}, uid=STRANGER) as application:
-                error = application.get().get("error", "a token")
+                answer, seconds = timed(application)
+            error = answer.get("error", "a token")
             for part in (str(STRANGER), "journalctl -u msi-tokend", "msi-token explain"):
                 assert part in error, error
             # An SDK that took it for something that passes would ask again and again.
             assert stage.refusals() - refusals == 1, stage.refusals() - refusals
+        check(f"{library}: it does not hang", seconds < 3 * slowest, measured=f"{seconds:.3f} s")
     for library in DEFAULT:
         with checking(f"{library}, DefaultAzureCredential: another user is refused, and asks no more than once"):
             refusals = stage.refusals()
             with stage.application(library, {"credential": "default"}, {}, uid=STRANGER) as application:
-                assert "error" in application.get()
+                answer, seconds = timed(application)
+            assert "error" in answer
             assert stage.refusals() - refusals <= 1, stage.refusals() - refusals
+        check(f"{library}, DefaultAzureCredential: it does not hang", seconds < 3 * slowest, measured=f"{seconds:.3f} s")
     with checking("no refusal reached the endpoint"):
         assert stage.upstream_requests() == before
 
@@ -138,8 +154,9 @@ def main():
     with open_directory() as directory:
         stage = LockedStage(directory)
         try:
-            for part in (allowed, with_curl, denied):
-                part(stage)
+            slowest = allowed(stage)
+            with_curl(stage)
+            denied(stage, slowest)
         finally:
             stage.end()
 

@@ -70,12 +70,27 @@ start_daemon() {
     install -d -o msi-tokend -g msi-tokend /run/msi-tokend
     install -m 644 /dev/stdin /run/vm/config.toml <<<'[upstream]
 endpoint = "http://169.254.169.254/metadata/identity/oauth2/token"
-[listen]
-sdk = "127.0.0.1:40343"
 '
+    [ -n "${LOCK:-}" ] || printf '[listen]\nsdk = "127.0.0.1:40343"\n' >>/run/vm/config.toml
     cat /run/vm/rules.toml >>/run/vm/config.toml
-    service daemon as msi-tokend msi-tokend --config /run/vm/config.toml
+    if [ -n "${LOCK:-}" ]; then
+        start_locked
+    else
+        service daemon as msi-tokend msi-tokend --config /run/vm/config.toml
+    fi
     answering daemon curl --silent --fail --unix-socket /run/msi-tokend/msi-tokend.sock http://localhost/live
+}
+
+# As systemd starts it where the lock is on.
+start_locked() {
+    # A VM has an address of its own.
+    ip address add 10.0.0.4/32 dev lo
+    ip route replace table local local 169.254.169.254 dev lo src 10.0.0.4
+    mkdir /run/msi-tokend-lock
+    printf '[lock]\nmode = "%s"\n' "$LOCK" >>/run/vm/config.toml
+    msi-token lock load --config /run/vm/config.toml >/run/vm/lock.log 2>&1
+    service daemon "$SDK_PYTHON" "$programs/activate.py" setpriv --reuid msi-tokend --regid msi-tokend --init-groups \
+        --inh-caps=-all -- msi-tokend --config /run/vm/config.toml
 }
 
 # What the portal did in the tutorial: the account's owner makes a container and puts a file into it.

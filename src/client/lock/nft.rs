@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::client::error::{ClientError, Exit};
 
@@ -62,8 +62,8 @@ fn failed(verb: &str, output: &Output, advice: &'static str) -> ClientError {
 
 /// Runs a program of systemd's that has to succeed. What it says is seen.
 pub fn systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<(), ClientError> {
-    let status =
-        run_systemd(program, arguments).map_err(|error| ClientError::system(&format!("run {program}"), &error))?;
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();
+    let status = status.map_err(|error| ClientError::system(&format!("run {program}"), &error))?;
     if status.success() {
         return Ok(());
     }
@@ -73,9 +73,8 @@ pub fn systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<(), Cli
 
 /// Whether a unit runs; where systemd cannot be asked, none does.
 pub fn is_active(unit: &str) -> bool {
-    run_systemd("systemctl", &["is-active", "--quiet", unit]).is_ok_and(|status| status.success())
-}
-
-fn run_systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> io::Result<ExitStatus> {
-    Command::new(program).args(arguments).stdin(Stdio::null()).status()
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["is-active", "--quiet", unit]);
+    let status = systemctl.stdin(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
