@@ -4,13 +4,19 @@ read from the stand-in, or the token. Each function is a program, and imports it
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 
 # What Prometheus says of the virtual machine that it found.
 FOUND = 'msg="Found virtual machines during Azure discovery." count=1'
 ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
 DATABASE = "server.database.windows.net"
+STORAGE = "https://storage.azure.com"
+ACME = "https://acme.example.com:14000/dir"
+METRICS, ITSELF = "metrics.example.com", "127.0.0.1:9090"
 
 
 def obstore(client_id):
@@ -136,7 +142,7 @@ def prometheus(client_id):
     pathlib.Path("prometheus.yml").write_text(json.dumps(
         {"scrape_configs": [{"job_name": "azure", "scrape_interval": "1h", "azure_sd_configs": [discovery]}]}
     ))
-    command = ["prometheus", "--config.file=prometheus.yml", "--web.listen-address=127.0.0.1:9090", "--log.level=debug",
+    command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={ITSELF}", "--log.level=debug",
                "--storage.tsdb.path=data"]
     said = ""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -146,6 +152,70 @@ def prometheus(client_id):
                 break
         process.kill()
     return said.replace(FOUND, "hello")
+
+
+def prometheus_remote_write(client_id):
+    identity = {"managed_identity": {"client_id": client_id} if client_id else {}}
+    pathlib.Path("prometheus.yml").write_text(json.dumps({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "itself", "static_configs": [{"targets": [ITSELF]}]}],
+        "remote_write": [{"url": f"https://{METRICS}/api/v1/write", "azuread": identity}],
+    }))
+    command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={ITSELF}", "--storage.tsdb.path=data"]
+    with open("log", "w") as log, subprocess.Popen(command, stderr=log) as process:
+        while not (outcome := remote_write_outcome()) and process.poll() is None:
+            time.sleep(0.2)
+        process.kill()
+    return "hello" if outcome == "samples" else pathlib.Path("log").read_text()
+
+
+def remote_write_outcome():
+    """By Prometheus's own count: samples were sent, or could not be; empty while neither is so."""
+    try:
+        with urllib.request.urlopen(f"http://{ITSELF}/metrics") as metrics:
+            text = metrics.read().decode()
+    except OSError:
+        return ""
+    counts = dict(re.findall(r"^prometheus_remote_storage_(\w+)_total{.*} (\S+)$", text, re.M))
+    if float(counts.get("samples_retried", 0)) + float(counts.get("samples_failed", 0)) > 0:
+        return "failures"
+    return "samples" if float(counts.get("bytes", 0)) > 0 else ""
+
+
+def restic(client_id):
+    environment = {"AZURE_ACCOUNT_NAME": ACCOUNT, "RESTIC_PASSWORD": "p"} | ({"AZURE_CLIENT_ID": client_id} if client_id else {})
+    done = subprocess.run(["restic", "--repo", f"azure:{CONTAINER}:/none", "init"], env=os.environ | environment,
+                          stdout=subprocess.PIPE, text=True)
+    return done.stdout.replace("created restic repository", "hello")
+
+
+def certbot_dns_azure(client_id):
+    identity = f"dns_azure_msi_client_id = {client_id}" if client_id else "dns_azure_msi_system_assigned = true"
+    settings = pathlib.Path("azure.ini")
+    settings.write_text(f"{identity}\ndns_azure_zone1 = example.com:/subscriptions/S/resourceGroups/RG\n")
+    settings.chmod(0o600)
+    done = subprocess.run(["certbot", "certonly", "--non-interactive", "--agree-tos", "--register-unsafely-without-email",
+                           "--server", ACME, "--config-dir", "c", "--work-dir", "w", "--logs-dir", "l", "--force-renewal",
+                           "--domain", "example.com", "--authenticator", "dns-azure", "--dns-azure-config", settings,
+                           "--dns-azure-propagation-seconds", "0"])
+    return "hello" if done.returncode == 0 else ""
+
+
+def msal(client_id):
+    import msal
+    import requests
+
+    identity = msal.UserAssignedManagedIdentity(client_id=client_id) if client_id else msal.SystemAssignedManagedIdentity()
+    answer = msal.ManagedIdentityClient(identity, http_client=requests.Session()).acquire_token_for_client(resource=STORAGE)
+    return read_blob(answer["access_token"]) if "access_token" in answer else str(answer)
+
+
+def read_blob(token):
+    """For those who only get a token."""
+    import requests
+
+    headers = {"Authorization": f"Bearer {token}", "x-ms-version": "2021-08-06"}
+    return requests.get(f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{BLOB}", headers=headers).text
 
 
 def rclone(client_id):

@@ -31,6 +31,11 @@ def install(program):
                 installed = subprocess.check_output(["dpkg-query", "--show", "--showformat=${Version}", name], text=True)
                 if not check(f"{name} is version {version}", installed.startswith(version), installed):
                     return False
+        case "go install":
+            _need("go", "golang-go")
+            tags = [f"-tags={program['tags']}"] if "tags" in program else []
+            environment = os.environ | {"CGO_ENABLED": "0", "GOBIN": str(directory / "bin")}
+            subprocess.run(["go", "install", *tags, *packages], check=True, env=environment)
         case "go":
             _need("go", "golang-go")
             if not _pinned("go/go.mod", [package.replace("@", " ") for package in packages]):
@@ -55,6 +60,7 @@ def command(program, clients):
     client = {
         None: [directory / "bin/python", "-I", "-W", "ignore", clients / "clients.py"],
         "debian": ["/usr/bin/python3", "-I", clients / "clients.py"],
+        "go install": ["/usr/bin/python3", "-I", clients / "clients.py"],
         "npm": ["node", clients / "clients.cjs"],
         "go": [directory / "client"],
         "maven": ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{directory}:{directory / 'lib'}/*", "Client"],

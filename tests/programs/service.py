@@ -1,6 +1,6 @@
 """What the programs ask besides the daemon: a storage account with one container, by the protocols of Blob and Data Lake
-Storage, a database, a list of virtual machines, and Google's exchange of tokens, behind their real names. They take any token,
-and remember who came with which."""
+Storage, a database, a list of virtual machines, DNS records, Azure Monitor's intake, and Google's exchange of tokens, behind
+their real names. They take any token, and remember who came with which."""
 
 import http.server
 import json
@@ -13,7 +13,7 @@ ACCOUNT, CONTAINER = "account", "container"
 BLOB, DATA_LAKE = f"{ACCOUNT}.blob.core.windows.net", f"{ACCOUNT}.dfs.core.windows.net"
 # Nobody has to ask these: a managed identity needs no sign-in.
 SIGN_IN = ["login.microsoftonline.com", "login.windows.net"]
-MANAGEMENT, GOOGLE = "management.azure.com", "sts.googleapis.com"
+MANAGEMENT, GOOGLE, METRICS = "management.azure.com", "sts.googleapis.com", "metrics.example.com"
 HELLO = b"text\nhello\n"
 DELTA = (
     b'{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}\n'
@@ -31,7 +31,7 @@ DATE = "Sat, 28 Nov 2026 00:00:00 GMT"
 
 
 class Service:
-    names = [BLOB, DATA_LAKE, DATABASE, MANAGEMENT, GOOGLE, *SIGN_IN]
+    names = [BLOB, DATA_LAKE, DATABASE, MANAGEMENT, GOOGLE, METRICS, *SIGN_IN]
 
     def __init__(self, authority):
         # Each request as its host, its first line and its Authorization header.
@@ -51,11 +51,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        """Google's exchange of tokens: the one that is exchanged counts."""
-        form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+        """What Prometheus writes, or Google's exchange of tokens: the one that is exchanged counts."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Host"] == METRICS:
+            self.service.seen.append((METRICS, self.requestline, self.headers["Authorization"]))
+            self.send(204, b"", {})
+            return
+        form = dict(urllib.parse.parse_qsl(body.decode()))
         self.service.seen.append((self.headers["Host"], self.requestline, f"Bearer {form['subject_token']}"))
         self.send_json({"access_token": "hello from Google", "token_type": "Bearer", "expires_in": 3600,
                         "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
+
+    def do_PUT(self):
+        """A blob or a DNS record, which is not kept."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.service.seen.append((self.headers["Host"], self.requestline, self.headers.get("Authorization")))
+        if self.headers["Host"] == MANAGEMENT:
+            self.send_json({})
+        else:
+            self.send(201, b"", {"ETag": '"0x1"', "Last-Modified": DATE, "x-ms-request-server-encrypted": "true"})
+
+    do_DELETE = do_PUT
 
     def do_GET(self):
         host, token = self.headers["Host"].split(":")[0], self.headers.get("Authorization")
@@ -66,6 +82,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not (token or "").startswith("Bearer ") or host in SIGN_IN:
             sign_in = "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"
             self.send(401, b"", {"WWW-Authenticate": sign_in})
+        elif host == MANAGEMENT and "/TXT/" in path:
+            self.send(404, b'{"error": {"code": "NotFound", "message": "none"}}', {"Content-Type": "application/json"})
         elif host == MANAGEMENT:
             self.send_json(VIRTUAL_MACHINES if path.endswith("/virtualMachines") else {"value": []})
         elif self.query.get("comp") == "list":
