@@ -10,9 +10,9 @@ from pathlib import Path
 from checks import check_functions, tests_of
 
 BOOTS = {
-    "short": [["first_boot", "rules", "load", "nothing_wrong"]],
+    "short": [["first_boot", "rules", "confined", "load", "nothing_wrong"]],
     "all": [
-        ["first_boot", "rules", "load", "more_load", "clocks", "without_lock", "nothing_wrong"],
+        ["first_boot", "rules", "confined", "load", "more_load", "clocks", "without_lock", "nothing_wrong"],
         ["first_boot", "with_lock", "rules", "nothing_wrong"],
     ],
 }
