@@ -50,9 +50,13 @@ pub async fn run(daemon: &Daemon, arguments: &Arguments) -> Result<(), ClientErr
     let mut findings = examine(daemon, arguments).await;
     findings.push(proxies(|name| std::env::var(name).ok()));
     findings.extend(
-        instances::all(instances::SETTINGS.as_ref(), instances::FILES.as_ref())
-            .iter()
-            .flat_map(kept),
+        instances::all(
+            instances::SETTINGS.as_ref(),
+            instances::FILES.as_ref(),
+            instances::ENABLED.as_ref(),
+        )
+        .iter()
+        .flat_map(kept),
     );
     let width = terminal::width();
     let lines: Vec<String> = findings.iter().flat_map(|finding| finding.lines(width)).collect();
@@ -334,7 +338,9 @@ async fn asked(daemon: &Daemon, key: &Key, uid: u32) -> Finding {
 fn kept(instance: &Instance) -> Vec<Finding> {
     let unit = instance.unit();
     if let Some(violations) = &instance.violations {
-        let cure = format!("Correct the settings, then `systemctl restart {unit}`.");
+        let cure = format!(
+            "Correct the settings, then `systemctl restart {unit}`; without files to keep, `systemctl disable --now {unit}`."
+        );
         let wrong = |violation: &Violation| Finding::Wrong(Exit::Configuration, violation.to_string(), cure.clone());
         return violations.iter().map(wrong).collect();
     }
