@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -41,8 +42,18 @@ pub struct Accounts {
 struct Known {
     members: RwLock<Members>,
     subuids: RwLock<Subuids>,
-    names: RwLock<HashMap<u32, Arc<str>>>,
+    names: RwLock<Names>,
 }
+
+/// The accounts' names, as of a state of their file.
+#[derive(Default)]
+struct Names {
+    of: HashMap<u32, Arc<str>>,
+    state: FileState,
+}
+
+/// Changes whenever the file does, also where another one takes its place; `None` without a file.
+type FileState = Option<(u64, u64, i64, i64)>;
 
 /// What the reading thread shall read from now on.
 struct GroupsWanted {
@@ -65,9 +76,18 @@ impl Accounts {
         self.known.subuids.read().owner_of(uid)
     }
 
-    /// The account's name, if `/etc/passwd` has it.
+    /// The account's name, if `/etc/passwd` has it; also of one that was made a moment ago, which the thread has not read yet.
     pub fn name_of(&self, uid: u32) -> Option<Arc<str>> {
-        self.known.names.read().get(&uid).cloned()
+        let newer = {
+            let names = self.known.names.read();
+            if let Some(name) = names.of.get(&uid) {
+                return Some(Arc::clone(name));
+            }
+            names.newer(Path::new(PASSWD))?
+        };
+        let name = newer.of.get(&uid).cloned();
+        *self.known.names.write() = newer;
+        name
     }
 
     /// Reads who is in these groups and whose the subordinate uids are, now and whenever a file changes. Returns when they
@@ -120,7 +140,8 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
         // Taken before reading, so that a change during the reading is noticed.
         read = Some(state());
         let passwd = passwd();
-        let (members, subuids, names) = (members_in(&passwd, &groups), subuids(), names(&passwd));
+        let names = Names::in_passwd(&passwd, read.and_then(|[passwd, ..]| passwd));
+        let (members, subuids) = (members_in(&passwd, &groups), subuids());
         *known.members.write() = members;
         *known.subuids.write() = subuids;
         *known.names.write() = names;
@@ -131,12 +152,31 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
     }
 }
 
-/// Changes whenever one of the files does, also where another one takes its place.
-fn state() -> [Option<(u64, u64, i64, i64)>; 3] {
-    [PASSWD, GROUP, SUBUID].map(|path| {
-        let file = fs::metadata(path).ok()?;
-        Some((file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
-    })
+/// Changes whenever one of the files does.
+fn state() -> [FileState; 3] {
+    [PASSWD, GROUP, SUBUID].map(|path| state_of(Path::new(path)))
+}
+
+fn state_of(path: &Path) -> FileState {
+    let file = fs::metadata(path).ok()?;
+    Some((file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
+}
+
+impl Names {
+    /// Without the file nobody has a name. Of several names for one uid the first one counts, as for getpwuid(3).
+    fn in_passwd(passwd: &io::Result<String>, state: FileState) -> Self {
+        let mut of = HashMap::new();
+        for (name, uid, _) in accounts(passwd.as_deref().unwrap_or_default()) {
+            of.entry(uid).or_insert_with(|| Arc::from(name));
+        }
+        Self { of, state }
+    }
+
+    /// What the file says by now, if it has changed.
+    fn newer(&self, path: &Path) -> Option<Self> {
+        let state = state_of(path);
+        (state != self.state).then(|| Self::in_passwd(&read(path), state))
+    }
 }
 
 /// Whose the subordinate uids are. Without the file there are none.
@@ -180,17 +220,12 @@ fn members_in(passwd: &io::Result<String>, groups: &HashSet<u32>) -> Members {
 }
 
 fn passwd() -> io::Result<String> {
-    let text = fs::read(PASSWD)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    read(Path::new(PASSWD))
 }
 
-/// Without the file nobody has a name. Of several names for one uid the first one counts, as for getpwuid(3).
-fn names(passwd: &io::Result<String>) -> HashMap<u32, Arc<str>> {
-    let mut names = HashMap::new();
-    for (name, uid, _) in accounts(passwd.as_deref().unwrap_or_default()) {
-        names.entry(uid).or_insert_with(|| Arc::from(name));
-    }
-    names
+fn read(path: &Path) -> io::Result<String> {
+    let text = fs::read(path)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The name, the uid and the primary group of each line of passwd(5) that has them.
@@ -216,13 +251,21 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_account_that_was_made_since_the_last_look_has_a_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let names = Names::default().newer(file.path()).unwrap();
+        assert!(names.newer(file.path()).is_none(), "it has not changed");
+        fs::write(file.path(), "newcomer:x:1000:50::/:/bin/sh\n").unwrap();
+        let newer = names.newer(file.path()).unwrap();
+        assert_eq!(newer.of.get(&1000).map(|name| &**name), Some("newcomer"));
+        assert!(newer.newer(file.path()).is_none());
+    }
+
     #[tokio::test]
     async fn an_account_is_in_its_primary_group_and_nobody_is_in_one_that_was_not_asked_about() {
         let known = Accounts::default();
-        assert!(
-            !known.is_in_group(0, 0) && known.name_of(0).is_none(),
-            "nothing is read yet"
-        );
+        assert!(!known.is_in_group(0, 0), "nothing is read yet");
         known.look_for([0, 4_294_967_000].into()).await;
         assert!(known.is_in_group(0, 0) && !known.is_in_group(1_918_273, 0));
         assert!(!known.is_in_group(0, 4_294_967_000), "a group that does not exist");

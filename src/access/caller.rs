@@ -28,8 +28,6 @@ pub struct Caller {
     pub uid: u32,
     /// The uid that it counts as where users share something.
     pub counts_as: u32,
-    /// The name of its account, where that is known.
-    pub account: Option<Arc<str>>,
     /// Effective group id; unknown over TCP.
     pub gid: Option<u32>,
     /// Process id as seen from here; unknown over TCP and across pid namespaces.
@@ -45,7 +43,7 @@ pub struct Caller {
 #[derive(Debug)]
 enum Source {
     /// The kernel, by the connection.
-    Unix(Socket),
+    Unix { socket: Socket, machine: Arc<Machine> },
     /// The machine's accounts and cgroup tree.
     Tcp {
         /// The socket's cgroup.
@@ -66,15 +64,17 @@ pub struct NamedUser {
 impl Caller {
     /// The peer of a Unix socket. What the kernel does not say matches no rule later on; only a peer without a uid is an
     /// error.
-    pub fn of_unix(socket: &Socket, machine: &Machine) -> nix::Result<Self> {
+    pub fn of_unix(socket: &Socket, machine: &Arc<Machine>) -> nix::Result<Self> {
         let peer = socket.ask(|stream| getsockopt(&stream, sockopt::PeerCredentials))?;
         Ok(Self {
             uid: peer.uid(),
             counts_as: machine.owner_of(peer.uid()),
-            account: machine.name_of(peer.uid()),
             gid: Some(peer.gid()),
             pid: Some(peer.pid()).filter(|pid| *pid > 0),
-            source: Source::Unix(socket.clone()),
+            source: Source::Unix {
+                socket: socket.clone(),
+                machine: Arc::clone(machine),
+            },
             groups: OnceLock::new(),
             unit: OnceLock::new(),
         })
@@ -87,7 +87,6 @@ impl Caller {
         Ok(Self {
             uid,
             counts_as: machine.owner_of(uid),
-            account: machine.name_of(uid),
             gid: None,
             pid: None,
             source: Source::Tcp { cgroup, machine },
@@ -101,7 +100,6 @@ impl Caller {
         Self {
             uid,
             counts_as: uid,
-            account: None,
             gid: None,
             pid: None,
             source: Source::Described,
@@ -114,18 +112,21 @@ impl Caller {
     pub fn recorded(uid: u32, unit: Option<&str>, machine: &Arc<Machine>) -> Self {
         let (cgroup, machine) = (None, Arc::clone(machine));
         Self {
-            account: machine.name_of(uid),
             source: Source::Tcp { cgroup, machine },
             groups: OnceLock::new(),
             ..Self::described(uid, Vec::new(), unit.map(str::to_owned))
         }
     }
 
-    /// Its user, for sentences.
+    /// Its user, for sentences. The account is looked up here: most callers are never written about.
     pub fn user(&self) -> NamedUser {
+        let machine = match &self.source {
+            Source::Unix { machine, .. } | Source::Tcp { machine, .. } => Some(machine),
+            Source::Described => None,
+        };
         NamedUser {
             uid: self.uid,
-            account: self.account.clone(),
+            account: machine.and_then(|machine| machine.name_of(self.uid)),
         }
     }
 
@@ -133,7 +134,7 @@ impl Caller {
     pub fn is_in_group(&self, gid: u32) -> bool {
         match &self.source {
             Source::Tcp { machine, .. } => machine.accounts.is_in_group(self.uid, gid),
-            Source::Unix(_) | Source::Described => self.gid == Some(gid) || self.groups().contains(&gid),
+            Source::Unix { .. } | Source::Described => self.gid == Some(gid) || self.groups().contains(&gid),
         }
     }
 
@@ -147,7 +148,7 @@ impl Caller {
             _ = self.unit.set(Some(found));
         }
         let unit = self.unit.get_or_init(|| match &self.source {
-            Source::Unix(socket) => unit_behind(socket),
+            Source::Unix { socket, .. } => unit_behind(socket),
             Source::Tcp { .. } | Source::Described => None,
         });
         unit.as_deref()
@@ -163,9 +164,16 @@ impl Caller {
 
     fn groups(&self) -> &[u32] {
         self.groups.get_or_init(|| match &self.source {
-            Source::Unix(socket) => socket.ask(peer_groups).unwrap_or_default(),
+            Source::Unix { socket, .. } => socket.ask(peer_groups).unwrap_or_default(),
             Source::Tcp { .. } | Source::Described => Box::default(),
         })
+    }
+}
+
+impl NamedUser {
+    /// The account's name, where it is known.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 }
 

@@ -37,7 +37,7 @@ impl Machine {
         self.accounts.owner_of(uid)
     }
 
-    /// The name of the uid's account, if `/etc/passwd` has it. Known once rules are followed.
+    /// The name of the uid's account, if `/etc/passwd` has it.
     pub fn name_of(&self, uid: u32) -> Option<Arc<str>> {
         self.accounts.name_of(uid)
     }

@@ -156,6 +156,7 @@ impl Audit {
         if !self.is_new_refusal(Kind::Observed, caller, key) {
             return;
         }
+        let user = caller.user();
         record!(
             warn,
             [verdict = "observed", outcome = "would_deny"],
@@ -163,9 +164,8 @@ impl Audit {
             key,
             rule = "none",
             uti = token.uti(),
-            account = caller.account.as_deref(),
-            "token given to {} that no rule allows: the lock would refuse it if it enforced the rules",
-            caller.user()
+            account = user.account(),
+            "token given to {user} that no rule allows: the lock would refuse it if it enforced the rules"
         );
     }
 
@@ -203,6 +203,7 @@ impl Audit {
         if !self.on.load(Ordering::Relaxed) || !self.is_new_refusal(Kind::Denied, caller, key) {
             return;
         }
+        let user = caller.user();
         record!(
             warn,
             [
@@ -213,9 +214,8 @@ impl Audit {
             caller,
             key,
             rule = "none",
-            account = caller.account.as_deref(),
-            "token refused to {}: no rule allows it; repeats within the hour are counted",
-            caller.user()
+            account = user.account(),
+            "token refused to {user}: no rule allows it; repeats within the hour are counted"
         );
     }
 
