@@ -20,7 +20,7 @@ pub fn loaded_mode() -> Option<LockMode> {
 /// The daemon writes this file where the rules are to be loaded again; what is in it says why. A path unit watches it.
 pub const REQUEST: &str = "/run/msi-tokend/lock-lost";
 
-/// Lost rules are asked for so often as long as they are gone.
+/// Lost rules are asked for so often as long as they are gone, or it cannot be found out whether they are there.
 const REPAIR_PERIOD: Duration = Duration::from_secs(30);
 
 /// So many looks in a row must agree.
@@ -71,7 +71,7 @@ pub struct Watch {
 /// When the rules are asked for.
 #[derive(Debug, Default)]
 pub struct Repair {
-    lost: Option<Duration>,
+    asked: Option<Duration>,
     mismatch: Option<(LockMode, LockMode)>,
 }
 
@@ -80,6 +80,8 @@ pub struct Repair {
 pub enum Why {
     /// They are gone.
     Lost,
+    /// They may be gone: users can keep the daemon from finding out, and to load rules that are there changes nothing.
+    Unknown,
     /// The configuration has another mode by now.
     Mode,
 }
@@ -89,6 +91,7 @@ impl Why {
     pub fn text(self) -> &'static str {
         match self {
             Self::Lost => "lost",
+            Self::Unknown => "unknown",
             Self::Mode => "mode",
         }
     }
@@ -98,14 +101,18 @@ impl Repair {
     /// Whether to ask now. Rules of another mode are asked for once, as the loader may have its reasons. The pause between two
     /// requests for lost ones is theirs alone, and over when they are there.
     pub fn wanted(&mut self, now: Duration, watch: &Watch, loaded: LockMode, configured: LockMode) -> Option<Why> {
+        let why = match (watch.standing, watch.last) {
+            (Standing::Lost, Reading::Open) => Some(Why::Lost),
+            (Standing::Lost | Standing::Unknown, Reading::Unknown) => Some(Why::Unknown),
+            _ => None,
+        };
         if watch.last == Reading::Locked {
-            self.lost = None;
+            self.asked = None;
         }
-        let is_gone = (watch.standing, watch.last) == (Standing::Lost, Reading::Open);
-        let again = self.lost.is_none_or(|at| now.saturating_sub(at) >= REPAIR_PERIOD);
-        if is_gone && again {
-            self.lost = Some(now);
-            return Some(Why::Lost);
+        let again = self.asked.is_none_or(|at| now.saturating_sub(at) >= REPAIR_PERIOD);
+        if why.is_some() && again {
+            self.asked = Some(now);
+            return why;
         }
         let pair = (loaded, configured);
         if loaded == configured {
@@ -248,6 +255,29 @@ mod tests {
         assert_eq!(at(35, false, observe, observe), None);
         assert_eq!(at(36, false, observe, enforce), Some(Why::Mode));
         assert_eq!(at(37, true, observe, enforce), Some(Why::Lost), "lost anew");
+    }
+
+    #[test]
+    fn rules_are_asked_for_also_while_it_cannot_be_found_out_whether_they_are_there() {
+        let mut repair = Repair::default();
+        let mut watch = Watch::default();
+        let mut at = |second, reading| {
+            watch.note(reading);
+            repair.wanted(
+                Duration::from_secs(second),
+                &watch,
+                LockMode::Enforce,
+                LockMode::Enforce,
+            )
+        };
+        assert_eq!([0, 1].map(|second| at(second, Unknown)), [None; 2]);
+        assert_eq!(at(2, Unknown), Some(Why::Unknown));
+        assert_eq!(at(31, Unknown), None);
+        assert_eq!(at(32, Unknown), Some(Why::Unknown));
+        assert_eq!([33, 34, 35].map(|second| at(second, Open)), [None; 3], "just asked");
+        // Never as lost rules, which would be refused where they are there by now.
+        assert_eq!(at(62, Unknown), Some(Why::Unknown));
+        assert_eq!(at(92, Locked), None);
     }
 
     #[test]

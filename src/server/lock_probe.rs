@@ -1,8 +1,9 @@
 //! Looks whether the lock is there, by a request of the daemon's own to the metadata service: the rules lead it back here. When
 //! they are gone systemd is asked to load them again.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MARK: i32 = 0x3f << 2;
 /// Ports that the kernel gives no other request of ours: below `net.ipv4.ip_local_port_range` as it comes. One that was used
 /// for a redirected connection may still be on record as such.
-const PORTS: std::ops::Range<u16> = 16_384..24_576;
+const PORTS: Range<u16> = 16_384..24_576;
+/// Where those are all taken, as one user can: the others below that range.
+const OTHER_PORTS: Range<u16> = 1_024..32_768;
+/// Before no port is held to be free.
+const TRIES: usize = 64;
 const MAX_BODY: usize = 64 * 1024;
 
 /// Keeps looking, and writes `lost` when the rules are gone. Never returns.
@@ -108,10 +113,23 @@ async fn look() -> Reading {
 }
 
 async fn connect() -> io::Result<TcpStream> {
+    let mut last = connect_from(fastrand::u16(PORTS)).await;
+    for _ in 1..TRIES {
+        match &last {
+            Err(error) if [ErrorKind::AddrInUse, ErrorKind::AddrNotAvailable].contains(&error.kind()) => {
+                last = connect_from(fastrand::u16(OTHER_PORTS)).await;
+            }
+            _ => break,
+        }
+    }
+    last
+}
+
+async fn connect_from(port: u16) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     setsockopt(&socket, sockopt::Ipv4Tos, &MARK)?;
     // The same port cannot be in the way of the next look.
     socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, fastrand::u16(PORTS)).into())?;
+    socket.bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
     socket.connect(METADATA_SERVICE.into()).await
 }

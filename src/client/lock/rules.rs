@@ -7,6 +7,10 @@ use crate::config::LockMode;
 /// TCP to 169.254.169.254:80 of all but the exempt users goes to the daemon's listener. A user's packet whose socket has gone
 /// already has no uid: such a rule is skipped, so each chain accepts the exempt and does the same with all the rest. The mark
 /// of DSCP 63 only takes an exemption away; by it the daemon's own request finds out that the rules are there.
+///
+/// The daemon finds a caller by the address and port that a connection comes from. Masquerading, as Docker's for its bridge,
+/// gives a connection another source, which may be that of somebody else's connection to the metadata service, such as root's:
+/// what comes in with another source than its socket has is refused.
 pub fn text(exempt: &[u32], mode: LockMode) -> String {
     let exempt: Vec<String> = exempt.iter().map(u32::to_string).collect();
     let exempt = exempt.join(", ");
@@ -43,6 +47,10 @@ table ip msi_tokend {{
     meta skuid != @exempt counter {refuse}
     ct state established counter accept
     counter {refuse}
+  }}
+  chain close_in {{
+    type filter hook input priority 10; policy accept;
+    ip daddr 127.0.0.1 tcp dport 169 ct status & snat == snat counter reject with tcp reset
   }}
   chain leak {{
     type filter hook postrouting priority 10; policy accept;
@@ -96,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn observing_refuses_nothing_but_who_dials_the_listener_itself() {
+    fn observing_refuses_nothing_but_what_names_no_caller_at_the_listener() {
         let refusals = |mode| text(&[0], mode).lines().filter(|line| line.contains("reject")).count();
-        assert_eq!((refusals(LockMode::Observe), refusals(LockMode::Enforce)), (1, 5));
+        assert_eq!((refusals(LockMode::Observe), refusals(LockMode::Enforce)), (2, 6));
     }
 }
