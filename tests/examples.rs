@@ -160,44 +160,101 @@ fn what_the_documents_show_loads() {
     assert!(count >= 5, "{count} blocks found");
 }
 
-/// What `tests/programs/run` tries.
+/// What `tests/programs/run` tries, what other suites try, and what could not be had.
 #[derive(Deserialize)]
 struct Programs {
     program: Vec<Program>,
+    not_tried: Vec<NotTried>,
 }
 
 #[derive(Deserialize)]
 struct Program {
     name: String,
     packages: Vec<String>,
+    #[serde(default)]
+    locked: bool,
+    by: Option<String>,
+    suite: Option<Suite>,
     write: String,
     #[serde(default)]
     does_not_work: String,
 }
 
-/// What it noted of a program that it tried.
+/// The suite that tries a program, and the file by which that suite installs it.
+#[derive(Deserialize)]
+struct Suite {
+    name: String,
+    pins: String,
+}
+
+#[derive(Deserialize)]
+struct NotTried {
+    name: String,
+    because: String,
+}
+
+/// What `tests/programs/run` noted of a program that it tried.
 #[derive(Deserialize)]
 struct Proven {
     packages: Vec<String>,
     date: String,
 }
 
+fn text_of(path: &str) -> String {
+    fs::read_to_string(repository(path)).unwrap_or_else(|problem| panic!("{path}: {problem}"))
+}
+
+/// A package's name and version.
+fn split_package(package: &str) -> (&str, &str) {
+    let (name, version) = package.rsplit_once(['=', '@']).expect("a version");
+    (name.trim_end_matches('='), version)
+}
+
+/// The suite is one of `--all`, and installs these packages: whatever the file's form, the version stands soon after the name.
+fn is_tried_by(suite: &Suite, packages: &[String]) {
+    let line = format!("\n    suite {}\n", suite.name);
+    let all = text_of("tests/run");
+    assert!(
+        all.contains(&line) && all.find(&line) < all.find("if [ -n \"$release\" ]"),
+        "{line}"
+    );
+    let pins = text_of(&suite.pins);
+    for package in packages {
+        let (name, version) = split_package(package);
+        let is_pinned = pins
+            .split(name)
+            .skip(1)
+            .any(|after| after.chars().take(50).collect::<String>().contains(version));
+        assert!(is_pinned, "{} has no {package}", suite.pins);
+    }
+}
+
 #[test]
 fn the_table_of_programs_says_what_was_tried_and_when() {
-    let read = |path| fs::read_to_string(repository(path)).unwrap();
-    let programs: Programs = toml::from_str(&read("tests/programs/programs.toml")).unwrap();
-    let mut proven: BTreeMap<String, Proven> = toml::from_str(&read("tests/programs/proven.toml")).unwrap();
+    let programs: Programs = toml::from_str(&text_of("tests/programs/programs.toml")).unwrap();
+    let mut proven: BTreeMap<String, Proven> = toml::from_str(&text_of("tests/programs/proven.toml")).unwrap();
     let mut table =
-        "| program | version | what to write, and for a client id | what does not work | tried |\n".to_owned();
-    table.push_str("|---|---|---|---|---|\n");
+        "| program | version | by | what to write, and for a client id | what does not work | tried |\n".to_owned();
+    table.push_str("|---|---|---|---|---|---|\n");
     for program in programs.program {
         let name = program.name;
-        let again = format!("`tests/programs/run --record {name}` tries this version");
-        let Proven { packages, date } = proven.remove(&name).expect(&again);
-        assert_eq!(packages, program.packages, "{again}");
-        let version = packages[0].rsplit(['=', '@']).next().unwrap();
+        let tried = if let Some(suite) = program.suite {
+            is_tried_by(&suite, &program.packages);
+            format!("by each `tests/{}/run`", suite.name)
+        } else {
+            let again = format!("`tests/programs/run --record {name}` tries this version");
+            let Proven { packages, date } = proven.remove(&name).expect(&again);
+            assert_eq!(packages, program.packages, "{again}");
+            date
+        };
+        let led_by = if program.locked { "the lock" } else { "`sdk.env`" };
+        let by = program.by.as_deref().unwrap_or(led_by);
+        let (_, version) = split_package(&program.packages[0]);
         let (write, fails) = (program.write, program.does_not_work);
-        writeln!(table, "| {name} | {version} | {write} | {fails} | {date} |").unwrap();
+        writeln!(table, "| {name} | {version} | {by} | {write} | {fails} | {tried} |").unwrap();
+    }
+    for NotTried { name, because } in programs.not_tried {
+        writeln!(table, "| {name} | | | | {because} | not |").unwrap();
     }
     assert!(
         proven.is_empty(),
@@ -205,7 +262,7 @@ fn the_table_of_programs_says_what_was_tried_and_when() {
         proven.keys()
     );
     assert!(
-        read("docs/sdks.md").contains(&format!("\n{table}\n")),
+        text_of("docs/sdks.md").contains(&format!("\n{table}\n")),
         "docs/sdks.md wants this table:\n{table}"
     );
 }

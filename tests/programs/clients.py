@@ -14,7 +14,6 @@ import urllib.request
 FOUND = 'msg="Found virtual machines during Azure discovery." count=1'
 ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
 DATABASE = "server.database.windows.net"
-STORAGE = "https://storage.azure.com"
 ACME = "https://acme.example.com:14000/dir"
 METRICS, ITSELF = "metrics.example.com", "127.0.0.1:9090"
 
@@ -201,30 +200,27 @@ def certbot_dns_azure(client_id):
     return "hello" if done.returncode == 0 else ""
 
 
-def msal(client_id):
-    import msal
-    import requests
-
-    identity = msal.UserAssignedManagedIdentity(client_id=client_id) if client_id else msal.SystemAssignedManagedIdentity()
-    answer = msal.ManagedIdentityClient(identity, http_client=requests.Session()).acquire_token_for_client(resource=STORAGE)
-    return read_blob(answer["access_token"]) if "access_token" in answer else str(answer)
-
-
-def read_blob(token):
-    """For those who only get a token."""
-    import requests
-
-    headers = {"Authorization": f"Bearer {token}", "x-ms-version": "2021-08-06"}
-    return requests.get(f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{BLOB}", headers=headers).text
-
-
-def rclone(client_id):
+def rclone(client_id, command="rclone"):
     selector = ["--azureblob-msi-client-id", client_id] if client_id else []
-    done = subprocess.run(["rclone", "--config", "", "cat", f":azureblob:{CONTAINER}/{BLOB}", "--azureblob-account", ACCOUNT,
+    done = subprocess.run([command, "--config", "", "cat", f":azureblob:{CONTAINER}/{BLOB}", "--azureblob-account", ACCOUNT,
                            "--azureblob-use-msi", *selector, "--retries", "1", "--low-level-retries", "1"],
                           capture_output=True, text=True)
     sys.stderr.write(done.stderr)
     return done.stdout
+
+
+def packer(_):
+    """It gets as far as to the address of the machine that it has deployed, which Resource Manager does not find."""
+    builder = {"type": "azure-arm", "managed_image_resource_group_name": "RG", "managed_image_name": "i", "os_type": "Linux",
+               "image_publisher": "p", "image_offer": "o", "image_sku": "s", "location": "westeurope"}
+    pathlib.Path("build.json").write_text(json.dumps({"builders": [builder]}))
+    done = subprocess.run(["packer", "build", "-color=false", "build.json"], env=os.environ | {"CHECKPOINT_DISABLE": "1"},
+                          stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def rclone_of_debian(client_id):
+    return rclone(client_id, "/usr/bin/rclone")
 
 
 print(globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:] or [None]))

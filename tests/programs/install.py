@@ -23,6 +23,10 @@ def install(program):
     match program.get("from"):
         case None:
             python_install(directory, packages)
+            if "requirements" in program:
+                [path] = directory.glob(f"lib/*/site-packages/{program['requirements']}")
+                pip = [directory / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+                subprocess.run([*pip, "--requirement", path], check=True)
         case "npm":
             npm_install(directory, packages)
         case "debian":
@@ -42,6 +46,11 @@ def install(program):
                 return False
             build = ["go", "build", "-C", HERE / "go", "-o", directory / "client", "."]
             subprocess.run(build, check=True, env=os.environ | {"CGO_ENABLED": "0"})
+        case "cargo":
+            if not _pinned("rust/Cargo.toml", ['{} = {{ version = "={}"'.format(*package.split("@")) for package in packages]):
+                return False
+            build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", HERE / "rust/Cargo.toml"]
+            subprocess.run(build, check=True, env=os.environ | {"CARGO_TARGET_DIR": str(directory / "target")})
         case "maven":
             _need("javac", "default-jdk-headless")
             _need("mvn", "maven")
@@ -63,6 +72,7 @@ def command(program, clients):
         "go install": ["/usr/bin/python3", "-I", clients / "clients.py"],
         "npm": ["node", clients / "clients.cjs"],
         "go": [directory / "client"],
+        "cargo": [directory / "target/debug/client"],
         "maven": ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{directory}:{directory / 'lib'}/*", "Client"],
     }
     return [*client[program.get("from")], program["name"]]

@@ -14,6 +14,9 @@ BLOB, DATA_LAKE = f"{ACCOUNT}.blob.core.windows.net", f"{ACCOUNT}.dfs.core.windo
 # Nobody has to ask these: a managed identity needs no sign-in.
 SIGN_IN = ["login.microsoftonline.com", "login.windows.net"]
 MANAGEMENT, GOOGLE, METRICS = "management.azure.com", "sts.googleapis.com", "metrics.example.com"
+# Kinds of resources of which Resource Manager has none.
+NOT_THERE = ["/TXT/", "/images/", "/publicIPAddresses/"]
+TENANT = "11111111-2222-3333-4444-555555555555"
 HELLO = b"text\nhello\n"
 DELTA = (
     b'{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}\n'
@@ -51,14 +54,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        """What Prometheus writes, or Google's exchange of tokens: the one that is exchanged counts."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers["Host"] == METRICS:
-            self.service.seen.append((METRICS, self.requestline, self.headers["Authorization"]))
-            self.send(204, b"", {})
+        """What Prometheus writes, what Packer deploys, or Google's exchange of tokens: the one that is exchanged counts."""
+        body, host = self.rfile.read(int(self.headers["Content-Length"])), self.headers["Host"]
+        if host in (METRICS, MANAGEMENT):
+            self.service.seen.append((host, self.requestline, self.headers["Authorization"]))
+            self.send_json({})
             return
         form = dict(urllib.parse.parse_qsl(body.decode()))
-        self.service.seen.append((self.headers["Host"], self.requestline, f"Bearer {form['subject_token']}"))
+        self.service.seen.append((host, self.requestline, f"Bearer {form['subject_token']}"))
         self.send_json({"access_token": "hello from Google", "token_type": "Bearer", "expires_in": 3600,
                         "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
 
@@ -80,10 +83,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         path = urllib.parse.unquote(url.path).removeprefix(f"/{CONTAINER}").removeprefix("/")
         if not (token or "").startswith("Bearer ") or host in SIGN_IN:
-            sign_in = "Bearer authorization_uri=https://login.microsoftonline.com/t/oauth2/authorize"
+            sign_in = f'Bearer authorization_uri="https://login.microsoftonline.com/{TENANT}"'
             self.send(401, b"", {"WWW-Authenticate": sign_in})
-        elif host == MANAGEMENT and "/TXT/" in path:
-            self.send(404, b'{"error": {"code": "NotFound", "message": "none"}}', {"Content-Type": "application/json"})
+        elif host == MANAGEMENT and (self.command == "HEAD" or any(kind in path for kind in NOT_THERE)):
+            self.send_json({"error": {"code": "NotFound", "message": "hello, there is none"}}, 404)
         elif host == MANAGEMENT:
             self.send_json(VIRTUAL_MACHINES if path.endswith("/virtualMachines") else {"value": []})
         elif self.query.get("comp") == "list":
@@ -123,8 +126,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status, data = 206, data[first:last + 1]
         self.send(status, data, headers)
 
-    def send_json(self, body):
-        self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    def send_json(self, body, status=200):
+        self.send(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def send(self, status, body, headers):
         self.send_response(status)

@@ -2,9 +2,7 @@
 own, in which 169.254.169.254 is the stand-in and nothing else is there."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -12,54 +10,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+from behind_lock import ADDRESS, NETWORK, AtItsAddress, Locked
 from checks import check, checking, run
-from daemon import Daemon
-from endpoint import Endpoint
-from places import BINARIES, open_directory
+from places import open_directory
 from stage import MANAGED, SELECTORS, SYSTEM, Stage, assert_token
-from users import DAEMON, FRIEND, STRANGER
+from users import FRIEND, STRANGER
 
-ADDRESS = "169.254.169.254:80"
-LISTENER = ("127.0.0.1", 169)
 LIBRARIES = ["azure-identity", "azure-identity aio", "msal", "@azure/identity", "azidentity for Go", "MSAL for Go",
              "azure-identity for Java", "msal4j"]
 DEFAULT = ["azure-identity", "@azure/identity", "azidentity for Go", "azure-identity for Java"]
-NETWORK = """
-set -e
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir /run/msi-tokend-lock
-ip link set lo up
-ip address add 10.0.0.4/32 dev lo
-ip address add 169.254.169.254/32 dev lo
-ip route replace table local local 169.254.169.254 dev lo src 10.0.0.4
-"""
-
-
-class AtItsAddress(Endpoint):
-    """The stand-in in the metadata service's place."""
-
-    def start(self):
-        self.address = ADDRESS
-        super().start()
-
-
-class Locked(Daemon):
-    """A daemon to which systemd has passed the lock's socket. Its endpoint is the real address, in this network of ours."""
-
-    def __init__(self, directory, config):
-        self.listener = socket.create_server(LISTENER)
-        super().__init__(directory, config, user=DAEMON, group=DAEMON, extra_groups=[],
-                         pass_fds=[self.listener.fileno()])
-
-    def configure(self, text):
-        self.socket = self.config.with_name("msi-tokend.sock")
-        self.config.write_text(text)
-        self.config.chmod(0o644)
-
-    @property
-    def command(self):
-        passed = f"exec 3<&{self.listener.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=lock"
-        return ["bash", "-c", f'{passed}; exec "$0" --config "$1"', self.program, self.config]
 
 
 class LockedStage(Stage):
@@ -70,15 +29,7 @@ class LockedStage(Stage):
         self._place_clients()
         subprocess.run(["sh", "-c", NETWORK], check=True)
         self.endpoint = AtItsAddress("--any-address", "--identities", self._place_identities())
-        sockets = directory / "daemon"
-        sockets.mkdir()
-        os.chown(sockets, DAEMON, DAEMON)
-        config = (f'[upstream]\nendpoint = "{self.endpoint.url}"\n[listen]\nsocket = "{sockets}/msi-tokend.sock"\n'
-                  f'[lock]\nmode = "enforce"\n[[allow]]\nusers = ["{FRIEND}"]\n')
-        self.daemon = Locked(directory, config)
-        self.daemon.socket = sockets / "msi-tokend.sock"
-        load = [BINARIES / "msi-token", "lock", "load", "--user", str(DAEMON), "--config", self.daemon.config]
-        subprocess.run(load, check=True)
+        self.daemon = Locked(directory, self.endpoint, f'[[allow]]\nusers = ["{FRIEND}"]\n')
         self.daemon.start()
 
     def refusals(self):
