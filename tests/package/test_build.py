@@ -10,31 +10,34 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from own_package import build
 from places import REPOSITORY
+
+
+PROGRAMS = ["msi-tokend", "msi-token"]
+# What `readelf --file-header` calls the processor.
+ELF_MACHINES = {"amd64": "Advanced Micro Devices X86-64", "arm64": "AArch64"}
 
 
 class Built:
     """Where the package is, once test_build has built it."""
 
-    def __init__(self, out):
-        self.out = out
+    def __init__(self, out, architecture):
+        self.out, self.architecture = out, architecture
         self.package = None
 
     def fields(self, *names):
         return subprocess.run(["dpkg-deb", "--field", self.package, *names], capture_output=True, text=True, check=True).stdout
 
 
-def build(repository, out, **environment):
-    done = subprocess.run([repository / "packaging/build-deb", out], capture_output=True, text=True, check=False,
-                          env=os.environ | environment)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return Path(done.stdout.splitlines()[-1])
+def readelf(*arguments):
+    return subprocess.run(["readelf", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def test_build(built):
     """packaging/build-deb prints the path of a package; it checks the glibc symbols itself"""
-    built.package = build(REPOSITORY, built.out / "first")
-    assert built.package.exists() and re.fullmatch(r"msi-tokend_\S+_\w+\.deb", built.package.name), built.package
+    built.package = build(built.architecture, built.out / "first")
+    assert built.package.exists() and re.fullmatch(rf"msi-tokend_\S+_{built.architecture}\.deb", built.package.name), built.package
 
 
 def test_reproducible(built):
@@ -45,7 +48,7 @@ def test_reproducible(built):
         for name in tracked.strip("\0").split("\0"):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, copy / name)
-        again = build(copy, built.out / "second", CARGO_TARGET_DIR=str(Path(directory, "target")))
+        again = build(built.architecture, built.out / "second", repository=copy, CARGO_TARGET_DIR=str(Path(directory, "target")))
     sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (built.package, again)]
     assert sums[0] == sums[1], sums
 
@@ -57,6 +60,16 @@ def test_lintian(built):
     assert done.returncode == 0 and not done.stdout.strip(), done.stdout + done.stderr
 
 
+def test_architecture(built):
+    """the package and its programs are for the architecture that was asked for"""
+    assert built.fields("Architecture").strip() == built.architecture
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["dpkg-deb", "--extract", built.package, directory], check=True)
+        for program in PROGRAMS:
+            header = readelf("--file-header", Path(directory, "usr/bin", program))
+            assert re.search(r"Machine: +(.*)", header)[1] == ELF_MACHINES[built.architecture], header
+
+
 def test_glibc(built):
     """the programs need no symbol newer than glibc 2.35, Ubuntu 22.04's, and neither does the dependency"""
     depends = built.fields("Depends")
@@ -64,9 +77,8 @@ def test_glibc(built):
     assert needed and int(needed[1]) <= 35, depends
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["dpkg-deb", "--extract", built.package, directory], check=True)
-        for program in ["msi-tokend", "msi-token"]:
-            symbols = subprocess.run(["objdump", "--dynamic-syms", Path(directory, "usr/bin", program)],
-                                     capture_output=True, text=True, check=True).stdout
+        for program in PROGRAMS:
+            symbols = readelf("--wide", "--dyn-syms", Path(directory, "usr/bin", program))
             versions = {int(minor) for minor in re.findall(r"GLIBC_2\.(\d+)", symbols)}
             assert versions and max(versions) <= 35, (program, versions)
 

@@ -110,6 +110,15 @@ def test_changelog():
     assert re.search(rf"(?m)^## {re.escape(version)}, [0-9-]+$", (REPOSITORY / "CHANGELOG.md").read_text()), version
 
 
+def test_rust():
+    """where a page says that building needs Rust, it says which one, and that is Cargo.toml's"""
+    with open(REPOSITORY / "Cargo.toml", "rb") as file:
+        version = tomllib.load(file)["package"]["rust-version"]
+    for page in ["README.md", "docs/installation.md"]:
+        said = re.findall(r"\bneeds Rust(?: (\d[\d.]*\d))?", (REPOSITORY / page).read_text())
+        assert said and set(said) == {version}, (page, said)
+
+
 def test_cloud_init():
     """cloud-init's own schema tool takes the snippet, and refuses it with a key misspelt"""
     snippet = PACKAGING / "cloud-init.yaml"
