@@ -102,12 +102,13 @@ def test_keep_page():
     assert login == set(re.findall(r"(\w+) = ", re.search(r"pgpass = \{(.*?)\}", page)[1])), login
 
 
-def test_changelog():
-    """the version in Cargo.toml is the newest in the Debian changelog, and CHANGELOG.md has a section on it"""
-    with open(REPOSITORY / "Cargo.toml", "rb") as file:
-        version = tomllib.load(file)["package"]["version"]
-    assert (PACKAGING / "debian/changelog").read_text().startswith(f"msi-tokend ({version}) ")
-    assert re.search(rf"(?m)^## {re.escape(version)}, [0-9-]+$", (REPOSITORY / "CHANGELOG.md").read_text()), version
+def test_version():
+    """all files that name the version agree on it, and on what the programs say"""
+    done = subprocess.run([PACKAGING / "check-version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done
+    for program in ["msi-tokend", "msi-token"]:
+        said = subprocess.run([BINARIES / program, "--version"], capture_output=True, text=True, check=True).stdout
+        assert said.split()[-1] == done.stdout.strip(), said
 
 
 def test_rust():
