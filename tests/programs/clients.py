@@ -15,6 +15,8 @@ FOUND = 'msg="Found virtual machines during Azure discovery." count=1'
 ACCOUNT, CONTAINER, BLOB = "account", "container", "hello.csv"
 DATABASE = "server.database.windows.net"
 ACME = "https://acme.example.com:14000/dir"
+# Azure Kubernetes Service, as Entra knows it.
+CLUSTER = "6dae42f8-4368-4678-94ff-3960e28e3630"
 METRICS, ITSELF = "metrics.example.com", "127.0.0.1:9090"
 
 
@@ -207,6 +209,27 @@ def rclone(client_id, command="rclone"):
                           capture_output=True, text=True)
     sys.stderr.write(done.stderr)
     return done.stdout
+
+
+def ansible(client_id):
+    selector = f" client_id={client_id}" if client_id else ""
+    done = subprocess.run([pathlib.Path(sys.executable).with_name("ansible"), "localhost", "--connection", "local",
+                           "--module-name", "azure.azcollection.azure_rm_resource_info", "--args",
+                           "auth_source=msi subscription_id=S url=/subscriptions/S/providers/Microsoft.Compute/virtualMachines "
+                           f"api_version=2024-03-01{selector}", "--extra-vars", f"ansible_python_interpreter={sys.executable}"],
+                          stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def kubelogin(client_id):
+    selector = ["--client-id", client_id] if client_id else []
+    done = subprocess.run(["kubelogin", "get-token", "--login", "msi", "--server-id", CLUSTER, *selector], stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        return ""
+    # kubectl would take it to the cluster.
+    headers = {"Authorization": f"Bearer {json.loads(done.stdout)['status']['token']}"}
+    request = urllib.request.Request(f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{BLOB}", headers=headers)
+    return urllib.request.urlopen(request).read().decode()
 
 
 def packer(_):

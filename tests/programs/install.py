@@ -54,12 +54,14 @@ def install(program):
         case "maven":
             _need("javac", "default-jdk-headless")
             _need("mvn", "maven")
+            source = HERE / program.get("source", "java")
             line = "<artifactId>{}</artifactId>\n      <version>{}</version>"
-            if not _pinned("java/pom.xml", [line.format(*package.split("@")) for package in packages]):
+            if not _pinned(source / "pom.xml", [line.format(*package.split("@")) for package in packages]):
                 return False
-            maven = ["mvn", "--quiet", "--batch-mode", "--file", HERE / "java/pom.xml", "dependency:copy-dependencies"]
+            maven = ["mvn", "--quiet", "--batch-mode", "--file", source / "pom.xml", "dependency:copy-dependencies"]
             subprocess.run([*maven, f"-DoutputDirectory={directory / 'lib'}"], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run(["javac", "-cp", f"{directory / 'lib'}/*", "-d", directory, HERE / "java/Client.java"], check=True)
+            javac = ["javac", "-cp", f"{directory / 'lib'}/*", "-d", directory, source / "Client.java"]
+            subprocess.run(javac, check=True)
     return True
 
 
