@@ -136,8 +136,11 @@ const NO_ADVICE: &[&str] = &[
     "…tokens the shortest",
 ];
 /// What the page quotes of other programs and of the endpoint.
-const OF_OTHERS: &[&str] =
-    &["App Service managed identity configuration not found in environment. Token request error: …"];
+const OF_OTHERS: &[&str] = &[
+    "App Service managed identity configuration not found in environment. Token request error: …",
+    "ManagedIdentityCredential authentication failed",
+    "RESPONSE 403: 403 Forbidden",
+];
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -21,7 +21,7 @@ enum RunBy {
 use RunBy::{Nothing, Suite};
 
 /// Who runs the blocks of a page, by their fence; "" stands for each page.
-const BLOCKS: [(&str, &str, RunBy); 22] = [
+const BLOCKS: [(&str, &str, RunBy); 24] = [
     ("sh", "", Suite("tests/readme/run")),
     ("toml", "", Suite("tests/examples.rs")),
     ("console", "", Suite("tests/systemd/test_documents.py")),
@@ -45,7 +45,9 @@ const BLOCKS: [(&str, &str, RunBy); 22] = [
         Nothing("a query for a workspace of Azure Monitor"),
     ),
     ("ini", "docs/sdks.md", Suite("tests/systemd/test_documents.py")),
+    ("go", "docs/sdks.md", Suite("tests/sdk/suite.py")),
     ("js", "docs/sdks.md", Suite("tests/sdk/suite.py")),
+    ("json", "docs/sdks.md", Suite("tests/readme/run")),
     ("rust", "docs/sdks.md", Suite("tests/sdk/suite.py")),
     (
         "text",

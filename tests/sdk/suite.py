@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,9 @@ def readme(stage):
         gets_token([next((CACHE / "node-runtime").glob("node_modules/*/bin/node"), "node"), "page.mjs"])
     with checking("docs/sdks.md: Rust over the Unix socket"):
         gets_token([build("unix-socket", programs["rust"])])
+    for name, environment, identity, text in zip(("listener", "socket"), (stage.sdk_env(), None), (USER, SYSTEM), go_programs(page)):
+        with checking(f"docs/sdks.md: Go over the {name}"):
+            gets_token([build_go(stage.directory / f"go-{name}", text)], environment, identity)
     with checking("azure_identity for Rust by IDENTITY_ENDPOINT"):
         program = re.sub(r"    let client = .*?;\n    let options = .*?;\n", "", programs["rust"], flags=re.S)
         program = program.replace("Some(options)", "None").replace(", ManagedIdentityCredentialOptions", "")
@@ -185,6 +189,20 @@ def readme(stage):
         done = stage.run([build("environment", program)], stage.sdk_env())
         assert done.returncode == 0, done.stderr
         assert_token({"token": done.stdout.strip()}, SYSTEM)
+
+
+def go_programs(page):
+    return [text for language, text in pages.blocks(pages.section(page, "## Go")) if language == "go"]
+
+
+def build_go(directory, program):
+    """Builds one of the Go programs with the dependencies that are there already."""
+    directory.mkdir()
+    for name in ["go.mod", "go.sum"]:
+        shutil.copy(HERE / "go" / name, directory)
+    (directory / "main.go").write_text(program)
+    subprocess.run(["go", "-C", directory, "build", "-o", "program", "."], check=True, env=os.environ | {"CGO_ENABLED": "0", "GOPROXY": "off"})
+    return directory / "program"
 
 
 def build(name, program):
