@@ -24,6 +24,7 @@ mod remedy;
 mod selection;
 mod status;
 mod suggest;
+mod surroundings;
 mod table;
 mod terminal;
 
