@@ -2,12 +2,8 @@
 //! record names the token by its `uti` claim alone. Where the caller's unit is not known yet the record has the id of its
 //! cgroup; the log's thread puts the unit in its place.
 //!
-//! Asking costs a caller nothing, so what is recorded of one user within an hour is bounded, and what is remembered for that
-//! in all; the rest is counted. Nobody can fill the journal, nor hide another's refusal behind his own: the first refusal of
-//! a user is always recorded, and where there is no room to count the repeats of one more, the heaviest user's are counted
-//! together ([`crate::fairness`]).
+//! Asking costs a caller nothing, so what is recorded of one user within an hour is bounded ([`Hour`]); the rest is counted.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,23 +12,11 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use super::audit_hour::{Hour, Kind, Place};
 use super::events;
-use crate::access::{Caller, Grant, NamedUser};
-use crate::fairness;
+use crate::access::{Caller, Grant};
 use crate::key::Key;
 use crate::token::Token;
-
-const HOUR: Duration = Duration::from_hours(1);
-/// Records of one user's grants and refusals.
-const RECORDS_PER_USER: u8 = 200;
-/// Grants that are remembered, at some ten bytes each. When there are more they are forgotten, and recorded again.
-const GRANTS: usize = 4096;
-/// Refusals whose repeats are counted one by one.
-const REFUSALS: usize = 512;
-/// Users that are remembered, at some 30 bytes each.
-const USERS: usize = 28_672;
-/// Users of whom it is told how much was not recorded. With all refusals that were repeated this must fit the log's queue.
-const TOLD: usize = 128;
 
 /// Writes the records.
 pub struct Audit {
@@ -43,60 +27,6 @@ pub struct Audit {
     hour: Mutex<Hour>,
     /// What the lock observed that has no record of its own.
     unseen: AtomicU64,
-}
-
-/// What was recorded since the hour began.
-#[derive(Default)]
-struct Hour {
-    ends: Duration,
-    /// Hashes of uid and key.
-    granted: HashSet<u64, RandomState>,
-    refused: HashMap<u64, Repeats>,
-    /// Users who have some of these.
-    refusers: usize,
-    users: HashMap<u32, User>,
-    /// Of users that there was no more room for.
-    others: Unrecorded,
-}
-
-/// What became of a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Granted,
-    Denied,
-    /// It was granted because the lock observes.
-    Observed,
-}
-
-/// A refusal that was recorded, or what would be one, and how often it came again.
-struct Repeats {
-    kind: Kind,
-    /// As which the caller counts.
-    user: u32,
-    uid: u32,
-    name: NamedUser,
-    unit: Option<Box<str>>,
-    cgroup: Option<u64>,
-    key: Key,
-    count: u32,
-}
-
-/// One user's part of the hour.
-#[derive(Default)]
-struct User {
-    records: u8,
-    /// How many of [`Hour::refused`].
-    refused: usize,
-    /// A refusal was recorded.
-    was_refused: bool,
-    unrecorded: Unrecorded,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Unrecorded {
-    granted: u32,
-    refused: u32,
-    observed: u32,
 }
 
 /// A record of what became of a caller's request for a key: what comes first, who and what, and the rest.
@@ -222,7 +152,7 @@ impl Audit {
     /// Time has passed: ends the hour when it is over.
     pub fn tick(&self, now: Duration) {
         let mut hour = self.hour.lock();
-        if now >= hour.ends {
+        if hour.is_over(now) {
             let over = std::mem::replace(&mut *hour, Hour::beginning(now));
             drop(hour);
             over.tell_repeats();
@@ -239,232 +169,25 @@ impl Audit {
         self.is_new(Kind::Granted, hash, caller)
     }
 
-    /// Whether a record within the hour's bound is to be written, which is no refusal's.
+    /// Whether a record is to be written, which is no refusal's.
     fn is_new(&self, kind: Kind, hash: u64, caller: &Caller) -> bool {
-        let hour = &mut *self.hour.lock();
-        if hour.granted.contains(&hash) {
-            return false;
-        }
-        let Some(user) = hour.user(caller.counts_as) else {
-            self.count(kind, &mut hour.others);
-            return false;
-        };
-        if user.records >= RECORDS_PER_USER {
-            self.count(kind, &mut user.unrecorded);
-            return false;
-        }
-        user.records += 1;
-        if hour.granted.len() >= GRANTS {
-            hour.granted.clear();
-        }
-        hour.granted.insert(hash)
+        let place = self.hour.lock().grant(kind, hash, caller);
+        self.is_recorded(kind, place)
     }
 
     fn is_new_refusal(&self, kind: Kind, caller: &Caller, key: &Key) -> bool {
         // Rules to come may be for the unit.
         let unit = (kind == Kind::Observed).then(|| caller.unit_or_cgroup());
         let hash = self.hasher.hash_one((caller.uid, unit, key));
-        let hour = &mut *self.hour.lock();
-        if let Some(repeats) = hour.refused.get_mut(&hash) {
-            count(&mut repeats.count);
-            return false;
-        }
-        let Some(user) = hour.user(caller.counts_as) else {
-            self.count(kind, &mut hour.others);
-            return false;
-        };
-        let is_first = !user.was_refused;
-        let is_within_bound = user.records < RECORDS_PER_USER;
-        let is_remembered = (is_first || is_within_bound) && hour.remember(kind, hash, caller, key);
-        let is_recorded = is_first || is_remembered;
-        if let Some(user) = hour.user(caller.counts_as) {
-            if is_recorded {
-                user.records = user.records.saturating_add(1);
-                user.was_refused = true;
-            } else {
-                self.count(kind, &mut user.unrecorded);
-            }
-        }
-        is_recorded
+        let place = self.hour.lock().refusal(kind, hash, caller, key);
+        self.is_recorded(kind, place)
     }
 
-    fn count(&self, kind: Kind, unrecorded: &mut Unrecorded) {
-        if kind == Kind::Observed {
+    fn is_recorded(&self, kind: Kind, place: Place) -> bool {
+        if (kind, place) == (Kind::Observed, Place::Counted) {
             self.unseen.fetch_add(1, Ordering::Relaxed);
         }
-        unrecorded.count(kind, 1);
-    }
-}
-
-impl Hour {
-    fn beginning(now: Duration) -> Self {
-        Self {
-            ends: now + HOUR,
-            ..Self::default()
-        }
-    }
-
-    /// `None` where there is no more room for users.
-    fn user(&mut self, uid: u32) -> Option<&mut User> {
-        let is_known = self.users.contains_key(&uid);
-        (is_known || self.users.len() < USERS).then(|| self.users.entry(uid).or_default())
-    }
-
-    /// Has the repeats of this refusal counted, if need be in place of one of the heaviest user's.
-    fn remember(&mut self, kind: Kind, hash: u64, caller: &Caller, key: &Key) -> bool {
-        if self.refused.len() >= REFUSALS && !self.make_room_for(caller.counts_as) {
-            return false;
-        }
-        if let Some(user) = self.users.get_mut(&caller.counts_as) {
-            user.refused += 1;
-            self.refusers += usize::from(user.refused == 1);
-        }
-        let (unit, cgroup) = caller.unit_or_cgroup();
-        let repeats = Repeats {
-            kind,
-            user: caller.counts_as,
-            uid: caller.uid,
-            name: caller.user(),
-            unit: unit.map(Box::from),
-            cgroup,
-            key: key.clone(),
-            count: 0,
-        };
-        self.refused.insert(hash, repeats);
-        true
-    }
-
-    /// A look through all is worth it only for who has less than the average: then somebody has at least two more. A flood
-    /// of refusals costs none.
-    fn make_room_for(&mut self, uid: u32) -> bool {
-        let mine = self.users.get(&uid).map_or(0, |user| user.refused);
-        let users = self.refusers + usize::from(mine == 0);
-        if mine >= REFUSALS / users.max(1) {
-            return false;
-        }
-        let weight = |uid: u32| (uid, self.users.get(&uid).map_or(0, |user| user.refused));
-        let of_all = self.refused.values().map(|repeats| weight(repeats.user));
-        let heaviest = fairness::heavier_than(mine + 1, of_all).first().copied();
-        let of_heaviest = self.refused.iter().find(|(_, repeats)| heaviest == Some(repeats.user));
-        let Some(hash) = of_heaviest.map(|(hash, _)| *hash) else {
-            return false;
-        };
-        if let Some(gone) = self.refused.remove(&hash)
-            && let Some(user) = self.users.get_mut(&gone.user)
-        {
-            user.refused -= 1;
-            self.refusers -= usize::from(user.refused == 0);
-            user.unrecorded.count(gone.kind, gone.count);
-        }
-        true
-    }
-
-    fn tell_repeats(self) {
-        for repeats in self.refused.into_values().filter(|refused| refused.count > 0) {
-            repeats.tell();
-        }
-        let mut others = self.others;
-        let weights = self.users.iter().map(|(uid, user)| (*uid, user.unrecorded.sum()));
-        for (place, uid) in fairness::heavier_than(0, weights).into_iter().enumerate() {
-            let Some(User { unrecorded, .. }) = self.users.get(&uid) else {
-                continue;
-            };
-            if place < TOLD {
-                unrecorded.tell(Some(uid));
-            } else {
-                others.add(*unrecorded);
-            }
-        }
-        others.tell(None);
-    }
-}
-
-impl Repeats {
-    fn tell(self) {
-        let Self {
-            uid, name, key, count, ..
-        } = self;
-        if self.kind == Kind::Observed {
-            warn!(
-                verdict = "observed",
-                outcome = "would_deny",
-                uid,
-                unit = self.unit.as_deref(),
-                cgroup = self.cgroup,
-                resource = %key.resource,
-                identity = %key.identity,
-                repeats = count,
-                "token given to {name} again since the last record of it, though no rule allows it"
-            );
-        } else {
-            warn!(
-                message_id = events::ACCESS_DENIED,
-                verdict = "denied",
-                outcome = "denied",
-                uid,
-                resource = %key.resource,
-                identity = %key.identity,
-                repeats = count,
-                "token refused to {name} again since the last record of it"
-            );
-        }
-    }
-}
-
-impl Unrecorded {
-    fn sum(self) -> usize {
-        self.granted.saturating_add(self.refused).saturating_add(self.observed) as usize
-    }
-
-    fn count(&mut self, kind: Kind, count: u32) {
-        let counter = match kind {
-            Kind::Granted => &mut self.granted,
-            Kind::Denied => &mut self.refused,
-            Kind::Observed => &mut self.observed,
-        };
-        *counter = counter.saturating_add(count);
-    }
-
-    fn add(&mut self, other: Self) {
-        self.count(Kind::Granted, other.granted);
-        self.count(Kind::Denied, other.refused);
-        self.count(Kind::Observed, other.observed);
-    }
-
-    /// Of this user, or of all who are not told by themselves.
-    fn tell(self, uid: Option<u32>) {
-        let Self {
-            granted,
-            refused,
-            observed,
-        } = self;
-        if refused > 0 {
-            warn!(
-                verdict = "denied",
-                outcome = "denied",
-                uid,
-                repeats = refused,
-                "more tokens were refused; they are too many to be listed"
-            );
-        }
-        if observed > 0 {
-            warn!(
-                verdict = "observed",
-                outcome = "would_deny",
-                uid,
-                repeats = observed,
-                "more requests were granted that the lock would refuse if it enforced the rules; they are too many to be listed"
-            );
-        }
-        if granted > 0 {
-            info!(
-                verdict = "allowed",
-                outcome = "ok",
-                uid,
-                repeats = granted,
-                "more tokens were given; they are too many to be listed"
-            );
-        }
+        place == Place::Recorded
     }
 }
 
@@ -474,16 +197,13 @@ fn find_unit(caller: &Caller) {
     _ = caller.unit();
 }
 
-fn count(counter: &mut u32) {
-    *counter = counter.saturating_add(1);
-}
-
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
 
     use zeroize::Zeroizing;
 
+    use super::super::audit_hour::{GRANTS, HOUR, REFUSALS, TOLD, USERS, User};
     use super::super::record::{Record, testing};
     use super::*;
     use crate::key::{Identity, Resource};

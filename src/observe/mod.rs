@@ -12,6 +12,7 @@ pub mod report;
 pub mod scrape;
 pub mod status;
 
+mod audit_hour;
 mod journal;
 mod process;
 mod queue;
