@@ -72,6 +72,16 @@ def test_look_alike(machine):
     assert exit_code() == "0"
 
 
+def test_newcomer(machine):
+    """an account that was made a moment ago has its name in the refusal and in the journal"""
+    for user in ["newcomer1", "newcomer2", "newcomer3"]:
+        ask = f"useradd {user} && exec setpriv --reuid={user} --regid={user} --clear-groups {' '.join(GET)}"
+        refused = machine.try_("sh", "-c", ask)
+        assert refused.returncode == 77 and f"No rule allows {user} (" in refused.stderr, refused
+        record, = machine.journal("OUTCOME=denied", f"UID={machine.run('id', '--user', user)}")
+        assert f"refused to {user} (" in record["MESSAGE"], record
+
+
 def test_nothing_missing(machine):
     """the sandbox keeps nothing from the daemon that rules, descriptors and callers' units need"""
     text = "\n".join(str(record["MESSAGE"]) for record in machine.journal("-u", "msi-tokend.service"))
