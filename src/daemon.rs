@@ -1,11 +1,13 @@
 //! The wiring, which reads as a story: configuration, log, socket, broker, ready, signals, drain.
 
+mod settings;
+
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -16,21 +18,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::access::{Machine, Rules, UnitsUnknown};
-use crate::broker::Policy;
+use crate::access::Machine;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, Loaded, Violations};
-use crate::descriptors;
+use crate::config::{self, Config, Loaded};
 use crate::engine::Engine;
 use crate::harden::{self, lock_memory};
 use crate::listen::{self, ListenError, Listener, Sdk};
-use crate::memory::Budget;
 use crate::observe::events;
 use crate::observe::log::{self, LogHandle};
 use crate::observe::metrics::Metrics;
 use crate::observe::report::Reporter;
-use crate::observe::status::ConfigurationStatus;
-use crate::server::{self, Bounds, ListenerKind, Server, Settings};
+use crate::server::{self, ListenerKind, Server};
 use crate::systemd::{self, Activation, ActivationError, FdStore};
 use crate::upstream::Upstream;
 
@@ -128,8 +126,8 @@ pub fn run(config_path: &Path) -> Result<ExitCode, DaemonError> {
             "tokens in memory can be swapped out, because memory is not locked: {why}; set LimitMEMLOCK=infinity, or MemorySwapMax=0"
         );
     }
-    warn_of(&doubts);
-    warn_of_memory(&config);
+    settings::warn_of(&doubts);
+    settings::warn_of_memory(&config);
     // One thread serves 100,000 requests a second, many times what a VM needs, with the least memory and CPU.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -161,16 +159,16 @@ async fn serve(config_path: &Path, mut config: Config, hash: String, log: &LogHa
     let monitor = bind_monitor(&config)?;
     let metrics = Arc::new(Metrics::new(log.dropped().clone(), SystemClock.now().wall));
     let engine = Engine::new(
-        policy(&config),
+        settings::policy(&config),
         Upstream::new(&config.upstream),
         Arc::new(SystemClock),
         Arc::new(Reporter::new(Arc::clone(&metrics))),
     );
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let machine = Machine::new(Arc::new(SystemClock));
-    let settings = settings(&config, hash, &machine);
+    let settings = settings::of(&config, hash, &machine);
     if sdk.is_some() || lock.is_some() {
-        follow_rules(&machine, &settings.rules).await;
+        settings::follow_rules(&machine, &settings.rules).await;
     } else {
         machine.follow(HashSet::new(), HashSet::new()).await;
     }
@@ -326,102 +324,21 @@ async fn reload(
     if tcp.lock && !loaded.upstream.is_metadata_service() {
         return refused(ListenError::NotLockable.to_string());
     }
-    let settings = settings(&loaded, hash, tcp.machine);
+    let settings = settings::of(&loaded, hash, tcp.machine);
     if tcp.sdk.is_some() || tcp.lock {
-        follow_rules(tcp.machine, &settings.rules).await;
+        settings::follow_rules(tcp.machine, &settings.rules).await;
     }
     *config = loaded;
     log.set_level(config.log.level);
-    warn_of(&doubts);
-    warn_of_memory(config);
+    settings::warn_of(&doubts);
+    settings::warn_of_memory(config);
     // The rules first: whoever is answered by what changes next is judged by them.
     server.reconfigure(settings);
-    engine.reconfigure(policy(config), Upstream::new(&config.upstream));
+    engine.reconfigure(settings::policy(config), Upstream::new(&config.upstream));
     info!(
         message_id = events::CONFIGURATION_RELOADED,
         outcome = "ok",
         "configuration reloaded"
     );
     Ok(())
-}
-
-fn warn_of(doubts: &Violations) {
-    for doubt in doubts.iter() {
-        warn!("{doubt}");
-    }
-}
-
-fn warn_of_memory(config: &Config) {
-    if let Some(warning) = Budget::of(config).warning() {
-        warn!("{warning}");
-    }
-}
-
-fn rules(config: &Config) -> Rules {
-    let (rules, doubts) = Rules::resolve(&config.allow, config.access.root, nix::unistd::geteuid().as_raw());
-    for doubt in doubts {
-        warn!("{doubt}");
-    }
-    rules
-}
-
-/// For callers over TCP.
-async fn follow_rules(machine: &Machine, rules: &Rules) {
-    if rules.need_units()
-        && let Some(why) = machine.units_unknown_because()
-    {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| warn!("rules with units match nobody over TCP: {why}"));
-    }
-    machine.follow(rules.named_groups(), rules.named_units()).await;
-}
-
-fn settings(config: &Config, hash: String, machine: &Machine) -> Settings {
-    let rules = rules(config);
-    let units_unknown = rules.need_units().then(|| UnitsUnknown::on_socket(machine)).flatten();
-    if let Some(unknown) = &units_unknown {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| warn!("{unknown}"));
-    }
-    Settings {
-        rules,
-        units_unknown,
-        bounds: bounds(config),
-        header_timeout: config.limits.header_timeout,
-        audit: config.log.audit,
-        configuration: ConfigurationStatus {
-            hash,
-            loaded_at: SystemClock.now().wall.as_secs(),
-        },
-        lock: config.lock.clone(),
-        connect_timeout: config.upstream.connect_timeout,
-    }
-}
-
-/// Those of the configuration, as far as there are descriptors for them.
-fn bounds(config: &Config) -> Bounds {
-    let wanted = config.limits.max_connections;
-    let total = descriptors::make_room(wanted, config.upstream.max_concurrent).unwrap_or(wanted);
-    if total < wanted {
-        warn!(
-            "limits.max_connections is {wanted}, and there are descriptors for {total}: raise LimitNOFILE= in the unit, or lower it"
-        );
-    }
-    Bounds {
-        total,
-        per_uid: config.limits.max_connections_per_uid,
-    }
-}
-
-fn policy(config: &Config) -> Policy {
-    Policy {
-        max_tokens: config.cache.max_tokens,
-        max_bytes: config.cache.max_bytes,
-        max_tokens_per_uid: config.cache.max_tokens_per_uid,
-        idle_drop: config.cache.idle_drop,
-        caller_wait: config.limits.caller_wait,
-        max_concurrent: config.upstream.max_concurrent,
-        max_per_second: config.upstream.max_per_second,
-        warm: config.warm.clone(),
-    }
 }

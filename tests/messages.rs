@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 /// Where messages are made.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "src/access",
     "src/broker",
     "src/check.rs",
     "src/client",
     "src/config",
+    "src/daemon",
     "src/daemon.rs",
     "src/directory.rs",
     "src/key.rs",
