@@ -52,7 +52,8 @@ fn standing(mode: LockMode, lock: Result<Option<LockHealth>, &ClientError>) -> (
     match lock {
         Err(failure) => unknown(failure.cause.trim_end_matches('.')),
         Ok(None) => unknown(
-            "the daemon does not look at it; `systemctl restart msi-tokend` lets it take the lock's socket over",
+            "the daemon does not look at it yet, as in the first ten seconds; if that lasts, `systemctl restart msi-tokend` lets it \
+             take the lock's socket over",
         ),
         Ok(Some(lock)) => match (lock.state, lock.problem()) {
             (Standing::Locked, _) => (format!("The lock is loaded and works, {does}."), 0),
