@@ -21,7 +21,7 @@ enum RunBy {
 use RunBy::{Nothing, Suite};
 
 /// Who runs the blocks of a page, by their fence; "" stands for each page.
-const BLOCKS: [(&str, &str, RunBy); 24] = [
+const BLOCKS: &[(&str, &str, RunBy)] = &[
     ("sh", "", Suite("tests/readme/run")),
     ("toml", "", Suite("tests/examples.rs")),
     ("console", "", Suite("tests/systemd/test_documents.py")),
@@ -32,6 +32,11 @@ const BLOCKS: [(&str, &str, RunBy); 24] = [
     ("ini", "docs/files.md", Suite("tests/systemd/test_keep.py")),
     ("json", "docs/files.md", Suite("tests/files/run")),
     ("yaml", "docs/files.md", Suite("tests/files/run")),
+    (
+        "text",
+        "docs/installation.md",
+        Suite("tests/repository/test_install.py"),
+    ),
     ("bash workstation", "docs/first-blob.md", Suite("tests/tutorial/page")),
     ("bash by-hand", "docs/first-blob.md", Suite("tests/tutorial/page")),
     ("bash vm", "docs/first-blob.md", Suite("tests/tutorial/page")),

@@ -15,6 +15,9 @@ ELSEWHERE = {
     "packaging/build-deb .": "tests/package/test_build.py",
     "apt install ./msi-tokend_*.deb": "tests/package/test_deb.py",
     'usermod --append --groups msi-tokend "${SUDO_USER:-$(id -un)}"': "tests/package/test_texts.py",
+    "curl --fail --silent --show-error --output /etc/apt/keyrings/msi-tokend.asc": "tests/repository/test_install.py",
+    "apt-get update": "tests/repository/test_install.py",
+    "apt-get install msi-tokend": "tests/repository/test_install.py",
     "/usr/lib/nagios/plugins/check_http": "tests/monitoring-plugins/run",
     "az vm extension set": "nothing: it wants a subscription",
 }
