@@ -83,5 +83,6 @@ def test_units(machine):
         machine.write("/etc/systemd/system/documented.service",
                       f"{block}{user}Type=oneshot\nExecStart=/bin/sh -c '{ask}'\nStandardOutput=truncate:/run/answer\n")
         machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "start", "documented.service")
+        # Over the listener a group counts by its account, a second or two after it was changed.
+        wait_for(name, lambda: machine.try_("systemctl", "start", "documented.service").returncode == 0)
         assert '"access_token":"eyJ' in machine.run("cat", "/run/answer"), name
