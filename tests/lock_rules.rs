@@ -465,3 +465,24 @@ fn a_connection_whose_source_a_firewall_rewrites_is_not_taken_for_whose_source_i
         drop(roots);
     });
 }
+
+#[test]
+fn a_user_who_takes_the_listeners_port_answers_nobody() {
+    in_namespace("port taken", || {
+        fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").unwrap();
+        let taken = as_user(BOB, BOB, &[], || TcpListener::bind(LISTENER).unwrap());
+        let address = METADATA_SERVICE.parse().unwrap();
+        let reaches = || {
+            as_user(ALICE, ALICE, &[], || {
+                TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+            })
+        };
+        for config in [OBSERVE, ENFORCE] {
+            loaded(config);
+            assert!(!reaches(), "{config}");
+        }
+        drop(taken);
+        let _roots = TcpListener::bind(LISTENER).unwrap();
+        assert!(reaches());
+    });
+}

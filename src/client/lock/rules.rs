@@ -11,6 +11,9 @@ use crate::config::LockMode;
 /// The daemon finds a caller by the address and port that a connection comes from. Masquerading, as Docker's for its bridge,
 /// gives a connection another source, which may be that of somebody else's connection to the metadata service, such as root's:
 /// what comes in with another source than its socket has is refused.
+///
+/// Where `net.ipv4.ip_unprivileged_port_start` lets users take port 169 while systemd does not hold it, who takes it answers
+/// nobody: callers wait, since only what a listener sends shows whose it is.
 pub fn text(exempt: &[u32], mode: LockMode) -> String {
     let exempt: Vec<String> = exempt.iter().map(u32::to_string).collect();
     let exempt = exempt.join(", ");
@@ -40,6 +43,7 @@ table ip msi_tokend {{
     type filter hook output priority 10; policy accept;
     ip daddr 169.254.169.254 jump closed
     oif \"lo\" ip daddr 127.0.0.1 tcp dport 169 ct status & dnat != dnat counter reject with tcp reset
+    oif \"lo\" ip saddr 127.0.0.1 tcp sport 169 meta skuid != @exempt counter drop
   }}
   chain closed {{
     meta skuid @exempt accept
