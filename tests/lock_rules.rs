@@ -338,7 +338,7 @@ fn a_lock_that_is_lost_is_told_everywhere_and_asked_for_and_one_that_is_stopped_
         // What the repair does.
         loaded(OBSERVE);
         eventually("it is seen again", || lock_state(&locked) == "locked");
-        locked.daemon.logs("firewall rules are there again");
+        locked.daemon.logs("the lock is there again");
 
         // The administrator stops it: the unit's directory goes with it.
         let asked = fs::metadata(&lost).unwrap().ino();

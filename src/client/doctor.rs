@@ -15,7 +15,7 @@ use super::get::{self, Mode};
 use super::probe::Probe;
 use super::ready::Ready;
 use super::selection::IdentityOptions;
-use super::{output, probe, remedy, surroundings, terminal};
+use super::{lock, output, probe, remedy, surroundings, terminal};
 use crate::clock::{Clock, SystemClock};
 use crate::failure::Failure;
 use crate::key::{Key, Resource};
@@ -80,6 +80,7 @@ async fn examine(daemon: &Daemon, arguments: &Arguments) -> Vec<Finding> {
             .flat_map(|lock| surroundings::locked(lock, |path| fs::read_to_string(path).ok())),
     );
     findings.extend(ready.lock.and_then(|_| surroundings::root_passes(&status.caller)));
+    findings.extend(lock::findings(ready.lock.is_some()));
     if let Some(resource) = &arguments.resource {
         let key = Key::new(resource.clone(), arguments.selector.identity());
         findings.push(asked(daemon, &key, status.caller.uid).await);

@@ -27,7 +27,8 @@ pub fn locked(lock: LockHealth, read: impl Fn(&str) -> Option<String>) -> Vec<Fi
         (Some(problem), _) => Finding::Wrong(
             Exit::Other,
             problem.to_owned(),
-            "If they do not stay, another program manages the firewall: load the lock after it.".to_owned(),
+            "Where they do not stay, another program replaces all rules: `nft list ruleset` shows what is there."
+                .to_owned(),
         ),
     }];
     let is_set = |path, line| read(path).is_some_and(|text| text.lines().any(|set| set.trim() == line));
@@ -189,7 +190,7 @@ mod tests {
         assert!(
             lines(lock(Standing::Untried), &[])[0].starts_with("note   whether the lock is there is not known yet")
         );
-        assert!(lines(lock(Standing::Lost), &[])[0].starts_with("WRONG  the lock's firewall rules are gone"));
+        assert!(lines(lock(Standing::Lost), &[])[0].starts_with("WRONG  every user reaches the metadata service"));
         assert!(lines(lock(Standing::Unknown), &[])[0].starts_with("note "));
         let ufw = ("/etc/ufw/ufw.conf", "ENABLED=yes\n");
         let open = ("/etc/default/ufw", "DEFAULT_OUTPUT_POLICY=\"ACCEPT\"\n");

@@ -21,9 +21,9 @@ pub const HEALTH_CHANGED: &str = "f5746fa6b56b8accfc0679e37e558605";
 pub const CONFIGURATION_RELOADED: &str = "6ec7a91ee6504f039cc4b6aae6798ab5";
 /// A configuration was refused; at a reload the one before stays in force.
 pub const CONFIGURATION_REJECTED: &str = "ecc07d5a6ac640dca10939fd8c38b120";
-/// The lock's firewall rules are gone.
+/// The lock is lost.
 pub const LOCK_LOST: &str = "7117bfa0b5b8f9dc494d1fea3d240559";
-/// They are there again.
+/// It is there again.
 pub const LOCK_RESTORED: &str = "acbb3045c2e78419181dcacae166c1c5";
 /// `msi-token keep` has no newer token for a file, or cannot write it; said once for each kind of trouble.
 pub const FILE_FAILING: &str = "790bfcc8341ab2feefeadc9a50c83cdf";

@@ -143,8 +143,8 @@ impl LockHealth {
                  169.254.169.254",
             ),
             Standing::Lost => Some(
-                "the lock's firewall rules are gone and the metadata service is open: `systemctl reload msi-tokend-lock` \
-                 loads them, and `nft list ruleset` shows what took their place",
+                "every user reaches the metadata service by itself: the lock's firewall rules are gone, or something takes \
+                 connections away before them; `systemctl reload msi-tokend-lock` loads them, or says why not",
             ),
         }
     }

@@ -85,12 +85,12 @@ fn tell(before: Standing, now: Standing) {
         (_, Standing::Lost) => error!(
             message_id = events::LOCK_LOST,
             outcome = "lost",
-            "the lock's firewall rules are gone: every user reaches the metadata service by itself; they are loaded again"
+            "the lock is lost: every user reaches the metadata service by itself; its firewall rules are loaded again"
         ),
         (Standing::Lost, Standing::Locked) => info!(
             message_id = events::LOCK_RESTORED,
             outcome = "ok",
-            "the lock's firewall rules are there again"
+            "the lock is there again"
         ),
         _ => {}
     }

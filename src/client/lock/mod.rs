@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+pub use self::neighbours::findings;
 use super::connection::Daemon;
 use super::error::ClientError;
 

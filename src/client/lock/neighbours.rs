@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::nft::{is_active, list, list_table};
+use super::nft::{is_active, is_failed, list, list_table};
 use super::rules;
 use crate::client::error::{ClientError, Exit};
+use crate::client::finding::Finding;
 use crate::config::LockMode;
 use crate::observe::lock::{REQUEST, STATE, Why};
 
@@ -16,15 +17,26 @@ const LEGACY: &str = "/run/msi-tokend-lock/iptables-legacy";
 /// Where systemd-imdsd leaves how the network is to be set up for it.
 const NETWORKS: &str = "/run/systemd/network";
 
+/// What `doctor` says of the lock's unit, and of the agent that it cannot work beside.
+pub fn findings(is_on: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if is_failed("msi-tokend-lock.service") {
+        findings.push(Finding::Wrong(
+            Exit::Other,
+            "the lock is not loaded: msi-tokend-lock.service has failed".to_owned(),
+            "`systemctl status msi-tokend-lock.service` says why.".to_owned(),
+        ));
+    }
+    if is_on && is_active(PROXY_AGENT) {
+        findings.push(Finding::from(&agent_runs()));
+    }
+    findings
+}
+
 /// Refuses where others already do what the lock does, or something that it cannot work beside.
 pub fn check(mode: LockMode) -> Result<(), ClientError> {
     if is_active(PROXY_AGENT) {
-        return Err(refused(
-            format!(
-                "{PROXY_AGENT} runs: Azure's guest proxy agent takes such connections away before any firewall rule"
-            ),
-            "Keep one of the two: stop the agent, or disable msi-tokend-lock.service.",
-        ));
+        return Err(agent_runs());
     }
     if are_passed_by() {
         return Err(refused(
@@ -53,6 +65,16 @@ pub fn check(mode: LockMode) -> Result<(), ClientError> {
         }
     }
     Ok(())
+}
+
+fn agent_runs() -> ClientError {
+    refused(
+        format!(
+            "{PROXY_AGENT} runs: Azure's guest proxy agent takes connections to the metadata service away before any firewall \
+             rule"
+        ),
+        "Keep one of the two: stop the agent, or disable msi-tokend-lock.service.",
+    )
 }
 
 pub fn refused(cause: impl Into<String>, advice: &'static str) -> ClientError {

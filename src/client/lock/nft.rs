@@ -73,8 +73,17 @@ pub fn systemd(program: &str, arguments: &[impl AsRef<OsStr>]) -> Result<(), Cli
 
 /// Whether a unit runs; where systemd cannot be asked, none does.
 pub fn is_active(unit: &str) -> bool {
+    is(&["is-active", "--quiet", unit])
+}
+
+/// Whether a unit did not start, or has broken off.
+pub fn is_failed(unit: &str) -> bool {
+    is(&["is-failed", "--quiet", unit])
+}
+
+fn is(arguments: &[&str]) -> bool {
     let mut systemctl = Command::new("systemctl");
-    systemctl.args(["is-active", "--quiet", unit]);
+    systemctl.args(arguments);
     let status = systemctl.stdin(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
