@@ -36,16 +36,16 @@ class Locked(Daemon):
     """A daemon to which systemd has passed the lock's socket, and the lock's rules loaded. Its endpoint is the real address,
     in this network of ours."""
 
-    def __init__(self, directory, endpoint, more):
+    def __init__(self, directory, endpoint, more, listen="", binaries=BINARIES):
         sockets = directory / "daemon"
         sockets.mkdir(exist_ok=True)
         os.chown(sockets, DAEMON, DAEMON)
         self.listener = socket.create_server(LISTENER)
-        config = (f'[upstream]\nendpoint = "{endpoint.url}"\n[listen]\nsocket = "{sockets}/msi-tokend.sock"\n'
+        config = (f'[upstream]\nendpoint = "{endpoint.url}"\n[listen]\nsocket = "{sockets}/msi-tokend.sock"\n{listen}\n'
                   f'[lock]\nmode = "enforce"\n{more}')
-        super().__init__(directory, config, user=DAEMON, group=DAEMON, extra_groups=[],
+        super().__init__(directory, config, binaries=binaries, user=DAEMON, group=DAEMON, extra_groups=[],
                          pass_fds=[self.listener.fileno()])
-        load = [BINARIES / "msi-token", "lock", "load", "--user", str(DAEMON), "--config", self.config]
+        load = [binaries / "msi-token", "lock", "load", "--user", str(DAEMON), "--config", self.config]
         subprocess.run(load, check=True)
 
     def configure(self, text):
