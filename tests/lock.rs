@@ -58,8 +58,9 @@ fn who_asks_the_metadata_service_gets_the_tokens_that_the_rules_allow() {
 #[test]
 fn while_the_lock_observes_nobody_is_denied_a_token_here_and_everywhere_else_the_rules_hold() {
     in_namespace("observe", || {
+        const SDK: &str = "[listen]\nsdk = \"127.0.0.1:40343\"\n";
         let _emulator = stand_in();
-        let locked = Locked::start("");
+        let locked = Locked::start(SDK);
         assert_eq!(token(ALICE, STORAGE).status, 200);
         assert_eq!(token(BOB, MANAGEMENT).status, 200);
         assert_eq!(token(BOB, MANAGEMENT).status, 200);
@@ -69,11 +70,17 @@ fn while_the_lock_observes_nobody_is_denied_a_token_here_and_everywhere_else_the
         assert!(!locked.daemon.log().contains(&format!("outcome=would_deny uid={ALICE}")));
         let on_the_socket = as_user(BOB, BOB, &[], || locked.daemon.token(MANAGEMENT).status);
         assert_eq!(on_the_socket, 403);
+        let on_the_listener = as_user(BOB, BOB, &[], || {
+            let stream = TcpStream::connect("127.0.0.1:40343").unwrap();
+            let headers = ["Host: 127.0.0.1:40343", "Metadata: true"];
+            exchange(stream, &text("GET", &imds(MANAGEMENT), &headers, "")).status
+        });
+        assert_eq!(on_the_listener, 403);
         // Tokens that are bound to a key of the caller's are outside the rules.
         let platform = "/metadata/identity/getplatformmetadata?cred-api-version=2.0";
         let observed = ask(BOB, "GET", platform, &["Metadata: true"]);
         assert_eq!(observed.status, 200, "{observed:?}");
-        locked.reload(ENFORCE);
+        locked.reload(&format!("{SDK}{ENFORCE}"));
         assert_eq!(token(BOB, MANAGEMENT).status, 403);
         assert_eq!(ask(BOB, "GET", platform, &["Metadata: true"]).status, 403);
     });

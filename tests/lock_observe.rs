@@ -157,6 +157,8 @@ fn lock_status_says_by_its_exit_code_whether_the_lock_is_there_and_to_root_what_
         let mut locked = observing();
         assert_eq!(token(BOB, MANAGEMENT).status, 200);
         eventually("it is seen", || status(&locked)["missing"][0]["uid"] == BOB);
+        let ready = locked.daemon.get("/ready").json();
+        assert_eq!(ready["lock"]["note"], "lock observing: nothing is denied", "{ready}");
         let on = client(&locked, &["lock", "status"]);
         assert_eq!(on.code, Some(0), "{on:?}");
         for part in [

@@ -23,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{MANAGEMENT, STORAGE, TOKEN, directory, eventually, exchange, write};
-use locked::{DAEMON, ENFORCE, HANGS, LISTENER, Locked, dial, imds, stand_in, text, token};
+use locked::{DAEMON, ENFORCE, HANGS, LISTENER, Locked, PROBE, dial, head, imds, stand_in, text, token, write_all};
 use namespace::{METADATA_SERVICE, in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
@@ -297,6 +297,29 @@ fn what_the_lock_cannot_work_with_is_refused_and_changes_nothing() {
             let says = format!("nft does not {verb} the firewall rules: why not");
             assert!(stderr(&failed).contains(&says), "{failed:?}");
         }
+    });
+}
+
+#[test]
+fn the_probe_comes_from_ports_that_no_other_request_of_the_daemon_has() {
+    in_namespace("the probe's ports", || {
+        let listener = TcpListener::bind(METADATA_SERVICE).unwrap();
+        let state = Path::new(STATE);
+        fs::create_dir_all(state.parent().unwrap()).unwrap();
+        write(state, "observe");
+        let _locked = Locked::open(OBSERVE);
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let lowest: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        let mut ports = Vec::new();
+        while ports.len() < 4 {
+            let (mut stream, from) = listener.accept().unwrap();
+            assert!(head(&mut stream).starts_with(&format!("GET {PROBE} HTTP/1.1\r\n")));
+            assert!((1024..lowest).contains(&from.port()), "{from}");
+            write_all(&mut stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+            ports.push(from.port());
+        }
+        ports.dedup();
+        assert!(ports.len() > 1, "the same port cannot be in the way of the next look");
     });
 }
 

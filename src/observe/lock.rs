@@ -53,11 +53,30 @@ pub enum Standing {
 
 /// In `/ready`, where the lock is switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Told")]
 pub struct LockHealth {
     /// Whether it is there.
     pub state: Standing,
     /// Whether it denies anything.
     pub mode: LockMode,
+}
+
+/// With what that means.
+#[derive(Serialize)]
+struct Told {
+    state: Standing,
+    mode: LockMode,
+    note: &'static str,
+}
+
+impl From<LockHealth> for Told {
+    fn from(lock: LockHealth) -> Self {
+        Self {
+            state: lock.state,
+            mode: lock.mode,
+            note: lock.note(),
+        }
+    }
 }
 
 /// The looks so far.
@@ -126,7 +145,7 @@ impl Repair {
 }
 
 impl LockHealth {
-    /// For the line of `systemctl status`.
+    /// For people.
     pub fn note(self) -> &'static str {
         match self.mode {
             LockMode::Observe => "lock observing: nothing is denied",

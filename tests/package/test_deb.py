@@ -175,6 +175,17 @@ def assert_all_off(machine):
     assert machine.run("systemctl", "--failed", "--no-legend") == ""
 
 
+def test_lock_stays(machine, built):
+    """a lock that is switched on stays over an upgrade, without a moment without its rules"""
+    machine.run("systemctl", "enable", "--now", "msi-tokend-lock.service")
+    rules = "nft list chain ip msi_tokend lock | grep --quiet 'redirect to :169'"
+    watch = machine.popen("sh", "-c", f"until [ -e /run/upgraded ]; do {rules} || echo gone; done")
+    apt(machine, "install", "--reinstall", "/root/newer.deb")
+    machine.run("touch", "/run/upgraded")
+    out, _ = watch.communicate(timeout=120)
+    assert out == "" and active(machine, "msi-tokend-lock.service"), out
+
+
 def test_remove(machine, built):
     """removed, nothing of it runs, also of what was switched on, and its configuration stays; installed again, it runs with that"""
     switch_all_on(machine)

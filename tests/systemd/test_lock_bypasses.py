@@ -16,6 +16,22 @@ def test_enforced(machine):
     installed_enforcing(machine)
 
 
+def test_systemd_imds(machine):
+    """systemd's own client of the metadata service is exempt where it has a user"""
+    assert not uses_the_service(machine, "systemd-imds")
+    machine.run("useradd", "--system", "systemd-imds")
+    machine.run("systemctl", "reload", UNIT)
+    assert uses_the_service(machine, "systemd-imds") and not uses_the_service(machine, "stranger")
+    machine.run("userdel", "systemd-imds")
+    machine.run("systemctl", "reload", UNIT)
+
+
+def uses_the_service(machine, user):
+    """Whether it asks the metadata service itself."""
+    before = upstream_requests(machine)
+    return ask(machine, user) == "200" and upstream_requests(machine) > before
+
+
 def test_bypasses(machine):
     """no way that an unprivileged user has leads to a token, and the metadata service hears of none"""
     # A gateway that follows source routes, and one that does not.
