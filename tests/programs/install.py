@@ -20,6 +20,7 @@ def install(program):
     """Whether it is here in the version that the table names."""
     apt_install(*program.get("debian", []))
     directory, packages = place(program), program["packages"]
+    source = HERE / program.get("source", "")
     match program.get("from"):
         case None:
             python_install(directory, packages)
@@ -42,19 +43,18 @@ def install(program):
             subprocess.run(["go", "install", *tags, *packages], check=True, env=environment)
         case "go":
             _need("go", "golang-go")
-            if not _pinned("go/go.mod", [package.replace("@", " ") for package in packages]):
+            if not _pinned(source / "go.mod", [package.replace("@", " ") for package in packages]):
                 return False
-            build = ["go", "build", "-C", HERE / "go", "-o", directory / "client", "."]
+            build = ["go", "build", "-C", source, "-o", directory / "client", "."]
             subprocess.run(build, check=True, env=os.environ | {"CGO_ENABLED": "0"})
         case "cargo":
-            if not _pinned("rust/Cargo.toml", ['{} = {{ version = "={}"'.format(*package.split("@")) for package in packages]):
+            if not _pinned(source / "Cargo.toml", ['{} = {{ version = "={}"'.format(*package.split("@")) for package in packages]):
                 return False
-            build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", HERE / "rust/Cargo.toml"]
+            build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", source / "Cargo.toml"]
             subprocess.run(build, check=True, env=os.environ | {"CARGO_TARGET_DIR": str(directory / "target")})
         case "maven":
             _need("javac", "default-jdk-headless")
             _need("mvn", "maven")
-            source = HERE / program.get("source", "java")
             line = "<artifactId>{}</artifactId>\n      <version>{}</version>"
             if not _pinned(source / "pom.xml", [line.format(*package.split("@")) for package in packages]):
                 return False
@@ -87,5 +87,5 @@ def _need(tool, package):
 
 def _pinned(path, lines):
     """The file that pins the packages has the versions that the table names."""
-    text = (HERE / path).read_text()
-    return all([check(f"{path} has {' '.join(line.split())}", line in text, text) for line in lines])
+    text = path.read_text()
+    return all([check(f"{path.relative_to(HERE)} has {' '.join(line.split())}", line in text, text) for line in lines])

@@ -16,6 +16,7 @@ SIGN_IN = ["login.microsoftonline.com", "login.windows.net"]
 MANAGEMENT, GOOGLE, METRICS = "management.azure.com", "sts.googleapis.com", "metrics.example.com"
 # Kinds of resources of which Resource Manager has none.
 NOT_THERE = ["/TXT/", "/images/", "/publicIPAddresses/"]
+ZONE = {"name": "example.com", "resourceGroup": "RG", "subscriptionId": "S"}
 TENANT = "11111111-2222-3333-4444-555555555555"
 HELLO = b"text\nhello\n"
 DELTA = (
@@ -54,11 +55,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        """What Prometheus writes, what Packer deploys, or Google's exchange of tokens: the one that is exchanged counts."""
+        """What Prometheus writes, what Packer deploys, what lego asks Resource Graph, or Google's exchange of tokens: the one
+        that is exchanged counts."""
         body, host = self.rfile.read(int(self.headers["Content-Length"])), self.headers["Host"]
         if host in (METRICS, MANAGEMENT):
             self.service.seen.append((host, self.requestline, self.headers["Authorization"]))
-            self.send_json({})
+            self.send_json({"data": [ZONE], "totalRecords": 1, "count": 1, "resultTruncated": "false"})
             return
         form = dict(urllib.parse.parse_qsl(body.decode()))
         self.service.seen.append((host, self.requestline, f"Bearer {form['subject_token']}"))
