@@ -28,6 +28,7 @@ const BLOCKS: &[(&str, &str, RunBy)] = &[
     ("python", "README.md", Suite("tests/sdk/suite.py")),
     ("text", "README.md", Nothing("a picture")),
     ("text", "docs/architecture.md", Nothing("a picture, and the map")),
+    ("ini", "docs/containers.md", Suite("tests/containers/test_podman.py")),
     ("bash", "docs/files.md", Suite("tests/files/run")),
     ("ini", "docs/files.md", Suite("tests/systemd/test_keep.py")),
     ("json", "docs/files.md", Suite("tests/files/run")),

@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ClientError, Exit};
+use crate::access::NOBODY;
 use crate::access::loopback::{self, Unowned};
 use crate::config::{SERVICE_USER, service_user};
 use crate::http::{self, ExchangeError, Response};
@@ -205,6 +206,11 @@ fn unreachable(place: &impl Display, reason: &NoAnswer) -> ClientError {
         NoAnswer::Unowned(Unowned::Kernel(_)) => failure(
             Exit::Other,
             "A sandbox may forbid the question: systemd's RestrictAddressFamilies= has to have AF_NETLINK.",
+        ),
+        NoAnswer::Foreign(NOBODY, _) => failure(
+            Exit::Other,
+            "In a container, or elsewhere in a user namespace, 65534 stands for every user of the host, so that it cannot be \
+             told whose process listens there. Ask with `curl --unix-socket`.",
         ),
         NoAnswer::Foreign(..) => failure(
             Exit::Other,

@@ -29,7 +29,7 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 """
 
 
-def installed_behind(machine):
+def add_network(machine):
     machine.write("/usr/local/lib/fabric", NETWORK, mode=0o755)
     machine.write("/etc/systemd/system/fabric.service",
                   "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/local/lib/fabric\n")
@@ -37,4 +37,8 @@ def installed_behind(machine):
                   "[Unit]\nRequires=fabric.service\nAfter=fabric.service\n"
                   "[Service]\nExecStartPre=\nNetworkNamespacePath=/run/netns/fabric\n")
     machine.run("systemctl", "daemon-reload")
+
+
+def installed_behind(machine):
+    add_network(machine)
     installed(machine)

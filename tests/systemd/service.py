@@ -96,19 +96,23 @@ def upstream_requests(machine):
 
 
 class Callers:
-    """The eight clients of callers.py, running as `member` while the `with` block lasts."""
+    """The eight clients of callers.py, running as `member` while the `with` block lasts, or in what `within` starts."""
 
-    def __init__(self, machine):
+    def __init__(self, machine, within=None):
         self.machine = machine
+        self.within = within
         self.failures = []
         self.answered = {}
 
     def __enter__(self):
         for program in [HERE / "callers.py", Path(unix_http.__file__)]:
             self.machine.copy_in(program, f"/usr/local/lib/{program.name}", 0o644)
-        group = self.machine.run("getent", "group", "msi-tokend").split(":")[2]
-        self.process = self.machine.popen("python3", "/usr/local/lib/callers.py", user="member", groups=[group],
-                                          stdin=subprocess.PIPE)
+        program = ("python3", "/usr/local/lib/callers.py")
+        if self.within:
+            self.process = self.machine.popen(*self.within, *program, stdin=subprocess.PIPE)
+        else:
+            group = self.machine.run("getent", "group", "msi-tokend").split(":")[2]
+            self.process = self.machine.popen(*program, user="member", groups=[group], stdin=subprocess.PIPE)
         return self
 
     def __exit__(self, *_):
