@@ -33,6 +33,7 @@ const BLOCKS: &[(&str, &str, RunBy)] = &[
     ("ini", "docs/files.md", Suite("tests/systemd/test_keep.py")),
     ("json", "docs/files.md", Suite("tests/files/run")),
     ("yaml", "docs/files.md", Suite("tests/files/run")),
+    ("text", "docs/fleet.md", Suite("tests/fleet/test_upgrades.py")),
     (
         "text",
         "docs/installation.md",

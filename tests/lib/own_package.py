@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from places import REPOSITORY
@@ -13,3 +14,18 @@ def build(architecture, out, repository=REPOSITORY, **environment):
                           env=os.environ | environment)
     assert done.returncode == 0, done.stderr[-4000:]
     return Path(done.stdout.splitlines()[-1])
+
+
+def raised(package, suffix, directory, change=lambda tree: None):
+    """A package with a higher version, as a release to come would have, and what `change` does to its files; in `directory`."""
+    version = package.name.split("_")[1]
+    result = directory / package.name.replace(version, version + suffix)
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = Path(temporary, "tree")
+        subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+        control = tree / "DEBIAN/control"
+        control.write_text(control.read_text().replace(f"Version: {version}\n", f"Version: {version}{suffix}\n"))
+        change(tree)
+        build = ["dpkg-deb", "--build", "-Znone", "--root-owner-group", tree, result]
+        subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    return result

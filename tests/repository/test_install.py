@@ -2,9 +2,8 @@
 
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
+from own_package import raised
 from pages import blocks, section
 from places import REPOSITORY
 from service import active, add_surroundings, get
@@ -34,14 +33,7 @@ class Repository:
 
     def add(self, suffix):
         """The same package with a higher version, as a release to come would have. Returns its path."""
-        newer = self.package.with_name(self.package.name.replace(self.version, self.version + suffix))
-        with tempfile.TemporaryDirectory() as directory:
-            tree = Path(directory, "tree")
-            subprocess.run(["dpkg-deb", "--raw-extract", self.package, tree], check=True)
-            control = tree / "DEBIAN/control"
-            control.write_text(control.read_text().replace(f"Version: {self.version}\n", f"Version: {self.version}{suffix}\n"))
-            subprocess.run(["dpkg-deb", "--build", "-Znone", "--root-owner-group", tree, newer], check=True, stdout=subprocess.DEVNULL)
-        return newer
+        return raised(self.package, suffix, self.package.parent)
 
     def publish(self, machine):
         target = machine.root / SERVED.lstrip("/")

@@ -18,6 +18,8 @@ ELSEWHERE = {
     "curl --fail --silent --show-error --output /etc/apt/keyrings/msi-tokend.asc": "tests/repository/test_install.py",
     "apt-get update": "tests/repository/test_install.py",
     "apt-get install msi-tokend": "tests/repository/test_install.py",
+    "cloud-init schema": "tests/package/test_texts.py",
+    "ansible-playbook": "tests/fleet/test_ansible.py",
     "podman run": "tests/containers/test_podman.py",
     "msi-token explain --uid 33": "tests/containers/test_podman.py",
     "/usr/lib/nagios/plugins/check_http": "tests/monitoring-plugins/run",
