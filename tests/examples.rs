@@ -234,7 +234,7 @@ fn the_table_of_programs_says_what_was_tried_and_when() {
     let programs: Programs = toml::from_str(&text_of("tests/programs/programs.toml")).unwrap();
     let mut proven: BTreeMap<String, Proven> = toml::from_str(&text_of("tests/programs/proven.toml")).unwrap();
     let mut table =
-        "| program | version | by | what to write, and for a client id | what does not work | tried |\n".to_owned();
+        "| program | version | led by (each alone suffices) | what to write; for a client id | what does not work | tried |\n".to_owned();
     table.push_str("|---|---|---|---|---|---|\n");
     for program in programs.program {
         let name = program.name;
