@@ -19,8 +19,9 @@ def acme(authority):
         "listenAddress": f"127.0.0.1:{PORT}", "managementListenAddress": "127.0.0.1:15000", "httpPort": 5002, "tlsPort": 5001,
         "certificate": str(authority.certificate), "privateKey": str(authority.key),
     }}))
-    # Each order has to meet its challenge anew.
-    environment = os.environ | {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0"}
+    # Each order has to meet its challenge anew, and nothing is refused by chance.
+    environment = os.environ | {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0",
+                                "PEBBLE_WFE_NONCEREJECT": "0"}
     names = ["pebble-challtestsrv", "-dns01", "127.0.0.1:53", "-http01", "", "-https01", "", "-tlsalpn01", ""]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(["pebble", "-config", settings], env=environment, **quiet) as pebble, \
