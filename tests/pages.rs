@@ -107,6 +107,27 @@ fn each_page_begins_with_what_its_reader_wants_and_the_readme_leads_there() {
     }
 }
 
+/// A row with a cell too many loses it on a web page.
+#[test]
+fn each_row_of_a_table_has_the_cells_of_its_head() {
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    let mut count = 0;
+    for page in pages() {
+        let text = read(&page);
+        let mut head = None;
+        for line in text.lines() {
+            if line.starts_with('|') {
+                let wanted = *head.get_or_insert(cells(line));
+                assert_eq!(cells(line), wanted, "{}: {line}", page.display());
+                count += 1;
+            } else {
+                head = None;
+            }
+        }
+    }
+    assert!(count > 300, "{count} rows found");
+}
+
 /// In a terminal and on a web page alike: letters of one width, each box closed, no line that is too long.
 #[test]
 fn the_picture_of_the_readme_is_straight() {
