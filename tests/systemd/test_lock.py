@@ -86,7 +86,7 @@ def test_killed(machine):
     """a loader that is killed, as for want of memory or time, is started again until the rules are there"""
     machine.run("systemctl", "stop", UNIT)
     machine.run("mv", "/usr/sbin/nft", "/usr/sbin/nft.real")
-    machine.write("/usr/sbin/nft", '#!/bin/sh\n[ -e /etc/let-it-load ] || [ "$(cat /proc/$PPID/comm)" != msi-token ] || kill -KILL $PPID\nexec nft.real "$@"\n', mode=0o755)
+    machine.write("/usr/sbin/nft", '#!/bin/sh\n[ -e /etc/let-it-load ] || [ "$(cat /proc/$PPID/comm)" != msi-token ] || { kill -KILL $PPID; exit 1; }\nexec nft.real "$@"\n', mode=0o755)
     assert machine.try_("systemctl", "start", UNIT).returncode and not table(machine)
     machine.write("/etc/let-it-load", "")
     wait_for("the rules are there", lambda: active(machine, UNIT) and table(machine))
