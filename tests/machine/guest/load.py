@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attack import ATTACKS, Other, flood, resource_name
 from inside import HERE, LOOPBACK, SOCKET, as_user, life, run, show, systemd_said, token
+from unix_http import STORAGE
 from users import UserProcess
 
 CGROUP = Path("/sys/fs/cgroup/system.slice/msi-tokend.service")
@@ -28,13 +29,15 @@ def callers():
 
 
 def test_restart():
-    """restarts under callers fail no request"""
+    """restarts under callers fail no request and keep the cache: the token is the same"""
     pids = {show("msi-tokend.service", "MainPID")}
+    before = token(STORAGE)["access_token"]
     with callers():
         for _ in range(3):
             run("systemctl", "restart", "msi-tokend.service")
             pids.add(show("msi-tokend.service", "MainPID"))
     assert len(pids) == 4, pids
+    assert token(STORAGE)["access_token"] == before
 
 
 def held(name):
