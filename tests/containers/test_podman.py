@@ -7,9 +7,10 @@ import fabric
 import pages
 from checks import wait_for
 from engine import ASK, ASK_IMDS, IMAGES, STATUS, as_member, container, in_image, inside, prepare, refused, status
+from own_package import raised
 from places import REPOSITORY
 from service import Callers, active, add_surroundings, configure, get, main_pid
-from test_deb import apt, newer
+from test_deb import apt
 from unix_http import STORAGE
 
 PAGE = (REPOSITORY / "docs/containers.md").read_text()
@@ -152,7 +153,7 @@ def test_upgrade(machine, built):
     pid = main_pid(machine)
     out = built.out / machine.name
     out.mkdir()
-    machine.copy_in(newer(built, out), "/root/newer.deb", 0o644)
+    machine.copy_in(raised(built.package, "+newer", out), "/root/newer.deb", 0o644)
     with loaded(machine) as callers:
         time.sleep(1)
         apt(machine, "install", "/root/newer.deb")

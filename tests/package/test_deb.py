@@ -1,9 +1,9 @@
 """The package in a booted system: installed, upgraded under load, removed, purged."""
 
-import subprocess
 import time
 
 from checks import wait_for
+from own_package import raised
 from service import RESOURCE, Callers, active, add_surroundings, configure, get, main_pid
 
 KEEP = "msi-token-keep@member.service"
@@ -20,18 +20,6 @@ STATE = ["find", "/etc", "/usr", "/var/lib/systemd", "/run/msi-tokend", "/run/ms
 
 def apt(machine, *arguments):
     return machine.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", *arguments)
-
-
-def newer(built, directory):
-    """The same package with a higher version, as a release to come would have."""
-    tree = directory / "newer"
-    subprocess.run(["dpkg-deb", "--raw-extract", built.package, tree], check=True)
-    control = tree / "DEBIAN/control"
-    version = built.fields("Version").strip()
-    control.write_text(control.read_text().replace(f"Version: {version}\n", f"Version: {version}+newer\n"))
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, directory / "newer.deb"], check=True,
-                   stdout=subprocess.DEVNULL)
-    return directory / "newer.deb"
 
 
 def test_install(machine, built):
@@ -95,7 +83,7 @@ def test_upgrade(machine, built):
     wait_for("a keeper that waits", lambda: machine.show(KEEP_WAITING, "ActiveState")["ActiveState"] == "activating")
     out = built.out / machine.name
     out.mkdir()
-    machine.copy_in(newer(built, out), "/root/newer.deb", 0o644)
+    machine.copy_in(raised(built.package, "+newer", out), "/root/newer.deb", 0o644)
     with Callers(machine) as callers:
         time.sleep(1)
         apt(machine, "install", "/root/newer.deb")
