@@ -4,6 +4,7 @@
 //! a caller that hangs up takes nothing with it.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -154,9 +155,13 @@ impl Engine {
         self.upstream.lock().name()
     }
 
-    /// All keys, in no order.
-    pub fn keys(&self) -> Vec<Arc<Key>> {
-        self.state.lock().broker.keys()
+    /// All keys, in no order. What goes through them lets others have their turn after each slice, however many there are.
+    pub fn slices(&self, size: usize) -> impl Iterator<Item = Vec<Arc<Key>>> + use<> {
+        let mut keys = self.state.lock().broker.keys().into_iter();
+        iter::from_fn(move || {
+            let slice: Vec<Arc<Key>> = keys.by_ref().take(size).collect();
+            (!slice.is_empty()).then_some(slice)
+        })
     }
 
     /// What the next process should take over of those of `keys` that are still known.
@@ -292,4 +297,22 @@ impl Drop for FetchReport {
         self.engine
             .with(|state, now, effects| state.broker.reply(now, &self.fetch, outcome, effects));
     }
+}
+
+/// What comes of `work`, and how often others had their turn meanwhile.
+#[cfg(test)]
+pub async fn turns_beside<T>(work: impl Future<Output = T>) -> (T, usize) {
+    let mut turns = 0;
+    let others = async {
+        loop {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    let done = tokio::select! {
+        biased;
+        done = work => done,
+        () = others => unreachable!(),
+    };
+    (done, turns)
 }

@@ -334,6 +334,7 @@ impl From<FailingEntry> for Failing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::turns_beside;
 
     const NOW: Now = Now {
         wall: Duration::from_secs(1_700_000_000),
@@ -380,18 +381,9 @@ mod tests {
     #[tokio::test]
     async fn others_have_their_turn_while_many_keys_are_written() {
         let slices = (0..3).map(|n| vec![snapshot(&format!("r{n}"), 60)]);
-        let (mut bytes, mut turns) = (Vec::new(), 0);
-        let others = async {
-            loop {
-                turns += 1;
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            written = write(slices, PLACE, &mut bytes) => written.unwrap(),
-            () = others => {}
-        }
+        let mut bytes = Vec::new();
+        let (written, turns) = turns_beside(write(slices, PLACE, &mut bytes)).await;
+        written.unwrap();
         assert_eq!(turns, 3);
         let back = read(&bytes, PLACE, NOW).unwrap();
         assert!(back.iter().map(|back| &back.key).eq(&["r0", "r1", "r2"].map(key)));

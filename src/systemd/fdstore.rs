@@ -32,6 +32,8 @@ pub const NAME: &str = "tokens";
 const PAUSE: Duration = Duration::from_secs(3);
 /// So many keys take a few hundred microseconds; after that callers have their turn.
 const SLICE: usize = 16;
+/// So many bytes take the kernel some 60 microseconds to take back.
+const GIVEN_BACK: u64 = 1 << 20;
 /// The last write is tried this many times, this far apart.
 const LAST_TRIES: u32 = 40;
 const LAST_PAUSE: Duration = Duration::from_millis(50);
@@ -65,6 +67,8 @@ pub enum RestoreError {
 #[derive(Debug)]
 pub struct FdStore {
     held: Option<File>,
+    /// What was held before, until its memory is given back.
+    former: Option<File>,
     boot_id: String,
     /// Why the last write failed. It was logged.
     failing: Option<io::ErrorKind>,
@@ -78,6 +82,7 @@ impl FdStore {
         let managed = passed.is_some() || env::var_os("NOTIFY_SOCKET").is_some();
         managed.then(|| Self {
             held: passed.map(File::from),
+            former: None,
             boot_id: boot_id(),
             failing: None,
             behind: false,
@@ -168,17 +173,32 @@ impl FdStore {
 
     /// Puts the cache into the store in place of what is there, whose memory is given back.
     async fn hand_over(&mut self, engine: &Engine) -> io::Result<()> {
+        // Where the last time was cut short.
+        self.give_back().await?;
         let file = new_memory()?;
-        let keys = engine.keys();
-        let slices = keys.chunks(SLICE).map(|keys| engine.snapshot(keys));
+        let slices = engine.slices(SLICE).map(|keys| engine.snapshot(&keys));
         cache_format::write(slices, self.place(&engine.upstream_name()), &file).await?;
         seal(&file)?;
         // The unit limits the store to one descriptor, so the old one is removed first.
         notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(NAME)], &[])?;
         notify(&[NotifyState::FdStore, NotifyState::FdName(NAME)], &[file.as_fd()])?;
-        if let Some(old) = self.held.replace(file) {
-            old.set_len(0)?;
+        self.former = self.held.replace(file);
+        self.give_back().await
+    }
+
+    /// Gives the memory of the former cache back, a piece at a time: all of it at once takes the kernel a millisecond for ten
+    /// thousand tokens.
+    async fn give_back(&mut self) -> io::Result<()> {
+        let Some(former) = &self.former else {
+            return Ok(());
+        };
+        let mut size = former.metadata()?.size();
+        while size > 0 {
+            size = size.saturating_sub(GIVEN_BACK);
+            former.set_len(size)?;
+            tokio::task::yield_now().await;
         }
+        self.former = None;
         Ok(())
     }
 }
@@ -204,8 +224,11 @@ fn boot_id() -> String {
 mod tests {
     use std::io::Write;
 
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::clock::{Clock, SystemClock};
+    use crate::engine::turns_beside;
 
     const UPSTREAM: &str = "Imds http://127.0.0.1:9/token";
 
@@ -251,5 +274,19 @@ mod tests {
         assert!(file.set_len(7).is_err());
         file.set_len(0).unwrap();
         assert_eq!(file.metadata().unwrap().size(), 0);
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_much_memory_is_given_back() {
+        let memory = holding(&vec![b'x'; 5 << 20]);
+        let left = || memory.metadata().unwrap().size();
+        let mut store = passed(holding(b""));
+        store.former = Some(memory.try_clone().unwrap());
+        let cut_short = store.give_back().now_or_never();
+        assert!(cut_short.is_none() && left() == 4 << 20);
+        let (given, turns) = turns_beside(store.give_back()).await;
+        given.unwrap();
+        assert_eq!((turns, left()), (4, 0));
+        assert!(store.former.is_none());
     }
 }
