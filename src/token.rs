@@ -5,6 +5,7 @@
 //! answer, so serving it makes no copy.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -85,6 +86,16 @@ impl Token {
             secret_len: secret.len(),
             client_id: parts.client_id.as_deref().map(Into::into),
             expires_on: parts.expires_on,
+        })
+    }
+
+    /// The token as it is cached: in memory of just its size, taken when all that its fetch held is free again. Where it is
+    /// read from the reply it would lie among that, and what is free between two tokens would be too small for the next fetch.
+    pub fn kept(self) -> Arc<Self> {
+        let object: Zeroizing<Box<[u8]>> = Zeroizing::new(self.object().into());
+        Arc::new(Self {
+            object: Bytes::from_owner(object),
+            ..self
         })
     }
 
@@ -182,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_tail_of_the_answer_holds_every_lasting_member() {
-        let json = [b"{", token("e30.e30.c2ln").unwrap().members().as_ref()].concat();
+        let json = [b"{", token("e30.e30.c2ln").unwrap().kept().members().as_ref()].concat();
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(
             value,

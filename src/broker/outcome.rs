@@ -27,7 +27,7 @@ impl Broker {
         slot.flight = None;
         let started = slot.last_try.unwrap_or(now.boot);
         drop(slot);
-        let lease = outcome.map(|token| Lease::new(Arc::new(token), now)).and_then(|lease| {
+        let lease = outcome.map(|token| Lease::new(token.kept(), now)).and_then(|lease| {
             let over = lease.left(now).is_zero();
             let faulty = || {
                 Failure::new(
@@ -122,7 +122,10 @@ impl Broker {
     /// `rounds` is how many rounds of 429s came before this failure, where it is a 429 itself.
     fn failed(&mut self, now: Now, key: &Arc<Key>, failure: &Arc<Failure>, rounds: u32, effects: &mut Vec<Effect>) {
         let Some(mut slot) = self.store.edit(key) else { return };
-        let mut trouble = slot.trouble.take().unwrap_or_else(|| Failing::new(failure.clone()));
+        let mut trouble = slot
+            .trouble
+            .take()
+            .unwrap_or_else(|| Box::new(Failing::new(failure.clone())));
         let wait = trouble.streak.failed(&failure.class, now.boot, rounds, self.rng.f64());
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.hold_callers = wait.hold_callers;

@@ -54,7 +54,7 @@ impl Store {
             }
         }
         while self.slots.len() >= policy.max_tokens {
-            let first = self.first_to_go(self.slots.values(), cause, now);
+            let first = self.first_to_go(self.iter(), cause, now);
             if !self.evict(first, effects) {
                 return Err(Bound::Total);
             }
@@ -66,7 +66,7 @@ impl Store {
     /// Makes room for a token of so many bytes in place of what the key has. Returns false, and
     /// evicts nothing, if not enough may be evicted.
     pub fn make_room(&mut self, key: &Key, size: usize, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
-        let Some(slot) = self.slots.get(key) else { return false };
+        let Some(slot) = self.get(key) else { return false };
         let more = size.saturating_sub(slot.size());
         if more == 0 {
             return true;
@@ -80,7 +80,7 @@ impl Store {
         if excess == 0 {
             return true;
         }
-        let others = self.slots.values().filter(|slot| *slot.key != *key);
+        let others = self.iter().filter(|slot| *slot.key != *key);
         let may_go: usize = others.filter(|slot| cause.may_take(slot, now)).map(Slot::size).sum();
         if excess > may_go {
             return false;
@@ -107,7 +107,7 @@ impl Store {
             {}
         }
         while self.slots.len() > policy.max_tokens {
-            let first = self.first_to_go(self.slots.values(), Claim::Kept, now);
+            let first = self.first_to_go(self.iter(), Claim::Kept, now);
             if !self.evict(first, effects) {
                 break;
             }
@@ -117,7 +117,7 @@ impl Store {
 
     /// Makes room for one more key of the uid: passes a key on to another uid, or evicts one. False where neither can be.
     fn relieve(&mut self, uid: u32, cause: Claim, policy: &Policy, now: Now, effects: &mut Vec<Effect>) -> bool {
-        let owned = self.owned.of(uid).filter_map(|key| self.slots.get(key));
+        let owned = self.owned.of(uid).filter_map(|key| self.get(key));
         let first = self.first_to_go(owned, cause, now);
         let costs_nothing = first.as_ref().is_some_and(|key| !self.is_live(key, now));
         (!costs_nothing && self.pass_on(uid, policy)) || self.evict(first, effects)
@@ -126,7 +126,7 @@ impl Store {
     /// A key that others use as well counts for one of them from now on, where one has room for it.
     fn pass_on(&mut self, uid: u32, policy: &Policy) -> bool {
         let shared = self.owned.of(uid).filter_map(|key| {
-            let slot = self.slots.get(key)?;
+            let slot = self.get(key)?;
             Some((slot.last_asked, slot.key.clone(), slot.other?))
         });
         let first = shared
@@ -142,7 +142,7 @@ impl Store {
     /// Evicts until the tokens have at most so many bytes, but never this key.
     fn shrink_to(&mut self, most: usize, except: Option<&Key>, cause: Claim, now: Now, effects: &mut Vec<Effect>) {
         while self.bytes > most {
-            let heavy = self.slots.values().filter(|slot| slot.size() > 0);
+            let heavy = self.iter().filter(|slot| slot.size() > 0);
             let others = heavy.filter(|slot| except != Some(&*slot.key));
             let first = self.first_to_go(others, cause, now);
             if !self.evict(first, effects) {
@@ -170,7 +170,7 @@ impl Store {
     }
 
     fn is_live(&self, key: &Key, now: Now) -> bool {
-        self.slots.get(key).is_some_and(|slot| slot.is_live(now))
+        self.get(key).is_some_and(|slot| slot.is_live(now))
     }
 }
 

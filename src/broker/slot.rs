@@ -39,8 +39,8 @@ pub struct Slot {
     pub last_try: Option<Duration>,
     /// When a caller last forced a fetch, or a forced fetch last started.
     pub forced_at: Option<Duration>,
-    /// What has failed since the last good reply.
-    pub trouble: Option<Failing>,
+    /// What has failed since the last good reply: boxed, since few have failed.
+    pub trouble: Option<Box<Failing>>,
     /// The expiry of this token was noted already.
     pub lapse_told: bool,
     /// When somebody last asked; the slot's creation where nobody did.

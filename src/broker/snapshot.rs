@@ -119,7 +119,7 @@ impl KeySnapshot {
         Slot {
             next_try: self.next_try.min(now.boot.saturating_add(latest)),
             lease,
-            trouble: self.trouble,
+            trouble: self.trouble.map(Box::new),
             last_asked: self.last_asked.min(now.boot),
             other: self.other,
             ..Slot::new(Arc::new(self.key), self.owner, warm, now.boot)
@@ -141,8 +141,9 @@ impl From<&Slot> for KeySnapshot {
                 .map(|lease| (lease.token.clone(), lease.expires_boot())),
             trouble: slot
                 .trouble
-                .clone()
-                .filter(|trouble| trouble.failure.class != Class::Full),
+                .as_deref()
+                .filter(|trouble| trouble.failure.class != Class::Full)
+                .cloned(),
         }
     }
 }

@@ -238,7 +238,7 @@ impl<'a> KeyEntry<'a> {
             other: self.other,
             last_asked: self.last_asked,
             next_try: self.next_try,
-            token: token.map(|token| (Arc::new(token), self.expires_boot)),
+            token: token.map(|token| (token.kept(), self.expires_boot)),
             trouble: self.trouble.map(Failing::from),
             key,
         })
