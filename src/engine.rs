@@ -23,6 +23,9 @@ use crate::key::Key;
 use crate::token::Token;
 use crate::upstream::Upstream;
 
+/// What people are told of so many keys takes a hundred microseconds; after that callers have their turn.
+pub const SLICE: usize = 64;
+
 /// Learns of the broker's notes and of how the upstream answered.
 pub trait Observer: Send + Sync {
     /// The broker noticed a change, at this time.
@@ -190,11 +193,13 @@ impl Engine {
         state.broker.throttle(self.clock.now())
     }
 
-    /// What is cached, as of now.
-    pub fn entries(&self) -> (Now, Vec<Entry>) {
-        let state = self.state.lock();
-        let now = self.clock.now();
-        (now, state.broker.entries(now).collect())
+    /// Each key that is cached, as of `now` where it is still known when its slice comes.
+    pub async fn each_entry(&self, now: Now, mut take: impl FnMut(Entry)) {
+        for keys in self.slices(SLICE) {
+            let entries = self.state.lock().broker.entries(&keys, now);
+            entries.into_iter().for_each(&mut take);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Runs one event through the broker and does what follows from it.

@@ -34,6 +34,7 @@
 //! | [`harden`] | what the process asks the kernel to keep others from |
 //! | [`memory_limit`] | how much memory the kernel allows, and how much is used |
 //! | [`descriptors`] | room for callers, and some kept from them |
+//! | [`open_array`] | a JSON document written key by key |
 //! | [`http`] | one HTTP exchange as a client |
 //! | [`token`], [`failure`], [`key`], [`heartbeat`], [`clock`] | the values that the others speak in |
 //!
@@ -63,6 +64,7 @@ pub mod listen;
 pub mod memory;
 pub mod memory_limit;
 pub mod observe;
+pub mod open_array;
 pub mod replace;
 pub mod server;
 pub mod systemd;

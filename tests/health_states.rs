@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::{Daemon, Emulator, How, MANAGEMENT, STORAGE, TOKEN, directory, eventually, request};
 use msi_tokend::access::{Machine, Rules};
-use msi_tokend::broker::Policy;
+use msi_tokend::broker::{Entry, KeySnapshot, Policy};
 use msi_tokend::clock::{Clock, Now, SystemClock};
 use msi_tokend::config::{Config, RootAccess};
 use msi_tokend::engine::Engine;
@@ -327,6 +327,9 @@ impl Clock for Shifted {
     }
 }
 
+/// There is room for so many.
+const KEYS: usize = 1000;
+
 /// The daemon's parts in this process, but for what drives them.
 struct Parts {
     clock: Arc<Shifted>,
@@ -342,9 +345,9 @@ impl Parts {
             .unwrap();
         let clock = Arc::new(Shifted::default());
         let policy = Policy {
-            max_tokens: 10,
+            max_tokens: KEYS,
             max_bytes: 8_000_000,
-            max_tokens_per_uid: 10,
+            max_tokens_per_uid: KEYS,
             idle_drop: Duration::from_hours(24),
             caller_wait: Duration::from_secs(20),
             max_concurrent: 4,
@@ -357,22 +360,12 @@ impl Parts {
         ));
         let reporter = Arc::new(Reporter::new(Arc::clone(&metrics)));
         let engine = Engine::new(policy, Upstream::new(&config.upstream), clock.clone(), reporter);
-        let settings = Settings {
-            units_unknown: None,
-            rules: Rules::resolve(&[], RootAccess::Any, 0).0,
-            bounds: Bounds { total: 10, per_uid: 10 },
-            header_timeout: Duration::from_secs(30),
-            audit: false,
-            configuration: ConfigurationStatus::default(),
-            lock: config.lock.clone(),
-            connect_timeout: Duration::from_secs(2),
-        };
         let reloads = tokio::sync::mpsc::channel(1).0;
         let server = Server::new(
             Arc::clone(&engine),
             metrics,
             Arc::default(),
-            settings,
+            settings(String::new()),
             Machine::new(Arc::new(SystemClock)),
             None,
             reloads,
@@ -382,13 +375,27 @@ impl Parts {
 
     async fn await_state(&self, state: State) -> Health {
         for _ in 0..3000 {
-            let health = self.server.health();
+            let health = self.server.health().await;
             if health.state == state {
                 return health;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("waited in vain for {state:?}: {:?}", self.server.health());
+        panic!("waited in vain for {state:?}: {:?}", self.server.health().await);
+    }
+}
+
+/// Those of a configuration with this hash, under which root may have all.
+fn settings(hash: String) -> Settings {
+    Settings {
+        units_unknown: None,
+        rules: Rules::resolve(&[], RootAccess::Any, 0).0,
+        bounds: Bounds { total: 10, per_uid: 10 },
+        header_timeout: Duration::from_secs(30),
+        audit: false,
+        configuration: ConfigurationStatus { hash, loaded_at: 0 },
+        lock: Config::default().lock,
+        connect_timeout: Duration::from_secs(2),
     }
 }
 
@@ -435,13 +442,16 @@ async fn a_clock_that_is_stepped_ahead_is_told_as_the_cause_and_its_return_heals
 
     *parts.clock.wall.lock() += 2 * 86_400;
     let health = parts.await_state(State::NotReady).await;
-    assert!(health.tokens[0].reason.contains("clock"), "{health:?}");
+    assert!(health.line().contains("clock"), "{health:?}");
     *parts.clock.wall.lock() -= 2 * 86_400;
     parts.await_state(State::Ok).await;
 
     *parts.clock.wall.lock() -= 2 * 86_400;
-    let health = parts.await_state(State::Ok).await;
-    assert!(health.tokens[0].expires_in <= 86_400, "no longer life: {health:?}");
+    parts.await_state(State::Ok).await;
+    let mut lives = Vec::new();
+    let look = |entry: Entry| lives.push(entry.left.as_secs());
+    parts.engine.each_entry(parts.engine.now(), look).await;
+    assert!(lives.len() == 1 && lives[0] <= 86_400, "no longer life: {lives:?}");
 }
 
 #[tokio::test]
@@ -456,15 +466,51 @@ async fn a_machine_that_slept_longer_than_its_tokens_live_asks_before_it_is_read
     broker.abort();
     *parts.clock.boot.lock() += 7200;
     assert!(
-        parts.server.health().live,
+        parts.server.health().await.live,
         "the machine slept, and no loop stands still"
     );
     assert!(
-        !parts.server.health().ready,
+        !parts.server.health().await.ready,
         "the token is over by the clock that counts sleep"
     );
     let _broker = tokio::spawn(Arc::clone(&parts.engine).run());
     parts.await_state(State::Ok).await;
+}
+
+#[tokio::test]
+async fn a_reload_while_a_document_is_made_counts_for_it() {
+    let (emulator, directory) = (Emulator::start(&[]), directory());
+    let parts = Parts::new(&emulator);
+    let path = directory.path().join("s");
+    let bound = listen::bind_unix(&path, 0o666, None).unwrap();
+    let _accepting = tokio::spawn(server::accept(Arc::clone(&parts.server), bound, ListenerKind::Unix));
+    let carried = |number: u64| KeySnapshot {
+        key: Key::new(Resource::new(&format!("https://{number}/")).unwrap(), Identity::Default),
+        owner: 0,
+        other: None,
+        last_asked: parts.engine.now().boot,
+        next_try: Duration::ZERO,
+        token: None,
+        trouble: None,
+    };
+    parts.engine.restore((0..KEYS as u64 - 1).map(carried).collect());
+    let mut stream = UnixStream::connect(path).unwrap();
+    let asked = request("GET", "/status", &["Connection: close"], "");
+    stream.write_all(asked.as_bytes()).unwrap();
+    // The document takes many turns, and in each there is another configuration.
+    for reload in 0..1000 {
+        parts.server.reconfigure(settings(reload.to_string()));
+        tokio::task::yield_now().await;
+    }
+    let reply = tokio::task::spawn_blocking(move || {
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    });
+    let reply = reply.await.unwrap();
+    let status: Value = serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(status["configuration"]["hash"], "999");
+    assert_eq!(status["tokens"].as_array().unwrap().len(), KEYS);
 }
 
 #[test]

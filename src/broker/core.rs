@@ -158,9 +158,10 @@ impl Broker {
         Some(throttle.failure.clone())
     }
 
-    /// What is cached, for people.
-    pub fn entries(&self, now: Now) -> impl Iterator<Item = Entry> {
-        self.store.iter().map(move |slot| Entry {
+    /// What is cached of those of `keys` that are still known, for people.
+    pub fn entries(&self, keys: &[Arc<Key>], now: Now) -> Vec<Entry> {
+        let slots = keys.iter().filter_map(|key| self.store.get(key));
+        let entries = slots.map(|slot| Entry {
             key: slot.key.clone(),
             warm: slot.warm,
             expires_on: slot.lease.as_ref().map(|lease| lease.token.expires_on()),
@@ -171,7 +172,8 @@ impl Broker {
             failures: slot.trouble.as_ref().map_or(0, |trouble| trouble.failures),
             asked_ago: now.boot.saturating_sub(slot.last_asked),
             hits: slot.hits,
-        })
+        });
+        entries.collect()
     }
 
     fn keep_warm(&mut self, now: Duration) {

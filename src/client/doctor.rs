@@ -292,7 +292,6 @@ mod tests {
             warm: false,
             expires_in: 0,
             codes,
-            problem: None,
         };
         let (restarting, faulty) = (Codes::from(ErrorClass::Restarting), Codes::from(ErrorClass::Faulty));
         let refused = "no token; the last request failed: connection refused";

@@ -215,7 +215,6 @@ mod tests {
             failures,
             reason: "why".to_owned(),
             codes: Codes::default(),
-            problem: None,
         }
     }
 

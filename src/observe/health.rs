@@ -2,10 +2,12 @@
 //! repeat it, and `msi-token health` holds it against thresholds of its own. No state is remembered here, so each is left
 //! when its cause is gone.
 
+use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::listed::Listed;
 use super::lock::LockHealth;
 use crate::broker::{Entry, LOW};
 use crate::engine::Engine;
@@ -35,12 +37,26 @@ pub struct Health {
     /// The lock, where it is switched on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockHealth>,
-    /// The warm tokens, and those that somebody asked for within the last hour.
-    pub tokens: Vec<TokenHealth>,
     #[serde(skip)]
+    keys: Keys,
+    /// The warm tokens, and those that somebody asked for within the last hour. The last, so that they can be written one by
+    /// one.
+    tokens: [TokenHealth; 0],
+}
+
+/// What all keys come to.
+#[derive(Debug, Default)]
+struct Keys {
     cached: usize,
-    #[serde(skip)]
     servable: usize,
+    /// A warm token cannot be served.
+    missing: bool,
+    /// That of one that has failed.
+    failed: bool,
+    /// With how many something is wrong.
+    troubled: usize,
+    /// With which of them first.
+    first: Option<Entry>,
 }
 
 /// From the best to the worst; the worst that holds is the state.
@@ -90,9 +106,6 @@ pub struct TokenHealth {
     /// What failed last, for programs.
     #[serde(flatten)]
     pub codes: Codes,
-    /// What is wrong with it, if anything; for the line of `systemctl status`.
-    #[serde(skip)]
-    pub(crate) problem: Option<String>,
 }
 
 /// What is known where callers come in.
@@ -110,26 +123,41 @@ pub struct Front {
 
 impl Health {
     /// As of now.
-    pub fn of(engine: &Engine, front: Front) -> Self {
-        let (_, entries) = engine.entries();
-        let throttle = engine.throttle();
-        Self::from_entries(entries, throttle.as_ref().map(|failure| &*failure.text), front)
+    pub async fn of(engine: &Engine, front: Front) -> Self {
+        Self::judged(engine, front, |_| ()).await
     }
 
-    fn from_entries(mut entries: Vec<Entry>, throttle: Option<&str>, front: Front) -> Self {
-        let cached = entries.len();
-        let servable = entries.iter().filter(|entry| !entry.left.is_zero()).count();
-        entries.retain(|entry| entry.warm || entry.asked_ago <= WATCHED);
-        // Soonest trouble first.
-        entries.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
-        let tokens: Vec<TokenHealth> = entries.iter().map(TokenHealth::new).collect();
+    /// As a document, and whether every warm token can be served.
+    pub async fn document(engine: &Engine, front: Front) -> io::Result<(bool, Vec<u8>)> {
+        let mut watched = Listed::default();
+        let health = Self::judged(engine, front, |entry| {
+            if is_watched(&entry) {
+                watched.add(entry);
+            }
+        });
+        let health = health.await;
+        let ready = health.ready;
+        Ok((ready, watched.written(health, TokenHealth::new).await?))
+    }
+
+    async fn judged(engine: &Engine, front: Front, mut each: impl FnMut(Entry)) -> Self {
+        let mut keys = Keys::default();
+        let add = |entry| {
+            keys.add(&entry);
+            each(entry);
+        };
+        engine.each_entry(engine.now(), add).await;
+        let throttle = engine.throttle();
+        Self::new(keys, throttle.as_ref().map(|failure| &*failure.text), front)
+    }
+
+    fn new(keys: Keys, throttle: Option<&str>, front: Front) -> Self {
         let problems = problems(throttle, front);
-        let missing = || tokens.iter().filter(|token| token.warm && !token.ready);
-        let ready = missing().next().is_none();
-        let degraded = !problems.is_empty() || tokens.iter().any(|token| token.problem.is_some());
+        let ready = !keys.missing;
+        let degraded = !problems.is_empty() || keys.troubled > 0;
         let state = if !front.live {
             State::Stuck
-        } else if missing().any(|token| token.failures > 0) {
+        } else if keys.failed {
             State::NotReady
         } else if !ready {
             State::Waiting
@@ -146,30 +174,34 @@ impl Health {
             azure_state: AzureState::from(ready),
             problems,
             lock: front.lock,
-            tokens,
-            cached,
-            servable,
+            keys,
+            tokens: [],
         }
     }
 
     /// In one line, without anything that changes by the second.
     pub fn line(&self) -> String {
-        let mut parts = vec![match self.cached {
-            1 => format!("serving {} of 1 token", self.servable),
-            cached => format!("serving {} of {cached} tokens", self.servable),
+        let Keys {
+            cached,
+            servable,
+            troubled,
+            first,
+            ..
+        } = &self.keys;
+        let mut parts = vec![match cached {
+            1 => format!("serving {servable} of 1 token"),
+            _ => format!("serving {servable} of {cached} tokens"),
         }];
         parts.extend(self.lock.map(|lock| lock.note().to_owned()));
         parts.extend(self.problems.iter().cloned());
-        let mut troubled = self
-            .tokens
-            .iter()
-            .filter_map(|token| Some((token, token.problem.as_ref()?)));
-        if let Some((token, problem)) = troubled.next() {
-            let more = match troubled.count() {
+        if let Some(entry) = first
+            && let Some(problem) = problem(entry)
+        {
+            let more = match troubled - 1 {
                 0 => String::new(),
                 more => format!(", and {more} more"),
             };
-            let (resource, identity) = (&token.resource, &token.identity);
+            let (resource, identity) = (&entry.key.resource, &entry.key.identity);
             parts.push(format!("{resource} for {identity}: {problem}{more}"));
         }
         let parts = parts.join("; ");
@@ -177,6 +209,44 @@ impl Health {
             State::Ok => parts,
             state => format!("{}: {parts}", state.name()),
         }
+    }
+}
+
+impl Keys {
+    fn add(&mut self, entry: &Entry) {
+        self.cached += 1;
+        self.servable += usize::from(!entry.left.is_zero());
+        if !is_watched(entry) {
+            return;
+        }
+        if entry.warm && entry.left.as_secs() == 0 {
+            self.missing = true;
+            self.failed |= entry.failures > 0;
+        }
+        if problem(entry).is_none() {
+            return;
+        }
+        self.troubled += 1;
+        // Soonest trouble first.
+        let is_first = |first: &Entry| (entry.left, &entry.key) < (first.left, &first.key);
+        if self.first.as_ref().is_none_or(is_first) {
+            self.first = Some(entry.clone());
+        }
+    }
+}
+
+fn is_watched(entry: &Entry) -> bool {
+    entry.warm || entry.asked_ago <= WATCHED
+}
+
+/// What is wrong with a key, if anything.
+fn problem(entry: &Entry) -> Option<&str> {
+    match &entry.last_failure {
+        Some(failure) => Some(&failure.text),
+        None if entry.left.as_secs() > 0 && entry.left < LOW => {
+            Some("less than five minutes left, which SDKs take for expired")
+        }
+        None => None,
     }
 }
 
@@ -234,13 +304,6 @@ impl TokenHealth {
             (Some(failure), 0) => format!("no token; the last request failed: {}", failure.text),
             (Some(failure), _) => format!("can be served for {life}; the last refresh failed: {}", failure.text),
         };
-        let problem = match &entry.last_failure {
-            Some(failure) => Some(failure.text.clone()),
-            None if left > 0 && entry.left < LOW => {
-                Some("less than five minutes left, which SDKs take for expired".to_owned())
-            }
-            None => None,
-        };
         Self {
             resource: entry.key.resource.clone(),
             identity: entry.key.identity.clone(),
@@ -254,7 +317,6 @@ impl TokenHealth {
                 .as_ref()
                 .map(|failure| failure.codes())
                 .unwrap_or_default(),
-            problem,
         }
     }
 }
@@ -290,8 +352,16 @@ mod tests {
         }
     }
 
+    fn health(entries: &[Entry], throttle: Option<&str>, front: Front) -> Health {
+        let mut keys = Keys::default();
+        for entry in entries {
+            keys.add(entry);
+        }
+        Health::new(keys, throttle, front)
+    }
+
     fn state(entries: &[Entry]) -> State {
-        Health::from_entries(entries.to_vec(), None, WELL).state
+        health(entries, None, WELL).state
     }
 
     #[test]
@@ -319,13 +389,12 @@ mod tests {
             );
         }
         let stuck = Front { live: false, ..WELL };
-        assert_eq!(Health::from_entries(vec![gone], None, stuck).state, State::Stuck);
+        assert_eq!(health(&[gone], None, stuck).state, State::Stuck);
     }
 
     #[test]
     fn what_is_wrong_with_the_whole_degrades_it() {
-        let from_entries = |throttle, front| Health::from_entries(vec![], throttle, front);
-        let throttled = from_entries(Some("HTTP 429"), WELL);
+        let throttled = health(&[], Some("HTTP 429"), WELL);
         assert_eq!((throttled.state, throttled.ready), (State::Degraded, true));
         assert!(throttled.problems[0].ends_with("HTTP 429"), "{throttled:?}");
         for front in [
@@ -338,7 +407,7 @@ mod tests {
                 ..WELL
             },
         ] {
-            let health = from_entries(None, front);
+            let health = health(&[], None, front);
             assert_eq!((health.state, health.problems.len()), (State::Degraded, 1));
         }
     }
@@ -359,7 +428,7 @@ mod tests {
 
     #[test]
     fn the_line_says_what_is_served_and_what_is_wrong() {
-        let line = |entries: &[Entry], throttle| Health::from_entries(entries.to_vec(), throttle, WELL).line();
+        let line = |entries: &[Entry], throttle| health(entries, throttle, WELL).line();
         assert_eq!(line(&[], None), "serving 0 of 0 tokens");
         assert_eq!(
             line(&[entry("https://a", true, 500, None)], None),

@@ -14,6 +14,7 @@ pub mod status;
 
 mod audit_hour;
 mod journal;
+mod listed;
 mod process;
 mod queue;
 mod record;

@@ -19,68 +19,154 @@ use super::metrics::{Counters, Metrics};
 use super::process::Process;
 use crate::broker::Entry;
 use crate::clock::Now;
-use crate::engine::Engine;
-use crate::key::{Identity, Resource};
+use crate::engine::{Engine, SLICE};
+use crate::key::Key;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
-/// The whole text as of now; `connections` are those open at this moment.
-pub fn text(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> String {
-    let (now, entries) = engine.entries();
-    let scrape = Scrape {
+/// The whole text as of now; `connections` are those open at this moment. Others have their turn after each slice of the
+/// keys.
+pub async fn text(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> String {
+    let (servable, slices) = tokens(engine).await;
+    let scrape = Arc::new(Scrape {
         metrics: Arc::clone(metrics),
         connections,
-        servable: entries.iter().filter(|entry| !entry.left.is_zero()).count(),
-        tokens: tokens(&entries, now),
+        servable,
         process: Process::look(),
-    };
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(scrape));
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    _ = encode(&mut text, &registry);
+    });
+    let mut text = part(&scrape, Scrape::before_tokens);
+    let help = "When the token can be served no more; 0 for a warm one that is not there.";
+    let name = "msi_tokend_token_expiry_timestamp_seconds";
+    each_token(&mut text, name, help, slices.iter().cloned(), |token| token.expiry).await;
+    let help = "When the endpoint is asked for the token next.";
+    let name = "msi_tokend_token_refresh_timestamp_seconds";
+    each_token(&mut text, name, help, slices, |token| Some(token.refresh)).await;
+    text.push_str(&part(&scrape, Scrape::after_tokens));
     text
 }
 
-/// One moment.
+/// One moment, but for the tokens.
 #[derive(Debug)]
 struct Scrape {
     metrics: Arc<Metrics>,
     connections: usize,
     servable: usize,
-    tokens: Vec<TokenTimes>,
     process: Process,
 }
 
 /// A key's moments, in seconds since 1970.
 #[derive(Debug)]
 struct TokenTimes {
-    labels: [(&'static str, String); 2],
+    key: Arc<Key>,
+    left: Duration,
     expiry: Option<u64>,
     refresh: u64,
 }
 
-/// Keys that differ only in their client capabilities or authority have the same labels, which a scrape must not hold
-/// twice: the one that ends first speaks for them.
-fn tokens(entries: &[Entry], now: Now) -> Vec<TokenTimes> {
-    let mut soonest: BTreeMap<(&Resource, &Identity), &Entry> = BTreeMap::new();
-    for entry in entries {
-        let first = soonest
-            .entry((&entry.key.resource, &entry.key.identity))
-            .or_insert(entry);
-        if entry.left < first.left {
-            *first = entry;
+/// A part of the text, which the library writes of what is registered.
+struct Part<T, F>(Arc<T>, F);
+
+impl<T, F> fmt::Debug for Part<T, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part").finish_non_exhaustive()
+    }
+}
+
+impl<T, F> Collector for Part<T, F>
+where
+    T: Send + Sync + 'static,
+    F: Fn(&T, &mut DescriptorEncoder<'_>) -> fmt::Result + Send + Sync + 'static,
+{
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.1(&self.0, &mut to)
+    }
+}
+
+fn part<T, F>(of: &Arc<T>, write: F) -> String
+where
+    Part<T, F>: Collector,
+{
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Part(Arc::clone(of), write)));
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    _ = encode(&mut text, &registry);
+    text
+}
+
+/// How many tokens can be served, and the times of each key, in slices. Keys that differ only in their client capabilities
+/// or authority have the same labels, which a scrape must not hold twice: the one that ends first speaks for them.
+async fn tokens(engine: &Engine) -> (usize, Vec<Arc<Vec<TokenTimes>>>) {
+    let now = engine.now();
+    let mut servable = 0;
+    // Sorted as they come, so that nobody waits for a sort.
+    let mut sorted = BTreeMap::new();
+    let add = |entry: Entry| {
+        servable += usize::from(!entry.left.is_zero());
+        let times = TokenTimes::new(&entry, now);
+        sorted.insert(entry.key, times);
+    };
+    engine.each_entry(now, add).await;
+    let (mut slices, mut slice) = (Vec::new(), Vec::<TokenTimes>::new());
+    for token in sorted.into_values() {
+        if let Some(last) = slice.last_mut().filter(|last| last.has_labels_of(&token)) {
+            if token.left < last.left {
+                *last = token;
+            }
+            continue;
+        }
+        if slice.len() == SLICE {
+            slices.push(Arc::new(std::mem::take(&mut slice)));
+            tokio::task::yield_now().await;
+        }
+        slice.push(token);
+    }
+    slices.push(Arc::new(slice));
+    (servable, slices)
+}
+
+/// A family with a line for each token that has this value.
+async fn each_token(
+    text: &mut String,
+    name: &'static str,
+    help: &'static str,
+    slices: impl IntoIterator<Item = Arc<Vec<TokenTimes>>>,
+    value: fn(&TokenTimes) -> Option<u64>,
+) {
+    let lines = move |tokens: &Vec<TokenTimes>, to: &mut DescriptorEncoder<'_>| {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for token in tokens {
+            if let Some(value) = value(token) {
+                let identity = token.key.identity.to_string();
+                let labels = [("resource", token.key.resource.as_str()), ("identity", &identity)];
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    };
+    // The library begins each part with the head of the family, which stands once.
+    let head = part(&Arc::default(), lines);
+    text.push_str(&head);
+    for slice in slices {
+        let part = part(&slice, lines);
+        text.push_str(part.strip_prefix(&head).unwrap_or_default());
+        tokio::task::yield_now().await;
+    }
+}
+
+impl TokenTimes {
+    fn new(entry: &Entry, now: Now) -> Self {
+        Self {
+            key: Arc::clone(&entry.key),
+            left: entry.left,
+            expiry: expiry(entry, now),
+            refresh: now.wall.saturating_add(entry.next_in).as_secs(),
         }
     }
-    let times = soonest.into_values().map(|entry| TokenTimes {
-        labels: [
-            ("resource", entry.key.resource.to_string()),
-            ("identity", entry.key.identity.to_string()),
-        ],
-        expiry: expiry(entry, now),
-        refresh: now.wall.saturating_add(entry.next_in).as_secs(),
-    });
-    times.collect()
+
+    fn has_labels_of(&self, other: &Self) -> bool {
+        (&self.key.resource, &self.key.identity) == (&other.key.resource, &other.key.identity)
+    }
 }
 
 /// When the token can be served no more: its own end, or sooner where the boot-time clock says so. Zero for a warm one that
@@ -94,17 +180,19 @@ fn expiry(entry: &Entry, now: Now) -> Option<u64> {
     Some(end.min(sooner).as_secs())
 }
 
-impl Collector for Scrape {
-    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
-        self.requests(&mut to)?;
-        self.upstream(&mut to)?;
-        self.tokens(&mut to)?;
-        self.connections(&mut to)?;
-        self.process(&mut to)
-    }
-}
-
 impl Scrape {
+    fn before_tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.requests(to)?;
+        self.upstream(to)?;
+        let help = "Tokens that can be served from the cache now.";
+        gauge(to, "msi_tokend_cached_tokens", help, self.servable as u64)
+    }
+
+    fn after_tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.connections(to)?;
+        self.process(to)
+    }
+
     fn requests(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let requests = &self.metrics.requests;
         let help = "Requests by what was asked for and how it ended.";
@@ -202,35 +290,6 @@ impl Scrape {
             Fetched::all().filter(|fetched| *fetched != Fetched::Ok),
             Fetched::name,
         )
-    }
-
-    fn tokens(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Tokens that can be served from the cache now.";
-        gauge(to, "msi_tokend_cached_tokens", help, self.servable as u64)?;
-        let help = "When the token can be served no more; 0 for a warm one that is not there.";
-        self.each_token(to, "msi_tokend_token_expiry_timestamp_seconds", help, |token| {
-            token.expiry
-        })?;
-        let help = "When the endpoint is asked for the token next.";
-        self.each_token(to, "msi_tokend_token_refresh_timestamp_seconds", help, |token| {
-            Some(token.refresh)
-        })
-    }
-
-    fn each_token(
-        &self,
-        to: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        value: impl Fn(&TokenTimes) -> Option<u64>,
-    ) -> fmt::Result {
-        let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for token in &self.tokens {
-            if let Some(value) = value(token) {
-                family.encode_family(&token.labels)?.encode_gauge(&value)?;
-            }
-        }
-        Ok(())
     }
 
     fn connections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

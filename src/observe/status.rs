@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Break, Gap, MissingRule, Tally};
+use super::listed::Listed;
 use crate::access::{Caller, Rules, UnitsUnknown};
 use crate::broker::Entry;
 use crate::clock::Now;
@@ -38,11 +40,11 @@ pub struct Status {
     pub units_unknown: Option<UnitsUnknown>,
     /// Who asks.
     pub caller: CallerStatus,
-    /// Soonest trouble first: what cannot be served, then by expiry.
-    pub tokens: Vec<TokenStatus>,
     /// What the lock saw, where it is switched on; for root and the daemon's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockStatus>,
+    /// Soonest trouble first: what cannot be served, then by expiry. The last, so that they can be written one by one.
+    pub tokens: Vec<TokenStatus>,
 }
 
 /// The lock, by the configuration in effect.
@@ -112,22 +114,18 @@ pub struct TokenStatus {
     pub hits: u64,
 }
 
-/// All keys for root and the daemon's own uid, for others those that they may have.
-pub fn status(
+/// The document. All keys for root and the daemon's own uid, for others those that they may have.
+pub async fn document(
     engine: &Engine,
     configuration: &ConfigurationStatus,
     sdk: Option<SocketAddr>,
     caller: &Caller,
     rules: &Rules,
     units_unknown: Option<UnitsUnknown>,
-) -> Status {
-    let (now, entries) = engine.entries();
-    let mut visible: Vec<Entry> = entries
-        .into_iter()
-        .filter(|entry| rules.is_administrator(caller.uid) || rules.judge(caller, &entry.key).is_some())
-        .collect();
-    visible.sort_by(|a, b| (a.left, &a.key).cmp(&(b.left, &b.key)));
-    Status {
+    lock: Option<LockStatus>,
+) -> io::Result<Vec<u8>> {
+    let now = engine.now();
+    let status = Status {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         now: now.wall.as_secs(),
@@ -140,9 +138,18 @@ pub fn status(
             privileged: rules.is_privileged(caller.uid),
             rules: rules.numbers_for(caller).len(),
         },
-        tokens: visible.iter().map(|entry| TokenStatus::new(entry, now)).collect(),
-        lock: None,
-    }
+        lock,
+        tokens: Vec::new(),
+    };
+    let sees_all = rules.is_administrator(caller.uid);
+    let mut visible = Listed::default();
+    let see = |entry: Entry| {
+        if sees_all || rules.judge(caller, &entry.key).is_some() {
+            visible.add(entry);
+        }
+    };
+    engine.each_entry(now, see).await;
+    visible.written(status, |entry| TokenStatus::new(entry, now)).await
 }
 
 impl TokenStatus {

@@ -11,9 +11,9 @@ use super::response::{self, JSON, ResponseBody};
 use super::shared::Settings;
 use crate::access::Caller;
 use crate::engine::Engine;
-use crate::observe::health::{AzureState, Health};
+use crate::observe::health::{AzureState, Front, Health};
 use crate::observe::metrics::Metrics;
-use crate::observe::status::{LockStatus, Status};
+use crate::observe::status::LockStatus;
 use crate::observe::{scrape, status};
 
 /// 200 while the daemon's own loops beat; says nothing of the upstream.
@@ -30,17 +30,18 @@ pub fn live(live: bool) -> Response<ResponseBody> {
 }
 
 /// 200 when every warm token can be served now, else 503, with the reason per token.
-pub fn ready(health: &Health) -> Document {
-    let status = if health.ready {
+pub async fn ready(engine: &Engine, front: Front) -> Document {
+    let (ready, text) = Health::document(engine, front).await.unwrap_or_default();
+    let status = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Document::new(status, JSON, bytes(health))
+    Document::new(status, JSON, text)
 }
 
 /// What is cached: all of it for root and the daemon's own uid, for others the keys that they may have.
-pub fn status(
+pub async fn status(
     engine: &Engine,
     settings: &Settings,
     sdk: Option<SocketAddr>,
@@ -53,16 +54,13 @@ pub fn status(
         units_unknown,
         ..
     } = settings;
-    let status = Status {
-        lock,
-        ..status::status(engine, configuration, sdk, caller, rules, units_unknown.clone())
-    };
-    Document::new(StatusCode::OK, JSON, bytes(&status))
+    let text = status::document(engine, configuration, sdk, caller, rules, units_unknown.clone(), lock).await;
+    Document::new(StatusCode::OK, JSON, text.unwrap_or_default())
 }
 
 /// What is counted; `connections` are those open at this moment.
-pub fn metrics(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> Document {
-    let text = scrape::text(metrics, engine, connections);
+pub async fn metrics(metrics: &Arc<Metrics>, engine: &Engine, connections: usize) -> Document {
+    let text = scrape::text(metrics, engine, connections).await;
     Document::new(StatusCode::OK, scrape::CONTENT_TYPE, text.into_bytes())
 }
 

@@ -80,16 +80,15 @@ impl Documents {
         self.turn.lock().await
     }
 
-    /// The document as somebody else got it within the last second, or a new one.
-    pub fn get(&self, subject: &Subject, now: Moment, render: impl FnOnce() -> Document) -> Arc<Document> {
-        let kept = self.shelf.lock().latest(subject, now);
-        kept.unwrap_or_else(|| self.renew(subject, now, render))
+    /// The document as somebody else got it within the last second.
+    pub fn get(&self, subject: &Subject, now: Moment) -> Option<Arc<Document>> {
+        self.shelf.lock().latest(subject, now)
     }
 
     /// A new one, which others are given from then on.
-    pub fn renew(&self, subject: &Subject, now: Moment, render: impl FnOnce() -> Document) -> Arc<Document> {
-        let document = Arc::new(render());
-        self.shelf.lock().put(subject.clone(), now, &document);
+    pub fn put(&self, subject: Subject, now: Moment, document: Document) -> Arc<Document> {
+        let document = Arc::new(document);
+        self.shelf.lock().put(subject, now, &document);
         document
     }
 
@@ -195,8 +194,10 @@ mod tests {
         Document::new(StatusCode::OK, "text/plain", vec![b'x'; size])
     }
 
-    fn must_not_render() -> Document {
-        panic!("there is one that is fresh");
+    /// What somebody is given who shares: the one that is there, or a new one of this size.
+    fn shared(documents: &Documents, subject: &Subject, now: Moment, size: usize) -> Arc<Document> {
+        let there = documents.get(subject, now);
+        there.unwrap_or_else(|| documents.put(subject.clone(), now, document(size)))
     }
 
     #[test]
@@ -206,21 +207,21 @@ mod tests {
             uid,
             rules: rules.to_vec(),
         };
-        let first = documents.get(&status(1, &[0]), START, || document(1));
+        let first = shared(&documents, &status(1, &[0]), START, 1);
         let just_before = at(100_999);
-        let same = documents.get(&status(1, &[0]), just_before, must_not_render);
-        assert!(Arc::ptr_eq(&first, &same));
+        let same = documents.get(&status(1, &[0]), just_before);
+        assert!(same.is_some_and(|same| Arc::ptr_eq(&first, &same)));
         for other in [status(2, &[0]), status(1, &[0, 1]), Subject::Ready, Subject::Metrics] {
-            let other = documents.get(&other, just_before, || document(2));
+            let other = shared(&documents, &other, just_before, 2);
             assert_eq!(other.text.len(), 2);
         }
-        let later = documents.get(&status(1, &[0]), at(101_000), || document(3));
+        let later = shared(&documents, &status(1, &[0]), at(101_000), 3);
         assert_eq!(later.text.len(), 3);
         let changed = Moment {
             changes: 8,
             ..at(101_000)
         };
-        let changed = documents.get(&status(1, &[0]), changed, || document(4));
+        let changed = shared(&documents, &status(1, &[0]), changed, 4);
         assert_eq!(changed.text.len(), 4);
     }
 
@@ -236,13 +237,12 @@ mod tests {
     #[test]
     fn a_new_one_can_be_had_and_is_everybodys_from_then_on() {
         let documents = Documents::default();
-        documents.get(&Subject::Ready, START, || document(1));
-        documents.renew(&Subject::Ready, START, || document(2));
-        let shared = documents.get(&Subject::Ready, START, must_not_render);
-        assert_eq!(shared.text.len(), 2);
+        documents.put(Subject::Ready, START, document(1));
+        documents.put(Subject::Ready, START, document(2));
+        let shared = documents.get(&Subject::Ready, START);
+        assert!(shared.is_some_and(|shared| shared.text.len() == 2));
         documents.forget();
-        let new = documents.get(&Subject::Ready, START, || document(3));
-        assert_eq!(new.text.len(), 3);
+        assert!(documents.get(&Subject::Ready, START).is_none());
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         for second in 0..3 {
             let end = CancellationToken::new();
             let now = at(1000 * second);
-            let document = documents.get(&Subject::Metrics, now, || document(MAX_BYTES / 2));
+            let document = documents.put(Subject::Metrics, now, document(MAX_BYTES / 2));
             held.push((document.body(end.clone()), end, Arc::downgrade(&document)));
         }
         let cut: Vec<bool> = held.iter().map(|(_, end, _)| end.is_cancelled()).collect();
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(body.len(), MAX_BYTES / 2);
         drop(body);
         assert_eq!(second.strong_count(), 0, "read, and a newer one is there");
-        documents.get(&Subject::Metrics, at(3000), || document(MAX_BYTES / 2));
+        documents.put(Subject::Metrics, at(3000), document(MAX_BYTES / 2));
         assert!(!end.is_cancelled(), "who has read it is not cut off");
     }
 }

@@ -119,7 +119,7 @@ fn begin<'s>(
         Route::Live => Ok(Progress::Ended(Ok(counted(admin::live(server.is_live()))))),
         document => Ok(Progress::Waits(Box::pin(async move {
             let _turn = server.documents.turn().await;
-            let ended = Ok(counted(self::document(server, document, session)));
+            let ended = Ok(counted(self::document(server, document, session).await));
             (ended, Duration::ZERO)
         }))),
     }
@@ -329,35 +329,45 @@ fn respond(
 
 /// What is asked by people and monitoring agents. Whoever administers the daemon sees what he has just done; all others
 /// share what was rendered within the second.
-fn document(server: &Server, route: Route, session: &Session) -> Response<ResponseBody> {
+async fn document(server: &Server, route: Route, session: &Session) -> Response<ResponseBody> {
     let Guest { caller, end, .. } = &*session.guest;
-    let settings = server.settings();
-    let subject = match route {
-        Route::Ready => Subject::Ready,
-        Route::Metrics => Subject::Metrics,
-        Route::Status | Route::Live | Route::Reload | Route::Metadata | Route::Token(_) => Subject::Status {
-            uid: caller.uid,
-            rules: settings.rules.numbers_for(caller),
-        },
-    };
-    let render = || match subject {
-        Subject::Ready => admin::ready(&server.health()),
-        Subject::Metrics => admin::metrics(&server.metrics, &server.engine, server.seats.taken()),
-        Subject::Status { .. } => {
-            let lock = server.lock_status(&settings, caller);
-            admin::status(&server.engine, &settings, server.sdk, caller, lock)
+    loop {
+        let settings = server.settings();
+        let subject = match route {
+            Route::Ready => Subject::Ready,
+            Route::Metrics => Subject::Metrics,
+            Route::Status | Route::Live | Route::Reload | Route::Metadata | Route::Token(_) => Subject::Status {
+                uid: caller.uid,
+                rules: settings.rules.numbers_for(caller),
+            },
+        };
+        let now = Moment {
+            boot: server.engine.now().boot,
+            changes: server.engine.changes(),
+        };
+        if !settings.rules.is_administrator(caller.uid)
+            && let Some(document) = server.documents.get(&subject, now)
+        {
+            return response::document(&document, end.clone());
         }
-    };
-    let now = Moment {
-        boot: server.engine.now().boot,
-        changes: server.engine.changes(),
-    };
-    let document = if settings.rules.is_administrator(caller.uid) {
-        server.documents.renew(&subject, now, render)
-    } else {
-        server.documents.get(&subject, now, render)
-    };
-    response::document(&document, end.clone())
+        let document = match subject {
+            Subject::Ready => admin::ready(&server.engine, server.front()).await,
+            Subject::Metrics => admin::metrics(&server.metrics, &server.engine, server.seats.taken()).await,
+            Subject::Status { .. } => {
+                let lock = server.lock_status(&settings, caller);
+                admin::status(&server.engine, &settings, server.sdk, caller, lock).await
+            }
+        };
+        // Others had their turn meanwhile, a reload among them, and what counts are the rules at the moment of the answer.
+        if Arc::ptr_eq(&settings, &server.settings.read()) {
+            let made = Moment {
+                boot: server.engine.now().boot,
+                ..now
+            };
+            let document = server.documents.put(subject, made, document);
+            return response::document(&document, end.clone());
+        }
+    }
 }
 
 fn counted(response: Response<ResponseBody>) -> (Response<ResponseBody>, Outcome) {

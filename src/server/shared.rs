@@ -126,14 +126,19 @@ impl Server {
     }
 
     /// How the daemon fares.
-    pub fn health(&self) -> Health {
-        let front = Front {
+    pub fn health(&self) -> impl Future<Output = Health> + use<> {
+        let (engine, front) = (Arc::clone(&self.engine), self.front());
+        async move { Health::of(&engine, front).await }
+    }
+
+    /// How it fares where callers come in.
+    pub(super) fn front(&self) -> Front {
+        Front {
             live: self.is_live(),
             out_of_descriptors: self.seats.are_short(),
             full_at: self.seats.full_at(),
             lock: *self.metrics.lock.read(),
-        };
-        Health::of(&self.engine, front)
+        }
     }
 
     /// Accepts nobody any more and lets running requests end.

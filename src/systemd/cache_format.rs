@@ -15,6 +15,7 @@ use crate::broker::{Failing, KeySnapshot, Streak};
 use crate::clock::Now;
 use crate::failure::{Cause, Class, Failure, Refusal};
 use crate::key::{Identity, Key, Resource};
+use crate::open_array::OpenArray;
 use crate::upstream;
 
 /// The format that is written.
@@ -147,26 +148,21 @@ pub async fn write(
 ) -> io::Result<()> {
     let mut buffer = Wiped(Some(BufWriter::with_capacity(PIECE, to)));
     let Some(to) = &mut buffer.0 else { return Ok(()) };
-    let empty = serde_json::to_vec(&CacheDocument {
+    let document = CacheDocument {
         format: FORMAT,
         boot_id: place.boot_id.to_owned(),
         uid: place.uid,
         upstream: Some(place.upstream.to_owned()),
         keys: Vec::new(),
-    })?;
-    let (start, end) = empty.split_at(empty.len().saturating_sub("]}".len()));
-    to.write_all(start)?;
-    let mut separator: &[u8] = b"";
+    };
+    let mut keys = OpenArray::begin(to, &document)?;
     for slice in slices {
         for key in slice.as_ref() {
-            to.write_all(separator)?;
-            separator = b",";
-            serde_json::to_writer(&mut *to, &KeyEntry::new(key)?)?;
+            keys.push(&KeyEntry::new(key)?)?;
         }
         tokio::task::yield_now().await;
     }
-    to.write_all(end)?;
-    to.flush()
+    keys.end()?.flush()
 }
 
 /// The keys of a snapshot. A key whose parts are out of bounds is left out, as is a token that no upstream could have given

@@ -27,7 +27,7 @@ pub fn stopping() {
 
 /// Tells systemd that the daemon is ready, feeds the watchdog while the daemon's loops run, keeps the status line of
 /// `systemctl status`, and logs each change of state. Callers are accepted when this begins. Never returns.
-pub async fn keep_informed(health: impl Fn() -> Health) {
+pub async fn keep_informed<H: Future<Output = Health>>(health: impl Fn() -> H) {
     let pause = sd_notify::watchdog_enabled().map_or(PERIOD, |limit| PERIOD.min(limit / 2));
     let mut spare = spare_descriptor();
     // What systemd has read so far; it may not read for a while.
@@ -35,7 +35,7 @@ pub async fn keep_informed(health: impl Fn() -> Health) {
     let mut told = String::new();
     let mut logged = State::Ok;
     loop {
-        let health = health();
+        let health = health().await;
         // Each message takes a descriptor for a moment. One is kept for it; without it systemd would take a daemon that is out
         // of descriptors for dead.
         drop(spare.take());

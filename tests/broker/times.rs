@@ -10,7 +10,12 @@ use crate::clockwork::{Clockwork, HOUR, Says, policy, secs, sha256, warm};
 const DAY: Duration = Duration::from_hours(24);
 
 fn next_in(c: &Clockwork) -> Duration {
-    c.broker.entries(c.now).next().unwrap().next_in
+    c.broker
+        .entries(&c.broker.keys(), c.now)
+        .into_iter()
+        .next()
+        .unwrap()
+        .next_in
 }
 
 #[test]
@@ -294,7 +299,8 @@ fn a_reload_loses_nothing_that_fits() {
     c.reconfigure(small);
     let mut left: Vec<String> = c
         .broker
-        .entries(c.now)
+        .entries(&c.broker.keys(), c.now)
+        .into_iter()
         .map(|entry| entry.key.resource.to_string())
         .collect();
     left.sort();

@@ -50,7 +50,7 @@ impl World {
     }
 
     fn nothing_keeps_still(&self) -> Kept {
-        for entry in self.broker.entries(self.now) {
+        for entry in self.broker.entries(&self.broker.keys(), self.now) {
             promise!(
                 entry.fetching || entry.next_in <= entry.left / 2,
                 "another upstream is asked at once for what failed, and soon for the rest",
@@ -109,8 +109,9 @@ impl World {
         let mut effects = Vec::new();
         self.broker.restore(self.now, carried, &mut effects);
         self.apply(effects)?;
-        let entries = self.broker.entries(self.now);
+        let entries = self.broker.entries(&self.broker.keys(), self.now);
         let kept: BTreeMap<usize, bool> = entries
+            .iter()
             .map(|entry| (self.index(&entry.key), entry.expires_on.is_some()))
             .collect();
         for (key, over) in over.into_iter().enumerate() {

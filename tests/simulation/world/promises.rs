@@ -343,7 +343,7 @@ impl World {
 
     /// Takes note of what the broker says that it has.
     pub(super) fn look(&mut self) -> Kept {
-        let entries: Vec<Entry> = self.broker.entries(self.now).collect();
+        let entries: Vec<Entry> = self.broker.entries(&self.broker.keys(), self.now);
         let mut present = [false; KEYS];
         for entry in &entries {
             let key = self.index(&entry.key);
