@@ -18,7 +18,8 @@ pub(super) const CAPACITY: usize = 1024;
 /// The sending side; clones share one queue.
 #[derive(Clone)]
 pub(super) struct Queue {
-    sender: SyncSender<Record>,
+    /// Boxed, since the channel takes the memory for all that may wait from the start.
+    sender: SyncSender<Box<Record>>,
     shared: Arc<Shared>,
 }
 
@@ -45,7 +46,7 @@ impl Queue {
     /// Never blocks: with the queue full, or the writer gone, the record is dropped and counted. Whether it was
     /// taken.
     pub(super) fn push(&self, record: Record) -> bool {
-        let taken = self.sender.try_send(record).is_ok();
+        let taken = self.sender.try_send(Box::new(record)).is_ok();
         if taken {
             self.shared.queued.fetch_add(1, Ordering::Release);
         } else {
@@ -72,7 +73,7 @@ impl Queue {
 }
 
 impl Shared {
-    fn run(&self, receiver: &Receiver<Record>, mut write: impl FnMut(Record) -> io::Result<()>) {
+    fn run(&self, receiver: &Receiver<Box<Record>>, mut write: impl FnMut(Record) -> io::Result<()>) {
         let mut reported = 0;
         loop {
             let record = match receiver.try_recv() {
@@ -85,7 +86,7 @@ impl Shared {
                 }
                 Err(TryRecvError::Disconnected) => return,
             };
-            if write(record).is_err() {
+            if write(*record).is_err() {
                 self.dropped.inc();
             }
             *self.written.lock() += 1;
