@@ -83,10 +83,12 @@ impl Resource {
     /// Whether both name one audience. They may differ by one slash at the end: the services' documents have it, and some
     /// SDKs remove it (`docs/protocol.md`, "Requests", row "Resource").
     pub fn is_same_audience(&self, other: &Self) -> bool {
-        fn bare(text: &str) -> &str {
-            text.strip_suffix('/').unwrap_or(text)
-        }
-        bare(&self.0) == bare(&other.0)
+        self.audience() == other.audience()
+    }
+
+    /// What two of one audience have in common.
+    pub fn audience(&self) -> &str {
+        self.0.strip_suffix('/').unwrap_or(&self.0)
     }
 }
 

@@ -40,7 +40,8 @@ pub struct Accounts {
 
 #[derive(Default)]
 struct Known {
-    members: RwLock<Members>,
+    /// A member and a group, sorted.
+    members: RwLock<Vec<(u32, u32)>>,
     subuids: RwLock<Subuids>,
     names: RwLock<Names>,
 }
@@ -62,13 +63,14 @@ struct GroupsWanted {
 }
 
 impl Accounts {
-    /// Whether the account is in the group.
-    pub fn is_in_group(&self, uid: u32, gid: u32) -> bool {
-        self.known
-            .members
-            .read()
-            .get(&gid)
-            .is_some_and(|uids| uids.contains(&uid))
+    /// In which of the groups the account is, sorted.
+    pub fn groups_of(&self, uid: u32) -> Vec<u32> {
+        let members = self.known.members.read();
+        let from = members.partition_point(|(member, _)| *member < uid);
+        let rest = members.iter().skip(from);
+        rest.take_while(|(member, _)| *member == uid)
+            .map(|(_, gid)| *gid)
+            .collect()
     }
 
     /// Whom the uid counts as where users share something.
@@ -142,7 +144,7 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
         let passwd = passwd();
         let names = Names::in_passwd(&passwd, read.and_then(|[passwd, ..]| passwd));
         let (members, subuids) = (members_in(&passwd, &groups), subuids());
-        *known.members.write() = members;
+        *known.members.write() = by_member(&members);
         *known.subuids.write() = subuids;
         *known.names.write() = names;
         if let Some(waiting) = waiting {
@@ -150,6 +152,15 @@ fn keep_reading(wanted: &Receiver<GroupsWanted>, known: &Known) {
             _ = waiting.send(());
         }
     }
+}
+
+fn by_member(members: &Members) -> Vec<(u32, u32)> {
+    let each = members
+        .iter()
+        .flat_map(|(gid, uids)| uids.iter().map(|uid| (*uid, *gid)));
+    let mut each: Vec<_> = each.collect();
+    each.sort_unstable();
+    each
 }
 
 /// Changes whenever one of the files does.
@@ -265,15 +276,15 @@ mod tests {
     #[tokio::test]
     async fn an_account_is_in_its_primary_group_and_nobody_is_in_one_that_was_not_asked_about() {
         let known = Accounts::default();
-        assert!(!known.is_in_group(0, 0), "nothing is read yet");
-        known.look_for([0, 4_294_967_000].into()).await;
-        assert!(known.is_in_group(0, 0) && !known.is_in_group(1_918_273, 0));
-        assert!(!known.is_in_group(0, 4_294_967_000), "a group that does not exist");
+        assert!(known.groups_of(0).is_empty(), "nothing is read yet");
+        let no_group = 4_294_967_000;
+        known.look_for([0, no_group].into()).await;
+        assert_eq!((known.groups_of(0), known.groups_of(1_918_273)), (vec![0], vec![]));
         assert_eq!(
             (known.name_of(0).as_deref(), known.name_of(1_918_273)),
             (Some("root"), None)
         );
         known.look_for(HashSet::new()).await;
-        assert!(!known.is_in_group(0, 0));
+        assert_eq!(known.groups_of(0), [0; 0]);
     }
 }

@@ -4,6 +4,7 @@
 //! once. The groups and the pidfd (which costs a descriptor, and a third of accepting a connection) are asked for when a
 //! rule or a log record first needs them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
@@ -50,8 +51,8 @@ enum Source {
         cgroup: Option<u64>,
         machine: Arc<Machine>,
     },
-    /// Nowhere: both were given.
-    Described,
+    /// Both were given.
+    Described { groups: Box<[u32]>, unit: Option<Arc<str>> },
 }
 
 /// A user in a sentence: `www-data (33)`, or `uid 33` where no account is known.
@@ -102,9 +103,12 @@ impl Caller {
             counts_as: uid,
             gid: None,
             pid: None,
-            source: Source::Described,
-            groups: OnceLock::from(groups.into_boxed_slice()),
-            unit: OnceLock::from(unit.map(Arc::from)),
+            source: Source::Described {
+                groups: sorted(groups.into()),
+                unit: unit.map(Arc::from),
+            },
+            groups: OnceLock::new(),
+            unit: OnceLock::new(),
         }
     }
 
@@ -113,8 +117,8 @@ impl Caller {
         let (cgroup, machine) = (None, Arc::clone(machine));
         Self {
             source: Source::Tcp { cgroup, machine },
-            groups: OnceLock::new(),
-            ..Self::described(uid, Vec::new(), unit.map(str::to_owned))
+            unit: OnceLock::from(unit.map(Arc::from)),
+            ..Self::described(uid, Vec::new(), None)
         }
     }
 
@@ -122,7 +126,7 @@ impl Caller {
     pub fn user(&self) -> NamedUser {
         let machine = match &self.source {
             Source::Unix { machine, .. } | Source::Tcp { machine, .. } => Some(machine),
-            Source::Described => None,
+            Source::Described { .. } => None,
         };
         NamedUser {
             uid: self.uid,
@@ -130,12 +134,24 @@ impl Caller {
         }
     }
 
-    /// Whether it is in the group: by its effective gid or a supplementary one, over TCP by its account.
-    pub fn is_in_group(&self, gid: u32) -> bool {
-        match &self.source {
-            Source::Tcp { machine, .. } => machine.accounts.is_in_group(self.uid, gid),
-            Source::Unix { .. } | Source::Described => self.gid == Some(gid) || self.groups().contains(&gid),
+    /// Whether it is in one of these groups, which are sorted: by its effective gid or a supplementary one, over TCP by its
+    /// account.
+    pub fn is_in_any(&self, groups: &[u32]) -> bool {
+        let is_effective = self.gid.is_some_and(|gid| groups.binary_search(&gid).is_ok());
+        is_effective || in_both(groups, &self.groups()).next().is_some()
+    }
+
+    /// Its groups but the effective one, sorted; over TCP those of its account that rules name.
+    pub(super) fn groups(&self) -> Cow<'_, [u32]> {
+        if let Source::Tcp { machine, .. } = &self.source {
+            return machine.accounts.groups_of(self.uid).into();
         }
+        let groups = self.groups.get_or_init(|| match &self.source {
+            Source::Unix { socket, .. } => socket.ask(peer_groups).map(sorted).unwrap_or_default(),
+            Source::Described { groups, .. } => groups.clone(),
+            Source::Tcp { .. } => Box::default(),
+        });
+        Cow::Borrowed(groups)
     }
 
     /// The systemd unit that the caller runs in; `None` if there is any doubt.
@@ -149,7 +165,8 @@ impl Caller {
         }
         let unit = self.unit.get_or_init(|| match &self.source {
             Source::Unix { socket, .. } => unit_behind(socket),
-            Source::Tcp { .. } | Source::Described => None,
+            Source::Described { unit, .. } => unit.clone(),
+            Source::Tcp { .. } => None,
         });
         unit.as_deref()
     }
@@ -160,13 +177,6 @@ impl Caller {
             (Source::Tcp { cgroup, .. }, None) => (None, *cgroup),
             _ => (self.unit(), None),
         }
-    }
-
-    fn groups(&self) -> &[u32] {
-        self.groups.get_or_init(|| match &self.source {
-            Source::Unix { socket, .. } => socket.ask(peer_groups).unwrap_or_default(),
-            Source::Tcp { .. } | Source::Described => Box::default(),
-        })
     }
 }
 
@@ -184,6 +194,22 @@ impl fmt::Display for NamedUser {
             None => write!(f, "uid {}", self.uid),
         }
     }
+}
+
+/// What is in two sorted lists.
+pub(super) fn in_both<'a>(one: &'a [u32], other: &'a [u32]) -> impl Iterator<Item = u32> {
+    let (few, many) = if one.len() < other.len() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    few.iter().copied().filter(|id| many.binary_search(id).is_ok())
+}
+
+fn sorted(mut groups: Box<[u32]>) -> Box<[u32]> {
+    // The kernel sorts them, but by ids that another user namespace may number in another order.
+    groups.sort_unstable();
+    groups
 }
 
 /// The unit of a process as its cgroup names it, for judging rules off line.
@@ -249,6 +275,14 @@ fn unified(cgroup: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+impl Caller {
+    /// Whether its groups and its unit were asked for.
+    pub(super) fn asked(&self) -> (bool, bool) {
+        (self.groups.get().is_some(), self.unit.get().is_some())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
@@ -291,7 +325,7 @@ mod tests {
         assert_eq!(caller.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(caller.pid, Some(i32::try_from(std::process::id()).unwrap()));
         for group in nix::unistd::getgroups().unwrap() {
-            assert!(caller.is_in_group(group.as_raw()), "{group}");
+            assert!(caller.is_in_any(&[group.as_raw()]), "{group}");
         }
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
         assert_eq!(caller.unit(), unit_in(&cgroup));

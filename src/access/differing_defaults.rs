@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::accounts::{Members, members_of};
-use super::rules::{Rule, Rules};
+use super::rule::Rule;
+use super::rules::Rules;
 use crate::config::Origin;
 use crate::key::Resource;
 

@@ -14,19 +14,16 @@ const USUAL: usize = 64;
 /// # Errors
 /// Those of `getsockopt(2)`: `ENODATA` if the kernel has recorded no groups.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Box<[u32]>> {
-    let mut groups = vec![0_u32; USUAL];
-    loop {
-        match fill(socket, &mut groups) {
-            Ok(count) => {
-                groups.truncate(count);
-                return Ok(groups.into());
-            }
-            Err((error, needed)) if error.raw_os_error() == Some(libc::ERANGE) && needed > groups.len() => {
-                groups.resize(needed, 0);
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
+    let mut usual = [0; USUAL];
+    let needed = match fill(socket, &mut usual) {
+        Ok(count) => return Ok(usual.get(..count).unwrap_or_default().into()),
+        Err((error, needed)) if error.raw_os_error() == Some(libc::ERANGE) => needed,
+        Err((error, _)) => return Err(error),
+    };
+    let mut groups = vec![0; needed];
+    let count = fill(socket, &mut groups).map_err(|(error, _)| error)?;
+    groups.truncate(count);
+    Ok(groups.into())
 }
 
 /// Fills `groups` and returns how many there are. The error `ERANGE` comes with the number that is needed.

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::rules::NOBODY;
+use super::rule::NOBODY;
 use crate::config::{Account, is_unit_name};
 use crate::key::{Identity, Key, Resource};
 

@@ -2,55 +2,23 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
-use nix::unistd::{Group, User};
-
 use super::caller::Caller;
-use super::unit_files;
-use crate::config::{Account, Allow, Origin, RootAccess, Violation};
-use crate::key::{Identity, Key, Resource};
-
-/// The kernel's uid for a user that has no uid in this user namespace (`docs/protocol.md`, "The kernel and systemd", row
-/// "Overflow uid").
-pub const NOBODY: u32 = 65534;
+use super::index::Index;
+use super::rule::{NOBODY, Part, Rule};
+use crate::config::{Allow, Origin, RootAccess, Violation};
+use crate::key::{Identity, Key};
 
 /// The rules in force, with ids in the place of names.
 #[derive(Debug)]
 pub struct Rules {
     pub(super) allow: Vec<Arc<Rule>>,
+    index: Index,
+    /// Of the rules that have a default identity, whatever identities they allow; `None` without such a rule.
+    index_of_defaults: Option<Index>,
     root: RootAccess,
     own_uid: u32,
-}
-
-/// One `[[allow]]` rule.
-#[derive(Debug)]
-pub struct Rule {
-    pub(super) users: Option<Vec<u32>>,
-    pub(super) groups: Option<Vec<u32>>,
-    pub(super) units: Option<Vec<String>>,
-    pub(super) resources: Option<Vec<Resource>>,
-    identities: Option<Vec<Identity>>,
-    /// The identity for callers that name none.
-    pub(super) default: Option<Identity>,
-    /// The rule's place in the configuration.
-    pub origin: Origin,
-}
-
-/// A kind of condition. A rule matches if all its conditions do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// `users`
-    Users,
-    /// `groups`
-    Groups,
-    /// `units`
-    Units,
-    /// `resources`
-    Resources,
-    /// `client_ids`, `object_ids`, `resource_ids`, `default_identity`
-    Identities,
 }
 
 /// Why a caller may have a token.
@@ -66,12 +34,19 @@ impl Rules {
     /// Looks the names up. Those that match nobody, such as users who do not exist, are given back, to be warned of.
     pub fn resolve(allow: &[Allow], root: RootAccess, own_uid: u32) -> (Self, Vec<Violation>) {
         let mut doubts = Vec::new();
-        let resolved = allow
+        let allow: Vec<_> = allow
             .iter()
             .map(|allow| Arc::new(Rule::resolve(allow, &mut doubts)))
             .collect();
+        let numbered = allow.iter().map(|rule| &**rule).enumerate();
+        let mut with_default = numbered.clone().filter(|(_, rule)| rule.default.is_some()).peekable();
         let rules = Self {
-            allow: resolved,
+            index: Index::new(numbered, |rule| rule.identities.as_deref()),
+            index_of_defaults: with_default
+                .peek()
+                .is_some()
+                .then(|| Index::new(with_default, |_| None)),
+            allow,
             root,
             own_uid,
         };
@@ -83,10 +58,9 @@ impl Rules {
         if self.is_privileged(caller.uid) {
             return Some(Grant::Privileged);
         }
-        self.allow
-            .iter()
-            .find(|rule| rule.matches(caller, key))
-            .map(|rule| Grant::Rule(Arc::clone(rule)))
+        self.of(self.index.for_caller(caller, Some(key)))
+            .find(|(_, rule)| rule.matches(caller, key))
+            .map(|(_, rule)| Grant::Rule(Arc::clone(rule)))
     }
 
     /// The default identity for a request, and its place in the configuration: that of the first matching rule that has one,
@@ -95,7 +69,8 @@ impl Rules {
         if key.identity != Identity::Default {
             return None;
         }
-        self.allow.iter().find_map(|rule| {
+        let index = self.index_of_defaults.as_ref()?;
+        self.of(index.for_caller(caller, Some(key))).find_map(|(_, rule)| {
             let identity = rule.default.as_ref()?;
             let matches = rule.mismatches(caller, key).all(|part| part == Part::Identities);
             matches.then_some((identity, &rule.origin))
@@ -129,22 +104,30 @@ impl Rules {
 
     /// The indexes of the rules that match this caller for some token.
     pub fn numbers_for(&self, caller: &Caller) -> Vec<usize> {
-        let rules = self.allow.iter().enumerate();
-        rules
-            .filter(|(_, rule)| rule.is_for(caller))
-            .map(|(number, _)| number)
-            .collect()
+        self.for_caller(caller).collect()
     }
 
     /// Whether a seat is kept for the caller where connections are full: for root, for the daemon's user, and for whomever a
     /// rule is for.
     pub fn keep_a_seat_for(&self, caller: &Caller) -> bool {
-        self.is_administrator(caller.uid) || self.allow.iter().any(|rule| rule.is_for(caller))
+        self.is_administrator(caller.uid) || self.for_caller(caller).next().is_some()
+    }
+
+    fn for_caller<'a>(&'a self, caller: &'a Caller) -> impl Iterator<Item = usize> {
+        let rules = self.of(self.index.for_caller(caller, None));
+        rules.filter(|(_, rule)| rule.is_for(caller)).map(|(number, _)| number)
+    }
+
+    fn of(&self, numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = (usize, &Arc<Rule>)> {
+        numbers.filter_map(|number| Some((number, self.allow.get(number)?)))
     }
 
     /// Whether a rule with units might allow it to a caller whose unit is not known, or give that caller an identity.
     pub fn might_allow_by_unit(&self, caller: &Caller, key: &Key) -> bool {
-        self.allow.iter().any(|rule| {
+        let indexes = self.index_of_defaults.iter().chain([&self.index]);
+        let numbers = indexes.filter_map(|index| index.first_for_units(Some(key)));
+        let mut rules = self.of(numbers.chain(self.index.for_caller(caller, Some(key))));
+        rules.any(|(_, rule)| {
             let gives_identity = rule.default.is_some() && key.identity == Identity::Default;
             rule.units.is_some()
                 && rule
@@ -171,108 +154,6 @@ impl Rules {
     }
 }
 
-impl Rule {
-    fn resolve(allow: &Allow, doubts: &mut Vec<Violation>) -> Self {
-        for unit in allow.units.iter().flatten() {
-            let doubt = unit_files::doubt(Path::new("/"), unit);
-            doubts.extend(doubt.map(|(what, remedy)| Violation::doubt(&allow.origin, "allow.units", what, remedy)));
-        }
-        let mut ids = |kind, accounts: &Option<Vec<Account>>, id_of: fn(&Account) -> Option<u32>| {
-            accounts.as_ref().map(|accounts| {
-                let found = accounts.iter().filter_map(|account| {
-                    let id = id_of(account);
-                    if id.is_none() {
-                        let what = format!("names \"{account}\", and there is no such {kind} on this machine");
-                        let remedy = format!("create the {kind}, or correct the name");
-                        doubts.push(Violation::doubt(&allow.origin, format!("allow.{kind}s"), what, remedy));
-                    }
-                    id
-                });
-                found.collect()
-            })
-        };
-        Self {
-            users: ids("user", &allow.users, uid_of),
-            groups: ids("group", &allow.groups, gid_of),
-            units: allow.units.clone(),
-            resources: allow.resources.clone(),
-            identities: allow.identities.clone(),
-            default: allow.default.clone(),
-            origin: allow.origin.clone(),
-        }
-    }
-
-    fn matches(&self, caller: &Caller, key: &Key) -> bool {
-        self.mismatches(caller, key).next().is_none()
-    }
-
-    fn is_for(&self, caller: &Caller) -> bool {
-        self.is_for_user(caller) && self.is_for_groups(caller) && self.is_for_unit(caller)
-    }
-
-    /// An unmapped uid may be any user's, so it matches only if a rule names it.
-    fn is_for_user(&self, caller: &Caller) -> bool {
-        self.users
-            .as_ref()
-            .map_or(caller.uid != NOBODY, |users| users.contains(&caller.uid))
-    }
-
-    fn is_for_groups(&self, caller: &Caller) -> bool {
-        any(self.groups.as_deref(), |gid| caller.is_in_group(*gid))
-    }
-
-    fn is_for_unit(&self, caller: &Caller) -> bool {
-        any(self.units.as_deref(), |unit| caller.unit() == Some(unit))
-    }
-
-    fn mismatches(&self, caller: &Caller, key: &Key) -> impl Iterator<Item = Part> {
-        // The unit comes last, because finding it reads /proc.
-        const PARTS: [Part; 5] = [
-            Part::Users,
-            Part::Groups,
-            Part::Resources,
-            Part::Identities,
-            Part::Units,
-        ];
-        PARTS
-            .into_iter()
-            .filter(move |part| !self.part_matches(*part, caller, key))
-    }
-
-    fn part_matches(&self, part: Part, caller: &Caller, key: &Key) -> bool {
-        match part {
-            Part::Users => self.is_for_user(caller),
-            Part::Groups => self.is_for_groups(caller),
-            Part::Units => self.is_for_unit(caller),
-            Part::Resources => any(self.resources.as_deref(), |resource| {
-                resource.is_same_audience(&key.resource)
-            }),
-            Part::Identities => any(self.identities.as_deref(), |identity| *identity == key.identity),
-        }
-    }
-}
-
-/// The account's uid on this machine.
-pub fn uid_of(user: &Account) -> Option<u32> {
-    match user {
-        Account::Id(uid) => Some(*uid),
-        Account::Name(name) => Some(User::from_name(name).ok()??.uid.as_raw()),
-    }
-}
-
-/// The group's gid on this machine.
-pub fn gid_of(group: &Account) -> Option<u32> {
-    match group {
-        Account::Id(gid) => Some(*gid),
-        Account::Name(name) => Some(Group::from_name(name).ok()??.gid.as_raw()),
-    }
-}
-
-/// A list that is not given matches everything; a given one matches if any entry does.
-fn any<T>(list: Option<&[T]>, matches: impl Fn(&T) -> bool) -> bool {
-    list.is_none_or(|list| list.iter().any(matches))
-}
-
 /// "privileged", or the rule's place in the configuration.
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -283,23 +164,13 @@ impl fmt::Display for Grant {
     }
 }
 
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Users => "users",
-            Self::Groups => "groups",
-            Self::Units => "units",
-            Self::Resources => "resources",
-            Self::Identities => "identities",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::Account;
+    use crate::key::Resource;
 
     fn allow() -> Allow {
         let origin = Origin {
