@@ -49,14 +49,20 @@ impl Broker {
     /// A caller asks. Its right to the key was judged before.
     pub fn ask(&mut self, now: Now, ask: Ask<'_>, effects: &mut Vec<Effect>) -> Decision {
         self.observe_clocks(now, effects);
-        if !self.store.note_asker(ask.key, ask.uid, &self.policy)
-            && let Err(bound) = self.store.admit(ask.key, ask.uid, &self.policy, now, effects)
-        {
+        if let Some(decision) = self.ask_slot(now, &ask, effects) {
+            return decision;
+        }
+        if let Err(bound) = self.store.admit(ask.key, ask.uid, &self.policy, now, effects) {
             return Decision::Now(Err(Unserved::Full(bound)));
         }
-        let Some(mut slot) = self.store.edit(ask.key) else {
-            return Decision::Now(Err(Unserved::TimedOut(None)));
-        };
+        let decision = self.ask_slot(now, &ask, effects);
+        decision.unwrap_or(Decision::Now(Err(Unserved::TimedOut(None))))
+    }
+
+    /// `None` where the key has no slot.
+    fn ask_slot(&mut self, now: Now, ask: &Ask<'_>, effects: &mut Vec<Effect>) -> Option<Decision> {
+        let mut slot = self.store.edit(ask.key)?;
+        slot.note_asker(ask.uid, &self.policy);
         let want = match ask.renewal {
             Renewal::No => Want::Current,
             Renewal::Bypass => Want::Fresh,
@@ -65,7 +71,7 @@ impl Broker {
                 _ => Want::Current,
             },
         };
-        match slot.ask(now, want, &self.governor, self.policy.caller_wait) {
+        Some(match slot.ask(now, want, &self.governor, self.policy.caller_wait) {
             Plan::Serve => {
                 slot.hits += 1;
                 Decision::Now(slot.served(now).ok_or(Unserved::TimedOut(None)))
@@ -91,7 +97,7 @@ impl Broker {
                 self.start_fetches(now, effects);
                 Decision::Wait(id)
             }
-        }
+        })
     }
 
     /// Time has passed. Call it at [`Broker::next_wake`] or at any other time.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::event::{Bound, Effect, Note, Policy};
 use super::slot::Slot;
-use super::store::Store;
+use super::store::{Edit, Store};
 use crate::clock::Now;
 use crate::key::Key;
 
@@ -22,22 +22,20 @@ enum Claim {
     Kept,
 }
 
-impl Store {
-    /// Whether there is a slot for the key that a caller of this uid asks for. When a second uid asks for a key, the key
-    /// counts for that uid from then on, if that uid is below its bound.
-    pub fn note_asker(&mut self, key: &Key, uid: u32, policy: &Policy) -> bool {
-        let Some(slot) = self.slots.get_mut(key) else {
-            return false;
-        };
-        if slot.owner != uid && slot.other != Some(uid) {
-            let alone = slot.other.replace(uid).is_none();
-            if alone && !slot.warm && self.owned.count(uid) < policy.max_tokens_per_uid {
-                self.owned.hand_over(slot, uid);
+impl Edit<'_> {
+    /// A caller of this uid asks for the key. When a second uid does, the key counts for that one from then on, if that is
+    /// below its bound.
+    pub fn note_asker(&mut self, uid: u32, policy: &Policy) {
+        if self.owner != uid && self.other != Some(uid) {
+            let alone = self.other.replace(uid).is_none();
+            if alone && !self.warm && self.owned.count(uid) < policy.max_tokens_per_uid {
+                self.owned.hand_over(self.slot, uid);
             }
         }
-        true
     }
+}
 
+impl Store {
     /// A slot for a key that has none.
     pub fn admit(
         &mut self,

@@ -33,7 +33,8 @@ pub struct Store {
 /// token count.
 #[derive(Debug)]
 pub struct Edit<'s> {
-    slot: &'s mut Slot,
+    pub(super) slot: &'s mut Slot,
+    pub(super) owned: &'s mut Owned,
     due: &'s mut Due,
     bytes: &'s mut usize,
     size: usize,
@@ -51,6 +52,7 @@ impl Store {
         Some(Edit {
             size: slot.size(),
             slot,
+            owned: &mut self.owned,
             due: &mut self.due,
             bytes: &mut self.bytes,
             idle_drop: self.idle_drop,
