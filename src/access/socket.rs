@@ -130,7 +130,7 @@ impl Socket {
     ///
     /// # Errors
     /// Of [`Socket::register`].
-    pub async fn drive<T>(self, mut connection: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {
+    pub async fn drive<T>(&self, mut connection: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {
         if let Poll::Ready(end) = once(connection.as_mut()).await {
             return Ok(end);
         }
@@ -350,12 +350,12 @@ mod tests {
         let (ours, mut theirs) = BareStream::pair().unwrap();
         let socket = Socket::new(ours, None);
         theirs.write_all(b"at once").unwrap();
-        socket.clone().drive(pin!(answer(socket.clone()))).await.unwrap();
+        socket.drive(pin!(answer(socket.clone()))).await.unwrap();
         assert!(!is_registered(&socket));
 
         let driven = tokio::spawn({
             let socket = socket.clone();
-            async move { socket.clone().drive(pin!(answer(socket))).await }
+            async move { socket.drive(pin!(answer(socket.clone()))).await }
         });
         while !is_registered(&socket) {
             tokio::task::yield_now().await;
@@ -378,7 +378,7 @@ mod tests {
             async move { socket.read_to_end(&mut Vec::new()).await }
         });
         let hang_up = async move { drop(theirs) };
-        let (length, ()) = tokio::join!(socket.clone().drive(until_the_end.as_mut()), hang_up);
+        let (length, ()) = tokio::join!(socket.drive(until_the_end.as_mut()), hang_up);
         assert_eq!(length.unwrap().unwrap(), 7);
         assert!(!is_registered(&socket));
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "the end stays the end");

@@ -1,5 +1,6 @@
 //! Accepts over the Unix socket, with as few system calls as it takes.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
@@ -39,7 +40,7 @@ impl UnixAcceptor {
     /// The next connection.
     pub async fn accept(&mut self) -> io::Result<Socket> {
         loop {
-            self.readiness.readable().await?;
+            poll_fn(|cx| self.readiness.poll_read_ready(cx)).await?;
             let accepted = self.readiness.try_io(Interest::READABLE, || {
                 // An accept that finds nobody costs the kernel nearly as much as one that succeeds.
                 if std::mem::take(&mut self.accepted) && !is_waiting(&self.listener)? {

@@ -1,11 +1,13 @@
 //! The accept loop, which knows its errors.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use nix::errno::Errno;
+use tokio::time::MissedTickBehavior;
 use tokio_util::either::Either;
 use tracing::{debug, error};
 
@@ -27,27 +29,29 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// The listener is broken; the process is of no use any more.
 pub async fn accept(server: Arc<Server>, mut listener: Listener, kind: ListenerKind) -> io::Result<()> {
-    let seats = match kind {
-        ListenerKind::Monitor => &server.monitor_seats,
-        ListenerKind::Unix | ListenerKind::Sdk { .. } | ListenerKind::Lock => &server.seats,
-    };
+    let seats = server.seats_at(&kind);
     let kind = Arc::new(kind);
     let heartbeat = Arc::new(Heartbeat::default());
     server.heartbeats.lock().push(Arc::clone(&heartbeat));
+    let mut beat = tokio::time::interval(heartbeat::PERIOD);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopped = pin!(server.stopping.cancelled());
     'batch: loop {
-        let now = server.engine.now();
-        heartbeat.strike();
-        server.audit.tick(now.boot);
         tokio::select! {
-            () = server.stopping.cancelled() => break,
-            stream = next(listener.acceptor(), seats) => connection::open(&server, stream?, &kind, seats),
-            () = tokio::time::sleep(heartbeat::PERIOD) => continue,
+            biased;
+            () = stopped.as_mut() => break,
+            _ = beat.tick() => {
+                heartbeat.strike();
+                server.audit.tick(server.engine.now().boot);
+                continue;
+            }
+            stream = next(listener.acceptor(), seats) => connection::open(&server, stream?, &kind),
         }
         for _ in 1..BATCH {
             let Some(stream) = next(listener.acceptor(), seats).now_or_never() else {
                 continue 'batch;
             };
-            connection::open(&server, stream?, &kind, seats);
+            connection::open(&server, stream?, &kind);
         }
         tokio::task::yield_now().await;
     }
@@ -55,7 +59,7 @@ pub async fn accept(server: Arc<Server>, mut listener: Listener, kind: ListenerK
     // bound itself ends with the process, so the callers in it are served now.
     if !listener.is_from_systemd() {
         while let Some(Ok(stream)) = one(listener.acceptor()).now_or_never() {
-            connection::open(&server, stream, &kind, seats);
+            connection::open(&server, stream, &kind);
         }
     }
     Ok(())

@@ -25,7 +25,6 @@ use super::problem::Problem;
 use super::protocol::Protocol;
 use super::request::Route;
 use super::response;
-use super::seats::Seats;
 use super::session::Session;
 use super::shared::Server;
 use super::write_timeout::WriteTimeout;
@@ -43,7 +42,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Serves a connection in a task of its own, if the kernel says whose it is and its uid has a seat left.
-pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, seats: &Arc<Seats>) {
+pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>) {
     if let Either::Right(tcp) = &stream
         && server.unread.is_short()
         && let Err(error) = tcp.set_zero_linger()
@@ -58,15 +57,15 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
         }
     };
     let uid = caller.uid;
-    let guest = Arc::new(Guest::new(caller, server.stopping.child_token(), server.next_request()));
-    let seat = seats.take_free(&guest);
+    let guest = Arc::new(Guest::new(caller, server.next_request()));
+    let seat = server.seats_at(listener).take_free(&guest);
     let session = Session {
         guest,
         listener: Arc::clone(listener),
         last_request: LastRequest::default(),
         answered: AtomicBool::new(false),
     };
-    let (shared, seats) = (Arc::clone(server), Arc::clone(seats));
+    let shared = Arc::clone(server);
     server.connections.spawn(async move {
         let seat = if let Some(seat) = seat {
             Ok(seat)
@@ -74,24 +73,24 @@ pub fn open(server: &Arc<Server>, stream: Stream, listener: &Arc<ListenerKind>, 
             // Its caller may have hung up another one before, which has had no turn since.
             tokio::task::yield_now().await;
             let settings = shared.settings();
+            let seats = shared.seats_at(&session.listener);
             seats.take(&session.guest, |caller| settings.rules.keep_a_seat_for(caller))
         };
         let seat = match seat {
             Ok(seat) => seat,
             // Boxed, since its room would count for every connection.
-            Err(reason) => return Box::pin(turn_away(&shared, stream, reason, uid, &seats)).await,
+            Err(reason) => return Box::pin(turn_away(&shared, stream, reason, &session)).await,
         };
         let unix = match &stream {
             Either::Left(socket) => Some(socket.clone()),
             Either::Right(_) => None,
         };
-        let guest = Arc::clone(&session.guest);
         let serving = pin!(serve(&shared, stream, session));
         if let Some(socket) = unix {
-            let driven = socket.clone().drive(serving).await;
+            let driven = socket.drive(serving).await;
             driven.unwrap_or_else(|error| cannot_wait(uid, &error));
             if shared.unread.must_be_read() {
-                Box::pin(keep_until_read(&shared, &socket, &guest)).await;
+                Box::pin(keep_until_read(&shared, &socket, seat.guest())).await;
             }
         } else {
             serving.await;
@@ -116,7 +115,8 @@ fn cannot_wait(uid: u32, error: &io::Error) {
 
 /// Answers the first request with a 429 and closes. A connection closed before its request was read would look broken to
 /// the caller.
-async fn turn_away(server: &Server, stream: Stream, reason: Rejection, uid: u32, seats: &Seats) {
+async fn turn_away(server: &Server, stream: Stream, reason: Rejection, session: &Session) {
+    let uid = session.guest.caller.uid;
     server.metrics.rejected.inc(reason);
     debug!(
         uid,
@@ -127,7 +127,9 @@ async fn turn_away(server: &Server, stream: Stream, reason: Rejection, uid: u32,
     if server.unread.is_short() {
         return;
     }
-    let Some(_place) = seats.refusal_place() else { return };
+    let Some(_place) = server.seats_at(&session.listener).refusal_place() else {
+        return;
+    };
     if let Either::Left(socket) = &stream
         && let Err(error) = socket.register()
     {
@@ -149,7 +151,7 @@ async fn turn_away(server: &Server, stream: Stream, reason: Rejection, uid: u32,
 /// Answers requests until the connection or the daemon ends. A request takes at most the time-out for its head, again
 /// for a form, `caller_wait` for its token, and the time-out once more until its answer is read.
 pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin, session: Session) {
-    let header_timeout = server.settings().header_timeout;
+    let header_timeout = server.settings.read().header_timeout;
     let stream = TokioIo::new(WriteTimeout::new(stream, header_timeout));
     let service = service_fn(|request| handle(server, &session, request));
     let mut connection = pin!(http(header_timeout).serve_connection(stream, service));
@@ -159,7 +161,7 @@ pub(super) async fn serve(server: &Arc<Server>, stream: impl AsyncRead + AsyncWr
             session.begin_turn();
             connection.as_mut().poll(cx)
         }) => end,
-        () = session.guest.end.cancelled() => {
+        () = session.guest.is_ended() => {
             let goes_on = server.stopping.is_cancelled();
             if !goes_on && !session.guest.makes_room() {
                 return debug!(uid = session.guest.caller.uid, "connection cut off: it did not read a document that must make room for newer ones");

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+
+use super::guest::Guest;
 
 /// A document is given to others for this long after it was rendered, unless the cache changes before.
 const FRESH: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ pub struct Document {
 #[derive(Default)]
 struct Readers {
     count: u64,
-    by_number: BTreeMap<u64, CancellationToken>,
+    by_number: BTreeMap<u64, Arc<Guest>>,
 }
 
 /// One connection's share in a document.
@@ -142,12 +143,12 @@ impl Document {
         }
     }
 
-    /// The text for one connection, which `end` ends if the document must go before it was read.
-    pub fn body(self: &Arc<Self>, end: CancellationToken) -> Bytes {
+    /// The text for one connection, which ends if the document must go before it was read.
+    pub fn body(self: &Arc<Self>, reader: &Arc<Guest>) -> Bytes {
         let mut readers = self.readers.lock();
         readers.count += 1;
         let number = readers.count;
-        readers.by_number.insert(number, end);
+        readers.by_number.insert(number, Arc::clone(reader));
         Bytes::from_owner(Reading {
             document: Arc::clone(self),
             number,
@@ -157,8 +158,8 @@ impl Document {
     fn cut_readers(&self) {
         // Apart from the lock, which each of them takes when it lets go.
         let readers = std::mem::take(&mut self.readers.lock().by_number);
-        for end in readers.into_values() {
-            end.cancel();
+        for reader in readers.values() {
+            reader.end();
         }
     }
 }
@@ -180,6 +181,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::access::Caller;
 
     const START: Moment = at(100_000);
 
@@ -251,12 +253,12 @@ mod tests {
         let mut held = Vec::new();
         // Two fit, and a third does not.
         for second in 0..3 {
-            let end = CancellationToken::new();
+            let reader = Arc::new(Guest::new(Caller::described(0, Vec::new(), None), 0));
             let now = at(1000 * second);
             let document = documents.put(Subject::Metrics, now, document(MAX_BYTES / 2));
-            held.push((document.body(end.clone()), end, Arc::downgrade(&document)));
+            held.push((document.body(&reader), reader, Arc::downgrade(&document)));
         }
-        let cut: Vec<bool> = held.iter().map(|(_, end, _)| end.is_cancelled()).collect();
+        let cut: Vec<bool> = held.iter().map(|(_, reader, _)| reader.ends()).collect();
         assert_eq!(cut, [true, false, false]);
         let (body, _, first) = held.remove(0);
         drop(body);
@@ -266,11 +268,11 @@ mod tests {
             "its memory is free once the connection has ended"
         );
 
-        let (body, end, second) = held.remove(0);
+        let (body, reader, second) = held.remove(0);
         assert_eq!(body.len(), MAX_BYTES / 2);
         drop(body);
         assert_eq!(second.strong_count(), 0, "read, and a newer one is there");
         documents.put(Subject::Metrics, at(3000), document(MAX_BYTES / 2));
-        assert!(!end.is_cancelled(), "who has read it is not cut off");
+        assert!(!reader.ends(), "who has read it is not cut off");
     }
 }

@@ -4,7 +4,6 @@ use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::access::Caller;
 
@@ -12,25 +11,26 @@ use crate::access::Caller;
 pub struct Guest {
     /// As the kernel had it when the connection was accepted.
     pub caller: Caller,
-    /// Ends this connection alone, or with all others at the daemon's end.
-    pub end: CancellationToken,
     /// When it came or last asked, counted in the requests of all.
     last_used: AtomicU64,
     waits: AtomicBool,
     makes_room: AtomicBool,
+    ends: AtomicBool,
+    end: Notify,
     /// Ends it without regard to what it has sent.
     cut_off: Notify,
 }
 
 impl Guest {
     /// It has come, after so many requests of all.
-    pub fn new(caller: Caller, end: CancellationToken, now: u64) -> Self {
+    pub fn new(caller: Caller, now: u64) -> Self {
         Self {
             caller,
-            end,
             last_used: AtomicU64::new(now),
             waits: AtomicBool::new(false),
             makes_room: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
+            end: Notify::new(),
             cut_off: Notify::new(),
         }
     }
@@ -53,10 +53,29 @@ impl Guest {
         )
     }
 
-    /// Ends the connection in favour of another. What it has sent already is answered.
+    /// Ends the connection. What it has sent already is answered.
+    pub fn end(&self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.end.notify_waiters();
+    }
+
+    /// Whether it ends.
+    pub fn ends(&self) -> bool {
+        self.ends.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is to end.
+    pub async fn is_ended(&self) {
+        let end = self.end.notified();
+        if !self.ends() {
+            end.await;
+        }
+    }
+
+    /// Ends it in favour of another.
     pub fn make_room(&self) {
         self.makes_room.store(true, Ordering::Relaxed);
-        self.end.cancel();
+        self.end();
     }
 
     /// Ends it at once: too many make room already.
@@ -76,7 +95,7 @@ impl Guest {
 
     /// Waits until it has to make room.
     pub async fn room_is_wanted(&self) {
-        self.end.cancelled().await;
+        self.is_ended().await;
         if !self.makes_room() {
             pending::<()>().await;
         }

@@ -16,16 +16,15 @@ use super::admin;
 use super::admission::{ListenerKind, admit};
 use super::documents::{Moment, Subject};
 use super::form::read_form;
-use super::guest::Guest;
-use super::last_request::{Allowed, Last};
+use super::last_request::Allowed;
 use super::passthrough;
 use super::problem::Problem;
 use super::protocol::Protocol;
 use super::request::{Route, TokenRequest};
 use super::request_metrics::RequestMetrics;
-use super::response::{self, Rendered, ResponseBody};
+use super::response::{self, ResponseBody};
 use super::session::Session;
-use super::shared::Server;
+use super::shared::{Server, Settings};
 use crate::access::Caller;
 use crate::broker::{Answer, Ask};
 use crate::config::LockMode;
@@ -198,15 +197,16 @@ fn get_token<'s>(
     request: &Request<Incoming>,
 ) -> Result<Progress<'s>, Problem> {
     let uri = request.uri();
-    let mut last = if let Some(last) = session.last_request.find(protocol, uri, &server.settings.read()) {
-        last
+    let known = session.last_request.find(protocol, uri, &server.settings.read());
+    let allowed = if let Some(allowed) = known {
+        allowed
     } else {
         let asked = TokenRequest::parse(protocol, uri.query(), None)?;
         let allowed = authorize(server, session, asked)?;
-        session.last_request.keep(protocol, uri, allowed)
+        session.last_request.keep(protocol, uri, &allowed);
+        allowed
     };
-    let Last { allowed, rendered, .. } = &mut *last;
-    Ok(ask(server, session, protocol, allowed, rendered))
+    Ok(ask(server, session, protocol, allowed))
 }
 
 async fn post_token(
@@ -223,7 +223,7 @@ async fn post_token(
     };
     match allowed.await {
         Err(problem) => (Err(problem), Duration::ZERO),
-        Ok(allowed) => match ask(server, session, protocol, &allowed, &mut Rendered::default()) {
+        Ok(allowed) => match ask(server, session, protocol, allowed) {
             Progress::Ended(ended) => (ended, Duration::ZERO),
             Progress::Waits(rest) => rest.await,
         },
@@ -232,16 +232,16 @@ async fn post_token(
 
 /// Before anything is looked up. From here on a request that named no identity names the one that a rule gives it.
 fn authorize(server: &Server, session: &Session, mut asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
-    if let Some((identity, _)) = server.settings().rules.default_for(&session.guest.caller, &asked.key) {
+    let by = server.settings();
+    if let Some((identity, _)) = by.rules.default_for(&session.guest.caller, &asked.key) {
         asked.key.identity = identity.clone();
     }
-    judge(server, session, asked)
+    judge(server, session, asked, by)
 }
 
 /// By the rules in force at this moment. The lock denies nobody anything while it observes.
-fn judge(server: &Server, session: &Session, asked: TokenRequest) -> Result<Arc<Allowed>, Problem> {
+fn judge(server: &Server, session: &Session, asked: TokenRequest, by: Arc<Settings>) -> Result<Arc<Allowed>, Problem> {
     let caller = &session.guest.caller;
-    let by = server.settings();
     let observed = matches!(*session.listener, ListenerKind::Lock) && by.lock.mode == LockMode::Observe;
     let grant = by.rules.judge(caller, &asked.key);
     if grant.is_none() && !observed {
@@ -260,21 +260,15 @@ fn judge(server: &Server, session: &Session, asked: TokenRequest) -> Result<Arc<
 /// What counts are the rules at the moment of the answer, and a reload may have come while the caller waited for it. It does
 /// not change which identity the caller waits for.
 fn authorize_again(server: &Server, session: &Session, allowed: Arc<Allowed>) -> Result<Arc<Allowed>, Problem> {
-    let unchanged = Arc::ptr_eq(&allowed.by, &server.settings.read());
-    if unchanged {
+    let by = server.settings();
+    if Arc::ptr_eq(&allowed.by, &by) {
         Ok(allowed)
     } else {
-        judge(server, session, allowed.asked.clone())
+        judge(server, session, allowed.asked.clone(), by)
     }
 }
 
-fn ask<'s>(
-    server: &'s Server,
-    session: &'s Session,
-    protocol: Protocol,
-    allowed: &Arc<Allowed>,
-    rendered: &mut Rendered,
-) -> Progress<'s> {
+fn ask<'s>(server: &'s Server, session: &'s Session, protocol: Protocol, allowed: Arc<Allowed>) -> Progress<'s> {
     let guest = &session.guest;
     let caller = &guest.caller;
     let ask = Ask {
@@ -284,27 +278,24 @@ fn ask<'s>(
     };
     match server.engine.ask(ask) {
         Asked::Answered(answer) => {
-            let response = respond(server, caller, protocol, allowed, answer, rendered);
+            let response = respond(server, caller, protocol, &allowed, answer);
             Progress::Ended(response.map(|response| (response, Outcome::Hit)))
         }
-        Asked::Waits(waiting) => {
-            let allowed = Arc::clone(allowed);
-            Progress::Waits(Box::pin(async move {
-                guest.set_waits(true);
-                let waited = tokio::select! {
-                    biased;
-                    answer = waiting.answer() => Some(answer),
-                    () = guest.room_is_wanted() => None,
-                };
-                guest.set_waits(false);
-                let Some((answer, waited)) = waited else {
-                    return (Err(Problem::all_connections_taken(caller.uid)), Duration::ZERO);
-                };
-                let response = authorize_again(server, session, allowed)
-                    .and_then(|allowed| respond(server, caller, protocol, &allowed, answer, &mut Rendered::default()));
-                (response.map(|response| (response, Outcome::Miss)), waited)
-            }))
-        }
+        Asked::Waits(waiting) => Progress::Waits(Box::pin(async move {
+            guest.set_waits(true);
+            let waited = tokio::select! {
+                biased;
+                answer = waiting.answer() => Some(answer),
+                () = guest.room_is_wanted() => None,
+            };
+            guest.set_waits(false);
+            let Some((answer, waited)) = waited else {
+                return (Err(Problem::all_connections_taken(caller.uid)), Duration::ZERO);
+            };
+            let response = authorize_again(server, session, allowed)
+                .and_then(|allowed| respond(server, caller, protocol, &allowed, answer));
+            (response.map(|response| (response, Outcome::Miss)), waited)
+        })),
     }
 }
 
@@ -314,7 +305,6 @@ fn respond(
     protocol: Protocol,
     allowed: &Allowed,
     answer: Answer,
-    rendered: &mut Rendered,
 ) -> Result<Response<ResponseBody>, Problem> {
     let Allowed { asked, grant, .. } = allowed;
     let answer = answer.map_err(|reason| Problem::unserved(&asked.key, &reason))?;
@@ -324,13 +314,13 @@ fn respond(
         server.metrics.would_deny.fetch_add(1, Ordering::Relaxed);
         server.audit.observed(caller, &asked.key, &answer.token);
     }
-    Ok(response::token(protocol, &answer, rendered))
+    Ok(response::token(protocol, &answer, &server.first_pieces))
 }
 
 /// What is asked by people and monitoring agents. Whoever administers the daemon sees what he has just done; all others
 /// share what was rendered within the second.
 async fn document(server: &Server, route: Route, session: &Session) -> Response<ResponseBody> {
-    let Guest { caller, end, .. } = &*session.guest;
+    let caller = &session.guest.caller;
     loop {
         let settings = server.settings();
         let subject = match route {
@@ -348,7 +338,7 @@ async fn document(server: &Server, route: Route, session: &Session) -> Response<
         if !settings.rules.is_administrator(caller.uid)
             && let Some(document) = server.documents.get(&subject, now)
         {
-            return response::document(&document, end.clone());
+            return response::document(&document, &session.guest);
         }
         let document = match subject {
             Subject::Ready => admin::ready(&server.engine, server.front()).await,
@@ -365,7 +355,7 @@ async fn document(server: &Server, route: Route, session: &Session) -> Response<
                 ..now
             };
             let document = server.documents.put(subject, made, document);
-            return response::document(&document, end.clone());
+            return response::document(&document, &session.guest);
         }
     }
 }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::protocol::Protocol;
 use super::request::TokenRequest;
-use super::response::Rendered;
 use super::shared::Settings;
 use crate::access::Grant;
 
@@ -31,44 +30,34 @@ pub struct Allowed {
 pub struct LastRequest(Mutex<Option<Last>>);
 
 /// What the last request came to.
-pub struct Last {
+struct Last {
     protocol: Protocol,
     /// Path and query, copied: hyper's buffer is free for the next request.
     target: Box<str>,
-    /// The request, judged.
-    pub allowed: Arc<Allowed>,
-    /// Its last answer.
-    pub rendered: Rendered,
+    allowed: Arc<Allowed>,
 }
 
 impl LastRequest {
     /// What the same request came to the last time, if it was the last one and nothing was reconfigured since.
-    pub fn find(
-        &self,
-        protocol: Protocol,
-        target: &Uri,
-        settings: &Arc<Settings>,
-    ) -> Option<MappedMutexGuard<'_, Last>> {
-        let last = MutexGuard::try_map(self.0.lock(), Option::as_mut).ok()?;
+    pub fn find(&self, protocol: Protocol, target: &Uri, settings: &Arc<Settings>) -> Option<Arc<Allowed>> {
+        let last = self.0.lock();
+        let last = last.as_ref()?;
         let same = last.protocol == protocol
             && target
                 .path_and_query()
                 .is_some_and(|target| target.as_str() == &*last.target)
             && Arc::ptr_eq(&last.allowed.by, settings);
-        same.then_some(last)
+        same.then(|| Arc::clone(&last.allowed))
     }
 
     /// Keeps what this request came to.
-    pub fn keep(&self, protocol: Protocol, target: &Uri, allowed: Arc<Allowed>) -> MappedMutexGuard<'_, Last> {
+    pub fn keep(&self, protocol: Protocol, target: &Uri, allowed: &Arc<Allowed>) {
         let target = target.path_and_query().map_or("", PathAndQuery::as_str);
-        // An empty one is never found: each target begins with a slash.
-        let target = if target.len() > MAX_KEPT_TARGET { "" } else { target }.into();
-        let last = Last {
+        let last = (target.len() <= MAX_KEPT_TARGET).then(|| Last {
             protocol,
-            target,
-            allowed,
-            rendered: Rendered::default(),
-        };
-        MutexGuard::map(self.0.lock(), |place| place.insert(last))
+            target: target.into(),
+            allowed: Arc::clone(allowed),
+        });
+        *self.0.lock() = last;
     }
 }

@@ -1,7 +1,7 @@
 //! The protocols that token routes speak.
 
 /// The protocol that a token route speaks (`docs/protocol.md`, "Endpoints").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// The instance metadata service.
     Imds,

@@ -1,5 +1,6 @@
 //! From a token or a problem to the bytes of the answer.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,19 +9,23 @@ use std::time::Duration;
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
+use foldhash::fast::RandomState;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use tokio_util::sync::CancellationToken;
+use parking_lot::Mutex;
 
 use super::documents::Document;
+use super::guest::Guest;
 use super::problem::Problem;
 use super::protocol::Protocol;
 use crate::broker::Served;
 
 /// The content type of all answers but the metrics.
 pub const JSON: &str = "application/json; charset=utf-8";
+/// First pieces that are kept, at some 150 bytes each.
+const FIRST_PIECES: usize = 64;
 
 /// A body of two pieces, neither of them copied: what is true at this second only, and the token's own lasting piece. Or one
 /// of the metadata service's.
@@ -31,34 +36,39 @@ pub enum ResponseBody {
     Passed(UnsyncBoxBody<Bytes, io::Error>),
 }
 
-/// The first piece as it was rendered last. A request within the same second uses it again.
+/// First pieces as they were rendered last. It takes as long to render one as to look up a token, and many of a second's
+/// answers have the same.
 #[derive(Default)]
-pub struct Rendered {
-    of: Option<(Protocol, Duration)>,
-    bytes: Bytes,
-}
+pub struct FirstPieces(Mutex<HashMap<(Protocol, Duration), Bytes, RandomState>>);
 
-impl Rendered {
-    /// `expires_in` is what is left at this moment (`docs/protocol.md`, "Answers", row "`expires_in`"); it and
-    /// `ext_expires_in` are numbers in quotes and the rest is the token's own JSON, so nothing needs escaping here.
-    fn at(&mut self, protocol: Protocol, left: Duration) -> Bytes {
-        let of = Some((protocol, left));
-        if self.of != of {
-            let seconds = left.as_secs();
-            let first = match protocol {
-                Protocol::VmExtension => r#""refresh_token":"","#,
-                Protocol::Imds | Protocol::AppService => "",
-            };
-            self.bytes = format!(r#"{{{first}"expires_in":"{seconds}","ext_expires_in":"{seconds}","#).into();
-            self.of = of;
+impl FirstPieces {
+    /// For an answer with a token that has so much of its life left.
+    fn get(&self, protocol: Protocol, left: Duration) -> Bytes {
+        let mut pieces = self.0.lock();
+        if pieces.len() >= FIRST_PIECES {
+            pieces.clear();
         }
-        self.bytes.clone()
+        let piece = pieces.entry((protocol, left));
+        piece.or_insert_with(|| first_piece(protocol, left)).clone()
     }
 }
 
+/// `expires_in` is what is left at this moment (`docs/protocol.md`, "Answers", row "`expires_in`"); it and
+/// `ext_expires_in` are numbers in quotes and the rest is the token's own JSON, so nothing needs escaping here.
+fn first_piece(protocol: Protocol, left: Duration) -> Bytes {
+    let first = match protocol {
+        Protocol::VmExtension => r#"{"refresh_token":"","expires_in":""#,
+        Protocol::Imds | Protocol::AppService => r#"{"expires_in":""#,
+    };
+    let seconds = left.as_secs().to_string();
+    [first, &seconds, r#"","ext_expires_in":""#, &seconds, r#"","#]
+        .concat()
+        .into()
+}
+
 /// The answer that carries a token.
-pub fn token(protocol: Protocol, served: &Served, rendered: &mut Rendered) -> Response<ResponseBody> {
-    let now = rendered.at(protocol, served.left);
+pub fn token(protocol: Protocol, served: &Served, first_pieces: &FirstPieces) -> Response<ResponseBody> {
+    let now = first_pieces.get(protocol, served.left);
     response(
         StatusCode::OK,
         ResponseBody::Ours(Some(now.chain(served.token.members()))),
@@ -93,9 +103,9 @@ pub fn json(status: StatusCode, body: Vec<u8>) -> Response<ResponseBody> {
     response(status, ResponseBody::Ours(Some(Bytes::new().chain(body.into()))))
 }
 
-/// A document that others may be given, too. `end` ends the connection that this answer goes to.
-pub fn document(document: &Arc<Document>, end: CancellationToken) -> Response<ResponseBody> {
-    let body = ResponseBody::Ours(Some(Bytes::new().chain(document.body(end))));
+/// A document that others may be given, too.
+pub fn document(document: &Arc<Document>, reader: &Arc<Guest>) -> Response<ResponseBody> {
+    let body = ResponseBody::Ours(Some(Bytes::new().chain(document.body(reader))));
     let mut response = response(document.status, body);
     let content_type = HeaderValue::from_static(document.content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -180,10 +190,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_in_each_shape_has_string_values_only() {
-        let mut rendered = Rendered::default();
+        let first_pieces = FirstPieces::default();
         for protocol in [Protocol::Imds, Protocol::AppService, Protocol::VmExtension] {
             for left in [1, 86_399, u64::MAX, u64::MAX] {
-                let mut body = body(token(protocol, &served(left), &mut rendered)).await;
+                let mut body = body(token(protocol, &served(left), &first_pieces)).await;
                 let refresh_token = body.as_object_mut().unwrap().remove("refresh_token");
                 assert_eq!(refresh_token.is_some(), protocol == Protocol::VmExtension);
                 assert_eq!(

@@ -6,11 +6,13 @@
 //! for root, the daemon's user and callers that a rule is for, and no other's newcomer takes a seat from one of these. Who
 //! they are is asked only when it matters.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -39,7 +41,8 @@ pub struct Bounds {
 /// The seats, and who has them.
 pub struct Seats {
     taken: Mutex<Taken>,
-    changed: Notify,
+    /// One of those that make room has ended.
+    left: Notify,
     refusals: Arc<Semaphore>,
     /// The kernel had no descriptor for a caller, and this was said.
     short: AtomicBool,
@@ -47,8 +50,10 @@ pub struct Seats {
 
 struct Taken {
     bounds: Bounds,
+    /// The daemon ends, and all connections with it.
+    closed: bool,
     total: usize,
-    by_uid: HashMap<u32, Vec<Arc<Guest>>>,
+    by_uid: HashMap<u32, Vec<Arc<Guest>>, RandomState>,
     /// Those that make room and have not ended yet, the one that began first in front.
     leaving: VecDeque<Arc<Guest>>,
 }
@@ -65,11 +70,12 @@ impl Seats {
         Arc::new(Self {
             taken: Mutex::new(Taken {
                 bounds,
+                closed: false,
                 total: 0,
-                by_uid: HashMap::new(),
+                by_uid: HashMap::default(),
                 leaving: VecDeque::new(),
             }),
-            changed: Notify::new(),
+            left: Notify::new(),
             refusals: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
             short: AtomicBool::new(false),
         })
@@ -78,7 +84,13 @@ impl Seats {
     /// Takes over new bounds. Connections that are open stay open.
     pub fn set_bounds(&self, bounds: Bounds) {
         self.taken.lock().bounds = bounds;
-        self.changed.notify_waiters();
+    }
+
+    /// Ends all connections, also those to come: what they have sent by now is answered.
+    pub fn close(&self) {
+        let mut taken = self.taken.lock();
+        taken.closed = true;
+        taken.by_uid.values().flatten().for_each(|guest| guest.end());
     }
 
     /// Connections at this moment.
@@ -89,13 +101,11 @@ impl Seats {
     /// Waits until one more connection may be accepted, to see whether there is a seat for it.
     pub async fn free(&self) {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let left = self.left.notified();
             if self.taken.lock().leaving.len() < LEAVING {
                 return;
             }
-            changed.await;
+            left.await;
         }
     }
 
@@ -152,7 +162,8 @@ impl Seats {
 
     /// Notes whether the kernel has descriptors for callers; true if this is news.
     pub fn note_shortage(&self, short: bool) -> bool {
-        self.short.swap(short, Ordering::Relaxed) != short
+        // Nearly always it is what it was, and to look costs less than to write.
+        self.short.load(Ordering::Relaxed) != short && self.short.swap(short, Ordering::Relaxed) != short
     }
 
     /// A place for a connection that is closed after it was told that there is no seat. There are few; without one the
@@ -168,6 +179,9 @@ impl Taken {
     }
 
     fn sit(&mut self, guest: &Arc<Guest>) {
+        if self.closed {
+            guest.end();
+        }
         self.total += 1;
         let guests = self.by_uid.entry(guest.caller.counts_as).or_default();
         guests.push(Arc::clone(guest));
@@ -175,17 +189,16 @@ impl Taken {
 
     /// Whether it sat until now.
     fn rise(&mut self, guest: &Arc<Guest>) -> bool {
-        let uid = guest.caller.counts_as;
-        let Some(guests) = self.by_uid.get_mut(&uid) else {
+        let Entry::Occupied(mut guests) = self.by_uid.entry(guest.caller.counts_as) else {
             return false;
         };
         // Of many the latest go first.
-        let Some(at) = guests.iter().rposition(|other| Arc::ptr_eq(other, guest)) else {
+        let Some(at) = guests.get().iter().rposition(|other| Arc::ptr_eq(other, guest)) else {
             return false;
         };
-        guests.swap_remove(at);
-        if guests.is_empty() {
-            self.by_uid.remove(&uid);
+        guests.get_mut().swap_remove(at);
+        if guests.get().is_empty() {
+            guests.remove();
         }
         self.total -= 1;
         true
@@ -216,14 +229,21 @@ impl Taken {
     }
 }
 
+impl Seat {
+    /// Whose it is.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.seats.taken.lock();
         if !taken.rise(&self.guest) {
             taken.leaving.retain(|guest| !Arc::ptr_eq(guest, &self.guest));
+            drop(taken);
+            self.seats.left.notify_waiters();
         }
-        drop(taken);
-        self.seats.changed.notify_waiters();
     }
 }
 
@@ -232,16 +252,14 @@ mod tests {
     use std::cell::Cell;
     use std::time::Duration;
 
-    use futures_util::FutureExt;
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
+    use futures_util::FutureExt;
 
     const KEPT: u32 = 7;
 
     fn guest(uid: u32, last_used: u64) -> Arc<Guest> {
         let caller = Caller::described(uid, Vec::new(), None);
-        Arc::new(Guest::new(caller, CancellationToken::new(), last_used))
+        Arc::new(Guest::new(caller, last_used))
     }
 
     fn seats(total: usize, per_uid: usize) -> Arc<Seats> {
@@ -346,6 +364,16 @@ mod tests {
         let _second = seats.take(&guest(3, 0), judge).ok().unwrap();
         assert_eq!(who_left(&kept), [0], "then the heaviest of all");
         assert!(who_left(&more).is_empty());
+    }
+
+    #[test]
+    fn when_they_are_closed_all_connections_end_and_those_that_come_later_too() {
+        let seats = seats(10, 10);
+        let seated = fill(&seats, 1, 2);
+        assert!(seated.iter().all(|(guest, _)| !guest.ends()));
+        seats.close();
+        let later = fill(&seats, 2, 1);
+        assert!(seated.iter().chain(&later).all(|(guest, _)| guest.ends()));
     }
 
     #[tokio::test]

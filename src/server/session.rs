@@ -27,6 +27,8 @@ impl Session {
 
     /// Whether one more answer may be given in this turn, which may be one.
     pub fn takes_answer(&self) -> bool {
-        !self.answered.swap(true, Ordering::Relaxed)
+        let takes = !self.answered.load(Ordering::Relaxed);
+        self.answered.store(true, Ordering::Relaxed);
+        takes
     }
 }

@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::ListenerKind;
 use super::documents::Documents;
+use super::response::FirstPieces;
 use super::seats::{Bounds, Seats};
 use super::slots::{SLOTS, Slots};
 use super::unread::Unread;
@@ -67,6 +69,7 @@ pub struct Server {
     pub(super) audit: Audit,
     pub(super) evidence: Arc<Evidence>,
     pub(super) documents: Documents,
+    pub(super) first_pieces: FirstPieces,
     pub(super) machine: Arc<Machine>,
     /// Where the loopback listener for programs is.
     pub(super) sdk: Option<SocketAddr>,
@@ -103,6 +106,7 @@ impl Server {
             audit: Audit::new(settings.audit, now.boot),
             evidence,
             documents: Documents::default(),
+            first_pieces: FirstPieces::default(),
             settings: RwLock::new(Arc::new(settings)),
             machine,
             sdk,
@@ -125,6 +129,14 @@ impl Server {
         self.documents.forget();
     }
 
+    /// Where the callers of a listener sit.
+    pub(super) fn seats_at(&self, listener: &ListenerKind) -> &Arc<Seats> {
+        match listener {
+            ListenerKind::Monitor => &self.monitor_seats,
+            ListenerKind::Unix | ListenerKind::Sdk { .. } | ListenerKind::Lock => &self.seats,
+        }
+    }
+
     /// How the daemon fares.
     pub fn health(&self) -> impl Future<Output = Health> + use<> {
         let (engine, front) = (Arc::clone(&self.engine), self.front());
@@ -145,6 +157,8 @@ impl Server {
     pub fn stop(&self) {
         self.stopping.cancel();
         self.connections.close();
+        self.seats.close();
+        self.monitor_seats.close();
     }
 
     /// Every connection has ended.

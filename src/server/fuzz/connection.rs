@@ -10,7 +10,6 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::answers::{CACHED, TOKEN, answers};
@@ -101,11 +100,7 @@ fn session(uid: u32, is_sdk: bool) -> Session {
         ListenerKind::Unix
     };
     Session {
-        guest: Arc::new(Guest::new(
-            Caller::described(uid, Vec::new(), None),
-            CancellationToken::new(),
-            0,
-        )),
+        guest: Arc::new(Guest::new(Caller::described(uid, Vec::new(), None), 0)),
         listener: Arc::new(listener),
         last_request: LastRequest::default(),
         answered: AtomicBool::new(false),
