@@ -37,7 +37,8 @@ pub struct KeySnapshot {
 impl Broker {
     /// All keys, in no order.
     pub fn keys(&self) -> Vec<Arc<Key>> {
-        self.store.iter().map(|slot| slot.key.clone()).collect()
+        // No slot is looked at: with ten thousand of them that is twice as long.
+        self.store.slots.keys().cloned().collect()
     }
 
     /// What is worth carrying over of those of `keys` that are still known.

@@ -41,8 +41,13 @@ const LAST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
 /// Without these seals the memory could change after it was checked. Shrinking is left open: it is how the memory is given back
-/// while the store still holds the old descriptor.
+/// while the store still holds the old descriptor. `F_SEAL_WRITE` would also end mappings, of which there are none; to find
+/// that out the kernel waits for all processors, which takes it 4 ms now and then.
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_FUTURE_WRITE);
+/// Those that earlier versions set.
+const FORMER_SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_WRITE);
 
@@ -150,7 +155,8 @@ impl FdStore {
             return Ok(Vec::new());
         };
         let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).map_err(|_| RestoreError::NotSealed)?;
-        if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
+        let seals = SealFlag::from_bits_truncate(seals);
+        if ![SEALS, FORMER_SEALS].iter().any(|wanted| seals.contains(*wanted)) {
             return Err(RestoreError::NotSealed);
         }
         let size = file.metadata()?.size();
@@ -255,6 +261,10 @@ mod tests {
             .await
             .unwrap();
         assert!(take_back(holding(&good)).unwrap().is_empty());
+        let mut former = new_memory().unwrap();
+        former.write_all(&good).unwrap();
+        fcntl(&former, FcntlArg::F_ADD_SEALS(FORMER_SEALS)).unwrap();
+        assert!(take_back(former).unwrap().is_empty(), "as earlier versions left it");
         assert!(matches!(take_back(empty()), Err(RestoreError::Content(_))));
         let unsealed = memfd_create("t", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         File::from(unsealed.try_clone().unwrap()).write_all(&good).unwrap();
