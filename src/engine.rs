@@ -158,12 +158,14 @@ impl Engine {
         self.upstream.lock().name()
     }
 
-    /// All keys, in no order. What goes through them lets others have their turn after each slice, however many there are.
-    pub fn slices(&self, size: usize) -> impl Iterator<Item = Vec<Arc<Key>>> + use<> {
-        let mut keys = self.state.lock().broker.keys().into_iter();
+    /// All keys, in slices. What goes through them lets others have their turn after each, however many there are: a key that
+    /// goes meanwhile may be missing, and one that comes is not among them.
+    pub fn slices(&self, size: usize) -> impl Iterator<Item = Vec<Arc<Key>>> {
+        let mut rest = self.state.lock().broker.numbers();
         iter::from_fn(move || {
-            let slice: Vec<Arc<Key>> = keys.by_ref().take(size).collect();
-            (!slice.is_empty()).then_some(slice)
+            let (keys, others) = self.state.lock().broker.slice(rest.clone(), size);
+            rest = others;
+            (!keys.is_empty()).then_some(keys)
         })
     }
 

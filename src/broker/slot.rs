@@ -25,6 +25,8 @@ const INTEREST: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Slot {
     pub key: Arc<Key>,
+    /// Its place in the order in which keys came.
+    pub number: u64,
     /// The uid whose bound counts this slot: the first that asked, or one of those that asked since.
     pub owner: u32,
     /// Another uid that asked, the latest of them: who uses a key with others does not throw its token out.
@@ -126,6 +128,7 @@ impl Slot {
     pub fn new(key: Arc<Key>, owner: u32, warm: bool, now: Duration) -> Self {
         Self {
             key,
+            number: 0,
             owner,
             other: None,
             warm,

@@ -1,6 +1,7 @@
 //! What one process leaves to the next: every key with its token, its failures and its times.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,10 +36,14 @@ pub struct KeySnapshot {
 }
 
 impl Broker {
-    /// All keys, in no order.
-    pub fn keys(&self) -> Vec<Arc<Key>> {
-        // No slot is looked at: with ten thousand of them that is twice as long.
-        self.store.slots.keys().cloned().collect()
+    /// All keys, by numbers that stay theirs.
+    pub fn numbers(&self) -> Range<u64> {
+        self.store.numbers()
+    }
+
+    /// At most so many of the keys with these numbers, and the numbers of the others.
+    pub fn slice(&self, numbers: Range<u64>, most: usize) -> (Vec<Arc<Key>>, Range<u64>) {
+        self.store.slice(numbers, most)
     }
 
     /// What is worth carrying over of those of `keys` that are still known.

@@ -1,7 +1,7 @@
 //! Which keys are cached, and when each is looked at. How many there may be is in [`super::room`].
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::{Deref, DerefMut};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ pub struct Store {
     /// The slots lie outside of the table, since that has room for twice as many keys as there are.
     pub(super) slots: HashMap<Arc<Key>, Box<Slot>, RandomState>,
     pub(super) owned: Owned,
+    /// Every key in the order in which they came, so that who goes through them can stop and go on.
+    order: BTreeMap<u64, Arc<Key>>,
+    /// The next one's number.
+    next: u64,
     /// When to look at which slot.
     due: Due,
     /// Of all tokens.
@@ -70,9 +74,26 @@ impl Store {
         keys
     }
 
+    /// The numbers of all keys.
+    pub fn numbers(&self) -> Range<u64> {
+        0..self.next
+    }
+
+    /// At most so many of the keys with these numbers, and the numbers of the others. A key that goes meanwhile is left out, and
+    /// one that comes has a number beyond.
+    pub fn slice(&self, numbers: Range<u64>, most: usize) -> (Vec<Arc<Key>>, Range<u64>) {
+        let mut rest = self.order.range(numbers.clone());
+        let keys = rest.by_ref().take(most).map(|(_, key)| key.clone()).collect();
+        let next = rest.next().map_or(numbers.end, |(number, _)| *number);
+        (keys, next..numbers.end)
+    }
+
     /// Takes in a slot for a key that has none; the bounds are the caller's concern.
-    pub fn insert(&mut self, slot: Slot) {
+    pub fn insert(&mut self, mut slot: Slot) {
         let key = slot.key.clone();
+        slot.number = self.next;
+        self.next += 1;
+        self.order.insert(slot.number, key.clone());
         self.owned.add(&slot);
         self.bytes += slot.size();
         self.slots.insert(key.clone(), Box::new(slot));
@@ -84,6 +105,7 @@ impl Store {
             if let Some(due) = slot.due {
                 self.due.remove(&(due, slot.key.clone()));
             }
+            self.order.remove(&slot.number);
             self.owned.remove(slot.owner, key);
             self.bytes -= slot.size();
         }

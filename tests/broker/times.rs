@@ -11,7 +11,7 @@ const DAY: Duration = Duration::from_hours(24);
 
 fn next_in(c: &Clockwork) -> Duration {
     c.broker
-        .entries(&c.broker.keys(), c.now)
+        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
         .into_iter()
         .next()
         .unwrap()
@@ -299,7 +299,7 @@ fn a_reload_loses_nothing_that_fits() {
     c.reconfigure(small);
     let mut left: Vec<String> = c
         .broker
-        .entries(&c.broker.keys(), c.now)
+        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
         .into_iter()
         .map(|entry| entry.key.resource.to_string())
         .collect();

@@ -50,7 +50,10 @@ impl World {
     }
 
     fn nothing_keeps_still(&self) -> Kept {
-        for entry in self.broker.entries(&self.broker.keys(), self.now) {
+        for entry in self
+            .broker
+            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now)
+        {
             promise!(
                 entry.fetching || entry.next_in <= entry.left / 2,
                 "another upstream is asked at once for what failed, and soon for the rest",
@@ -65,7 +68,7 @@ impl World {
 
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
     pub(super) fn restart(&mut self, elsewhere: bool) -> Kept {
-        let mut carried = self.broker.snapshot(&self.broker.keys());
+        let mut carried = self.broker.snapshot(&self.broker.slice(0..u64::MAX, usize::MAX).0);
         self.waiting.clear();
         self.running.clear();
         self.starts.clear();
@@ -109,7 +112,9 @@ impl World {
         let mut effects = Vec::new();
         self.broker.restore(self.now, carried, &mut effects);
         self.apply(effects)?;
-        let entries = self.broker.entries(&self.broker.keys(), self.now);
+        let entries = self
+            .broker
+            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now);
         let kept: BTreeMap<usize, bool> = entries
             .iter()
             .map(|entry| (self.index(&entry.key), entry.expires_on.is_some()))

@@ -343,7 +343,9 @@ impl World {
 
     /// Takes note of what the broker says that it has.
     pub(super) fn look(&mut self) -> Kept {
-        let entries: Vec<Entry> = self.broker.entries(&self.broker.keys(), self.now);
+        let entries: Vec<Entry> = self
+            .broker
+            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now);
         let mut present = [false; KEYS];
         for entry in &entries {
             let key = self.index(&entry.key);
@@ -365,7 +367,7 @@ impl World {
                 self.models[key].turns.clear();
             }
         }
-        for carried in self.broker.snapshot(&self.broker.keys()) {
+        for carried in self.broker.snapshot(&self.broker.slice(0..u64::MAX, usize::MAX).0) {
             let key = self.index(&carried.key);
             let model = &mut self.models[key];
             promise!(
