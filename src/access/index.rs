@@ -401,7 +401,7 @@ mod tests {
         outcome.unwrap_or_else(|error| panic!("{error}"));
         let counts = asked.iter().flatten().map(Cell::get);
         assert!(
-            counts.clone().all(|count| count > 50),
+            counts.clone().all(|count| count > 10),
             "vacuous: {:?}",
             counts.collect::<Vec<_>>()
         );
