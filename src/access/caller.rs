@@ -6,7 +6,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -239,7 +240,7 @@ fn unit_behind(socket: &Socket) -> Option<Arc<str>> {
 /// The unit of the process behind `pidfd`. The pid comes from the pidfd and the cgroup from the pid. If the process is
 /// still alive after that, its pid was not reused in between.
 fn unit_of(pidfd: BorrowedFd<'_>) -> Option<Arc<str>> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let info = read_proc(&format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
     let pid: i32 = info
         .lines()
         .find_map(|line| line.strip_prefix("Pid:"))?
@@ -249,9 +250,18 @@ fn unit_of(pidfd: BorrowedFd<'_>) -> Option<Arc<str>> {
     if pid <= 0 {
         return None;
     }
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let cgroup = read_proc(&format!("/proc/{pid}/cgroup")).ok()?;
     let unit = unit_in(&cgroup)?.into();
     is_alive(pidfd).then_some(unit)
+}
+
+/// The whole of a file of /proc. `fs::read_to_string` asks such a file for its length, gets none, and reads 32 bytes at a time.
+fn read_proc(path: &str) -> io::Result<String> {
+    const USUAL: usize = 4096;
+    let mut text = String::with_capacity(USUAL);
+    // What is taken of a file is not asked for its length.
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A pidfd becomes readable when its process has ended.
