@@ -15,6 +15,8 @@ pub const LOW: Duration = Duration::from_mins(5);
 pub struct Lease {
     /// What is handed out.
     pub token: Arc<Token>,
+    /// The token's own end. Beside it, since who looks for a key to evict looks at all, and would look into each token.
+    expires_on: Duration,
     /// End of validity on the boot-time clock, fixed when the reply came.
     expires_boot: Duration,
 }
@@ -22,9 +24,11 @@ pub struct Lease {
 impl Lease {
     /// Fixes the expiry on both clocks as of `now`.
     pub fn new(token: Arc<Token>, now: Now) -> Self {
-        let left = token.expires_on().saturating_sub(now.wall);
+        let expires_on = token.expires_on();
+        let left = expires_on.saturating_sub(now.wall);
         Self {
             token,
+            expires_on,
             expires_boot: now.boot.saturating_add(left),
         }
     }
@@ -40,7 +44,7 @@ impl Lease {
     /// What is left by the clock that says less; zero means: not servable. Whole seconds count as they do for clients,
     /// so a token with a fraction of a second left has expired.
     pub fn left(&self, now: Now) -> Duration {
-        let wall = self.token.expires_on().saturating_sub(now.wall);
+        let wall = self.expires_on.saturating_sub(now.wall);
         let boot = self.expires_boot.saturating_sub(now.boot);
         Duration::from_secs(wall.min(boot).as_secs())
     }

@@ -3,12 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::slot::Slot;
 use crate::key::Key;
 
 /// The keys that count for each uid's bound, which warm ones do not.
 #[derive(Debug, Default)]
-pub struct Owned(HashMap<u32, BTreeSet<Arc<Key>>>);
+pub struct Owned(HashMap<u32, BTreeSet<Arc<Key>>, RandomState>);
 
 impl Owned {
     /// The slot's key counts for its owner, unless it is warm.
