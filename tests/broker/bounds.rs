@@ -49,7 +49,7 @@ fn all_get(c: &mut Clockwork, asks: &[(u32, &str)]) {
 fn live(c: &Clockwork) -> String {
     let entries = c
         .broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
+        .entries(&c.keys(), c.now)
         .into_iter()
         .filter(|entry| !entry.left.is_zero());
     let mut names: Vec<String> = entries.map(|entry| entry.key.resource.to_string()).collect();
@@ -191,26 +191,16 @@ fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
     c.run_for(secs(1));
     c.upstream(|_, _| Says::Fails(refused()));
     c.run_for(HOUR / 2 + secs(10));
-    let before = c
-        .broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
-        .into_iter()
-        .next()
-        .unwrap();
+    let before = c.broker.entries(&c.keys(), c.now).into_iter().next().unwrap();
     assert!(before.expires_on.is_some() && !before.next_in.is_zero());
 
     let narrow = Policy {
         max_bytes: 1,
         ..warm("a")
     };
-    let carried = c.broker.snapshot(&c.broker.slice(0..u64::MAX, usize::MAX).0);
+    let carried = c.broker.snapshot(&c.keys());
     restart_with(&mut c, narrow, carried);
-    let after = c
-        .broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
-        .into_iter()
-        .next()
-        .unwrap();
+    let after = c.broker.entries(&c.keys(), c.now).into_iter().next().unwrap();
     assert_eq!(after.expires_on, None);
     assert_eq!(after.failures, before.failures);
     assert_eq!(after.next_in, before.next_in);
@@ -220,19 +210,14 @@ fn a_warm_key_whose_token_does_not_fit_after_a_restart_keeps_its_back_off() {
 fn a_token_that_expired_before_the_restart_takes_no_room() {
     let mut c = Clockwork::new(policy(), |_, _| Says::Fresh(secs(30)));
     get(&mut c, 1, "a").unwrap();
-    let carried = c.broker.snapshot(&c.broker.slice(0..u64::MAX, usize::MAX).0);
+    let carried = c.broker.snapshot(&c.keys());
     c.run_for(secs(40));
     let narrow = Policy {
         max_bytes: 1,
         ..policy()
     };
     restart_with(&mut c, narrow, carried);
-    let after = c
-        .broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
-        .into_iter()
-        .next()
-        .unwrap();
+    let after = c.broker.entries(&c.keys(), c.now).into_iter().next().unwrap();
     assert_eq!(after.expires_on, None, "its key is known still");
 }
 

@@ -1,5 +1,6 @@
 //! The broker on a clock that only moves when a test moves it, in front of an upstream that answers as the test says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use msi_tokend::broker::{Answer, Ask, Broker, Decision, Effect, Fetch, Note, Policy, Renewal};
@@ -84,6 +85,10 @@ pub struct Clockwork {
 }
 
 impl Clockwork {
+    pub fn keys(&self) -> Vec<Arc<Key>> {
+        self.broker.slice(self.broker.numbers(), usize::MAX).0
+    }
+
     /// `upstream` is told what is asked for, and when.
     pub fn new(policy: Policy, upstream: impl FnMut(&Key, Duration) -> Says + 'static) -> Self {
         let start = Now {

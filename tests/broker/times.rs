@@ -10,12 +10,7 @@ use crate::clockwork::{Clockwork, HOUR, Says, policy, secs, sha256, warm};
 const DAY: Duration = Duration::from_hours(24);
 
 fn next_in(c: &Clockwork) -> Duration {
-    c.broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
-        .into_iter()
-        .next()
-        .unwrap()
-        .next_in
+    c.broker.entries(&c.keys(), c.now).into_iter().next().unwrap().next_in
 }
 
 #[test]
@@ -299,7 +294,7 @@ fn a_reload_loses_nothing_that_fits() {
     c.reconfigure(small);
     let mut left: Vec<String> = c
         .broker
-        .entries(&c.broker.slice(0..u64::MAX, usize::MAX).0, c.now)
+        .entries(&c.keys(), c.now)
         .into_iter()
         .map(|entry| entry.key.resource.to_string())
         .collect();

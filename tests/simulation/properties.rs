@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::op::{KEYS, Op, UIDS, Want, policy};
 use crate::upstream::{KINDS, Mood};
-use crate::world::World;
+use crate::world::{World, all_keys};
 
 /// A moment and tokens at the edges of what numbers can say.
 const EDGES: [u64; 9] = [
@@ -182,8 +182,8 @@ proptest! {
         for uid in 0..uids {
             for i in 0..=per_uid {
                 let of = |entry: &Entry| entry.key.resource.as_str().starts_with(&format!("{uid}/"));
-                let before = broker.entries(&broker.slice(0..u64::MAX, usize::MAX).0, now).len();
-                let mine = broker.entries(&broker.slice(0..u64::MAX, usize::MAX).0, now).into_iter().filter(of).count();
+                let before = broker.entries(&all_keys(&broker), now).len();
+                let mine = broker.entries(&all_keys(&broker), now).into_iter().filter(of).count();
                 let key = key(&format!("{uid}/{i}"));
                 let (decision, effects) = ask(&mut broker, now, &key, uid);
                 if ended && (mine > 0 || before < total) {
@@ -198,8 +198,8 @@ proptest! {
                     let expected = (mine == per_uid).then_some(Bound::PerUid).or((before == total).then_some(Bound::Total));
                     prop_assert_eq!(full, expected);
                 }
-                prop_assert!(broker.entries(&broker.slice(0..u64::MAX, usize::MAX).0, now).len() <= total);
-                prop_assert!(broker.entries(&broker.slice(0..u64::MAX, usize::MAX).0, now).into_iter().filter(of).count() <= per_uid);
+                prop_assert!(broker.entries(&all_keys(&broker), now).len() <= total);
+                prop_assert!(broker.entries(&all_keys(&broker), now).into_iter().filter(of).count() <= per_uid);
             }
         }
     }
@@ -268,7 +268,7 @@ proptest! {
                 last = Some(expires_on);
                 Ok(token(key, &expires_on.as_nanos().to_string(), expires_on))
             });
-            last = last.max(broker.entries(&broker.slice(0..u64::MAX, usize::MAX).0, now).into_iter().filter_map(|entry| entry.expires_on).max());
+            last = last.max(broker.entries(&all_keys(&broker), now).into_iter().filter_map(|entry| entry.expires_on).max());
             _ = broker.next_wake(now);
         }
         let keys = [Arc::new(key)];

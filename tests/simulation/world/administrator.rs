@@ -7,6 +7,7 @@ use msi_tokend::broker::Broker;
 use msi_tokend::failure::Class;
 
 use super::World;
+use super::all_keys;
 use super::model::Lease;
 use crate::op::{KEYS, UIDS, policy};
 use crate::promise::{Kept, promise};
@@ -50,10 +51,7 @@ impl World {
     }
 
     fn nothing_keeps_still(&self) -> Kept {
-        for entry in self
-            .broker
-            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now)
-        {
+        for entry in self.broker.entries(&all_keys(&self.broker), self.now) {
             promise!(
                 entry.fetching || entry.next_in <= entry.left / 2,
                 "another upstream is asked at once for what failed, and soon for the rest",
@@ -68,7 +66,7 @@ impl World {
 
     /// Callers and running requests end with the process, and what was asked and when is not known to the next one.
     pub(super) fn restart(&mut self, elsewhere: bool) -> Kept {
-        let mut carried = self.broker.snapshot(&self.broker.slice(0..u64::MAX, usize::MAX).0);
+        let mut carried = self.broker.snapshot(&all_keys(&self.broker));
         self.waiting.clear();
         self.running.clear();
         self.starts.clear();
@@ -112,9 +110,7 @@ impl World {
         let mut effects = Vec::new();
         self.broker.restore(self.now, carried, &mut effects);
         self.apply(effects)?;
-        let entries = self
-            .broker
-            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now);
+        let entries = self.broker.entries(&all_keys(&self.broker), self.now);
         let kept: BTreeMap<usize, bool> = entries
             .iter()
             .map(|entry| (self.index(&entry.key), entry.expires_on.is_some()))

@@ -75,6 +75,11 @@ pub struct World {
     allowed_of: BTreeMap<u32, usize>,
 }
 
+/// All that it knows at once, however many.
+pub fn all_keys(broker: &Broker) -> Vec<Arc<Key>> {
+    broker.slice(broker.numbers(), usize::MAX).0
+}
+
 impl World {
     pub fn new(seed: u64, variant: usize) -> Self {
         let keys = keys();
@@ -154,10 +159,7 @@ impl World {
         while self.now.boot < end {
             self.pass(end.saturating_sub(self.now.boot))?;
         }
-        let left = self
-            .broker
-            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now)
-            .len();
+        let left = self.broker.entries(&all_keys(&self.broker), self.now).len();
         promise!(left == 0, "nothing is left in the end", "{left} slots");
         let wake = self.broker.next_wake(self.now);
         promise!(wake.is_none(), "nothing is left in the end", "wakes at {wake:?}");
@@ -227,10 +229,7 @@ impl World {
             "the timer does not spin",
             "wake {wake:?} at {now:?}"
         );
-        for entry in self
-            .broker
-            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now)
-        {
+        for entry in self.broker.entries(&all_keys(&self.broker), self.now) {
             let key = self.index(&entry.key);
             promise!(
                 entry.fetching || !entry.next_in.is_zero() || now < self.may_be_silent_until,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use msi_tokend::broker::{Effect, Entry, Fetch, Note, Served, Unserved};
 use msi_tokend::failure::Class;
 
+use super::all_keys;
 use super::model::{Lease, Model, Running, Turn, token_of};
 use super::{HALF_A_MINUTE, LOW, SECOND, WINDOW, World};
 use crate::op::{KEYS, UIDS};
@@ -343,9 +344,7 @@ impl World {
 
     /// Takes note of what the broker says that it has.
     pub(super) fn look(&mut self) -> Kept {
-        let entries: Vec<Entry> = self
-            .broker
-            .entries(&self.broker.slice(0..u64::MAX, usize::MAX).0, self.now);
+        let entries: Vec<Entry> = self.broker.entries(&all_keys(&self.broker), self.now);
         let mut present = [false; KEYS];
         for entry in &entries {
             let key = self.index(&entry.key);
@@ -367,7 +366,7 @@ impl World {
                 self.models[key].turns.clear();
             }
         }
-        for carried in self.broker.snapshot(&self.broker.slice(0..u64::MAX, usize::MAX).0) {
+        for carried in self.broker.snapshot(&all_keys(&self.broker)) {
             let key = self.index(&carried.key);
             let model = &mut self.models[key];
             promise!(
