@@ -91,7 +91,7 @@ impl Index {
         index.tokens.dedup_by_key(|(token, _)| *token);
         index.gids.sort_unstable();
         index.gids.dedup();
-        index.first_for_units = lowest(&index.units);
+        index.first_for_units = index.units.iter().map(|(_, number)| *number).min();
         index
     }
 
@@ -211,10 +211,6 @@ fn under(filed: &[Filed], what: u64) -> &[Filed] {
     let filed = filed.get(begin..).unwrap_or_default();
     let end = filed.partition_point(|filed| filed.0 == what);
     filed.get(..end).unwrap_or_default()
-}
-
-fn lowest(filed: &[Filed]) -> Option<usize> {
-    filed.iter().map(|(_, number)| *number).min()
 }
 
 fn first(filed: &[Filed]) -> usize {

@@ -1,5 +1,6 @@
 //! The events of a broker: a caller asks, time has passed, a caller hangs up, the configuration changes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +163,16 @@ impl Broker {
     pub fn throttle(&self, now: Now) -> Option<Arc<Failure>> {
         let throttle = self.governor.throttled(now.boot)?;
         Some(throttle.failure.clone())
+    }
+
+    /// All keys, by numbers that stay theirs.
+    pub fn numbers(&self) -> Range<u64> {
+        self.store.numbers()
+    }
+
+    /// At most so many of the keys with these numbers, and the numbers of the others.
+    pub fn slice(&self, numbers: Range<u64>, most: usize) -> (Vec<Arc<Key>>, Range<u64>) {
+        self.store.slice(numbers, most)
     }
 
     /// What is cached of those of `keys` that are still known, for people.

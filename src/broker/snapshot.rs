@@ -1,7 +1,6 @@
 //! What one process leaves to the next: every key with its token, its failures and its times.
 
 use std::cmp::Reverse;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,16 +35,6 @@ pub struct KeySnapshot {
 }
 
 impl Broker {
-    /// All keys, by numbers that stay theirs.
-    pub fn numbers(&self) -> Range<u64> {
-        self.store.numbers()
-    }
-
-    /// At most so many of the keys with these numbers, and the numbers of the others.
-    pub fn slice(&self, numbers: Range<u64>, most: usize) -> (Vec<Arc<Key>>, Range<u64>) {
-        self.store.slice(numbers, most)
-    }
-
     /// What is worth carrying over of those of `keys` that are still known.
     pub fn snapshot(&self, keys: &[Arc<Key>]) -> Vec<KeySnapshot> {
         let slots = keys.iter().filter_map(|key| self.store.get(key));

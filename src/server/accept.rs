@@ -18,7 +18,7 @@ use super::shared::Server;
 use crate::heartbeat::{self, Heartbeat};
 use crate::listen::{Acceptor, Listener, Stream};
 
-/// Callers that are accepted before others have their turn: those in a crowd cost fewer looks at clocks and timers each, and
+/// Callers that are accepted before others have their turn: those in a crowd cost fewer looks at timers each, and
 /// those who were served before them are let go meanwhile.
 const BATCH: usize = 32;
 /// After running out of descriptors or memory, accept pauses for this long.
