@@ -1,5 +1,6 @@
 """Other users, as the kernel tells them to the daemon. Without root there is one user, who plays all parts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,17 @@ def become(uid):
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+
+
+@contextlib.contextmanager
+def acting_as(uid):
+    """Within the block the kernel tells others that `uid` connects to them."""
+    own = os.geteuid()
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
 
 
 def call_as(uid, function):
